@@ -1,0 +1,1 @@
+"""Faces: detection, alignment, cropping, recognition embeddings, face quality and head pose."""
