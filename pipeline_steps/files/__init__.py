@@ -1,0 +1,1 @@
+"""Reading and writing: atomic files, images, manifests, features, weights, logs and GPU leases."""
