@@ -1,0 +1,75 @@
+"""Head pose: signs and magnitudes on landmarks projected at known angles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from pipeline_steps.faces import alignment, pose
+
+
+def project(points, pitch, yaw, roll, *, size=112, distance=900.0):
+    """Landmarks [5, 2] of a head turned by scipy's rotations and seen by a pinhole camera."""
+    turned = Rotation.from_euler("xyz", [-pitch, -yaw, roll], degrees=True).apply(points)
+    turned += np.array([0.0, -15.0, distance])
+    return turned[:, :2] / turned[:, 2:] * 4.0 * size + (size - 1) / 2
+
+
+ANGLES = [(0, 0, 0), (15, 0, 0), (-15, 0, 0), (0, 30, 0), (0, -45, 0), (0, 0, 20), (10, -25, -12)]
+
+
+@pytest.mark.parametrize("angles", ANGLES)
+def test_pose_of_the_average_head_is_recovered(angles):
+    found = pose.head_pose(project(pose.HEAD_MODEL, *angles)[None], 112)
+    np.testing.assert_allclose(found, [angles], atol=0.05)
+
+
+@pytest.mark.parametrize("angles", ANGLES)
+def test_pose_of_another_head_is_close(angles):
+    other = pose.HEAD_MODEL * [1.05, 0.97, 1.1]
+    found = pose.head_pose(project(other, *angles)[None], 112)
+    np.testing.assert_allclose(found, [angles], atol=6.0)
+
+
+@pytest.mark.parametrize("size", [64, 512, (480, 640)])
+def test_image_size_does_not_change_the_pose(size):
+    longer = size if isinstance(size, int) else max(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    points = project(pose.HEAD_MODEL, 5, 20, 0, size=longer)
+    points += [(width - longer) / 2, (height - longer) / 2]
+    np.testing.assert_allclose(pose.head_pose(points[None], size), [[5, 20, 0]], atol=0.05)
+
+
+def test_signs_follow_the_image():
+    face = alignment.ARCFACE_TEMPLATE
+    right, up = face.copy(), face.copy()
+    right[2, 0] += 8.0
+    up[2, 1] -= 5.0
+    clockwise = project(pose.HEAD_MODEL, 0, 0, 10)
+    assert pose.head_pose(right[None], 112)[0, 1] > 5.0
+    assert pose.head_pose(up[None], 112)[0, 0] > 3.0
+    assert clockwise[1, 1] > clockwise[0, 1]  # the right eye in the image sinks
+    assert pose.head_pose(clockwise[None], 112)[0, 2] > 5.0
+
+
+def test_the_template_is_a_frontal_face():
+    found = pose.head_pose(alignment.ARCFACE_TEMPLATE[None], 112)
+    np.testing.assert_allclose(found, [[0, 0, 0]], atol=2.0)
+
+
+def test_rotation_and_angles_are_inverse():
+    for angles in ANGLES:
+        rotation = pose.rotation_from_pose(*angles)
+        np.testing.assert_allclose(pose.pose_from_rotation(rotation), angles, atol=1e-9)
+
+
+def test_missing_landmarks_give_no_pose():
+    landmarks = np.stack([np.full((5, 2), np.nan), alignment.ARCFACE_TEMPLATE])
+    found = pose.head_pose(landmarks, 112)
+    assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
+
+
+def test_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"\[n, 5, 2\]"):
+        pose.head_pose(np.zeros((5, 2)), 112)
