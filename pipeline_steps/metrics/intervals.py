@@ -1,0 +1,202 @@
+"""Confidence intervals by the bootstrap over identities.
+
+Two scores that share a person are not independent, so the person is the unit that is resampled
+(Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the subsets bootstrap",
+CVIU 2004). A replicate gives identity a the weight w_a: its genuine pairs count w_a times, the
+impostor pairs of a and b count w_a w_b times.
+
+With few identities plain percentile intervals are too narrow; the percentiles are moved outwards as
+Hesterberg ("What Teachers Should Know About the Bootstrap", The American Statistician 2015, Section
+4.3) proposes, so that an interval for a mean of n values has the width of Student's t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from pipeline_steps.metrics.arrays import feature_matrix, same_width
+from pipeline_steps.metrics.frechet import frechet_distance, weighted_frechet_distance
+from pipeline_steps.metrics.pairs import Comparison, Pairs
+from pipeline_steps.metrics.verification import fisher_discriminant_ratio
+
+Values = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Limits of a confidence interval; both NaN when there are too few units to resample."""
+
+    low: float
+    high: float
+
+
+NO_INTERVAL = Interval(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Bootstrap replicates of the verification numbers, [replicates] each; NaN where undefined."""
+
+    eer: Values
+    fdr: Values
+    genuine_mean: Values
+
+
+def draw_counts(n_units: int, replicates: int, rng: np.random.Generator) -> Counts:
+    """How often each unit is drawn, [replicates, n_units]; every row sums to n_units."""
+    return rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=replicates)
+
+
+def percentile_interval(values: Values, n_units: int, level: float = 0.95) -> Interval:
+    """Expanded percentile interval of bootstrap replicates.
+
+    Args:
+        values: replicates [r]; NaN are left out.
+        n_units: number of units (identities) that were resampled.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        The interval, or NaN limits with fewer than two units or replicates.
+    """
+    defined = values[np.isfinite(values)]
+    if n_units < 2 or len(defined) < 2:
+        return NO_INTERVAL
+    student = stats.t.ppf((1.0 + level) / 2.0, n_units - 1) * np.sqrt(n_units / (n_units - 1))
+    tail = float(stats.norm.cdf(-student))
+    low, high = np.quantile(defined, [tail, 1.0 - tail])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates:
+    """Error rates of bootstrap replicates, equal to those of the repeated scores.
+
+    The scores are sorted once; a replicate costs two cumulative sums of integer weights and a
+    binary search for the crossing of the two rates.
+
+    Args:
+        comparison: pairs over k identities.
+        counts: draws [r, k], as from `draw_counts`. Two comparisons over the same identities with
+            the same counts give paired replicates, whose differences may be taken.
+    """
+    genuine, impostor = _sorted(comparison.genuine), _sorted(comparison.impostor)
+    merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
+    genuine_below = np.searchsorted(genuine.scores, merged, side="left")
+    impostor_below = np.searchsorted(impostor.scores, merged, side="left")
+    result = np.full((3, len(counts)), np.nan)
+    for index, weights in enumerate(counts):
+        genuine_weights = weights[genuine.first]
+        impostor_weights = weights[impostor.first] * weights[impostor.second]
+        genuine_cumulative = np.concatenate([[0], np.cumsum(genuine_weights)])
+        impostor_cumulative = np.concatenate([[0], np.cumsum(impostor_weights)])
+        if genuine_cumulative[-1] == 0 or impostor_cumulative[-1] == 0:
+            continue
+        eer = _crossing(genuine_cumulative, impostor_cumulative, genuine_below, impostor_below)
+        genuine_mean, genuine_sd = _moments(genuine.scores, genuine_weights)
+        impostor_mean, impostor_sd = _moments(impostor.scores, impostor_weights)
+        fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
+        result[:, index] = eer, fdr, genuine_mean
+    return Replicates(eer=result[0], fdr=result[1], genuine_mean=result[2])
+
+
+def frechet_interval(
+    real: ArrayLike,
+    synthetic: ArrayLike,
+    real_identities: Sequence[str],
+    synthetic_identities: Sequence[str],
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the Fréchet distance at these set sizes.
+
+    Identities are resampled together with all their images. When the two sets share identities
+    (synthetic images of the real people), an identity gets the same weight in both; otherwise each
+    set is resampled by itself. Repeated rows raise the distance of every replicate, so the
+    replicates are shifted to have the estimate as their mean: their spread is what is used.
+
+    Args:
+        real, synthetic: features [n, d] and [m, d].
+        real_identities, synthetic_identities: one name per row; give every row its own name where
+            images are independent.
+        replicates: number of bootstrap replicates; 0 gives NaN limits.
+        rng: generator of the draws.
+        level: confidence level, in (0, 1).
+
+    Raises:
+        ValueError: as `frechet_distance`, or names that don't match the rows.
+    """
+    x = feature_matrix(real, name="real", min_rows=2)
+    y = feature_matrix(synthetic, name="synthetic", min_rows=2)
+    same_width(x, y)
+    x_names, y_names = np.asarray(real_identities, str), np.asarray(synthetic_identities, str)
+    if len(x_names) != len(x) or len(y_names) != len(y):
+        raise ValueError("the bootstrap needs one identity name per feature row")
+    x_units, y_units = np.unique(x_names), np.unique(y_names)
+    shared = len(np.intersect1d(x_units, y_units)) > 0
+    if shared:
+        x_units = y_units = np.union1d(x_units, y_units)
+    x_codes = np.searchsorted(x_units, x_names)
+    y_codes = np.searchsorted(y_units, y_names)
+    x_counts = draw_counts(len(x_units), replicates, rng)
+    y_counts = x_counts if shared else draw_counts(len(y_units), replicates, rng)
+    values = []
+    for x_weights, y_weights in zip(x_counts, y_counts, strict=True):
+        rows_x = x_weights[x_codes].astype(np.float64)
+        rows_y = y_weights[y_codes].astype(np.float64)
+        if rows_x.sum() > 1 and rows_y.sum() > 1:
+            values.append(weighted_frechet_distance(x, y, rows_x, rows_y))
+    if len(values) < 2:
+        return NO_INTERVAL
+    shift = frechet_distance(x, y) - float(np.mean(values))
+    units = min(len(x_units), len(y_units))
+    interval = percentile_interval(np.asarray(values) + shift, units, level)
+    return Interval(max(interval.low, 0.0), interval.high)
+
+
+def _sorted(pairs: Pairs) -> Pairs:
+    order = np.argsort(pairs.scores, kind="stable")
+    return Pairs(pairs.scores[order], pairs.first[order], pairs.second[order])
+
+
+def _moments(scores: Values, weights: Counts) -> tuple[float, float]:
+    """Weighted mean and population standard deviation."""
+    total = weights.sum()
+    mean = float(weights @ scores / total)
+    return mean, float(np.sqrt(weights @ np.square(scores - mean) / total))
+
+
+def _crossing(
+    genuine_cumulative: Counts,
+    impostor_cumulative: Counts,
+    genuine_below: NDArray[np.intp],
+    impostor_below: NDArray[np.intp],
+) -> float:
+    """Equal error rate where FMR - FNMR, which falls with the threshold, changes sign."""
+    n_genuine, n_impostor = int(genuine_cumulative[-1]), int(impostor_cumulative[-1])
+
+    def rates(threshold: int) -> tuple[float, float]:
+        if threshold == len(genuine_below):  # above every score
+            return 0.0, 1.0
+        matching = n_impostor - int(impostor_cumulative[impostor_below[threshold]])
+        rejected = int(genuine_cumulative[genuine_below[threshold]])
+        return matching / n_impostor, rejected / n_genuine
+
+    low, high = 0, len(genuine_below)
+    while low < high:
+        middle = (low + high) // 2
+        fmr, fnmr = rates(middle)
+        if fmr <= fnmr:
+            high = middle
+        else:
+            low = middle + 1
+    fmr, fnmr = rates(low)
+    if fmr == fnmr or low == 0:
+        return (fmr + fnmr) / 2.0
+    return min(fmr + fnmr, sum(rates(low - 1))) / 2.0

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline_steps.metrics import prdc
+from pipeline_steps.metrics.prdc import precision_recall
+
+
+def naive(real: np.ndarray, synthetic: np.ndarray, k: int) -> dict[str, float]:
+    """The four definitions as loops over points."""
+
+    def radius(rows: np.ndarray, i: int) -> float:
+        others = [np.linalg.norm(rows[i] - rows[j]) for j in range(len(rows)) if j != i]
+        return float(sorted(others)[k - 1])
+
+    def distance(a, b) -> float:
+        return float(np.linalg.norm(a - b))
+
+    real_radii = [radius(real, i) for i in range(len(real))]
+    synthetic_radii = [radius(synthetic, i) for i in range(len(synthetic))]
+    around = [
+        sum(distance(r, s) <= q for r, q in zip(real, real_radii, strict=True)) for s in synthetic
+    ]
+    recalled = [
+        any(distance(r, s) <= q for s, q in zip(synthetic, synthetic_radii, strict=True))
+        for r in real
+    ]
+    covered = [
+        any(distance(r, s) <= q for s in synthetic) for r, q in zip(real, real_radii, strict=True)
+    ]
+    return {
+        "precision": float(np.mean([count > 0 for count in around])),
+        "recall": float(np.mean(recalled)),
+        "density": sum(around) / (k * len(synthetic)),
+        "coverage": float(np.mean(covered)),
+    }
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_equals_the_definitions_written_out(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(k)
+    real = rng.standard_normal((45, 4)) + 100.0
+    synthetic = rng.standard_normal((38, 4)) * 0.8 + 100.6
+    expected = naive(real, synthetic, k)
+    assert precision_recall(real, synthetic, k=k) == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr(prdc, "BLOCK_ROWS", 7)
+    assert precision_recall(real, synthetic, k=k) == pytest.approx(expected, rel=1e-12)
+
+
+def test_roles_of_the_two_sets_are_not_interchangeable() -> None:
+    # Real points on a line; synthetic ones crowd around one of them.
+    real = np.arange(10.0)[:, None]
+    synthetic = np.array([[4.0], [4.01], [4.02], [4.03], [4.04]])
+    result = precision_recall(real, synthetic, k=1)
+    assert result["precision"] == 1.0
+    assert result["recall"] == 0.1
+    swapped = precision_recall(synthetic, real, k=1)
+    assert swapped["precision"] == result["recall"]
+    assert swapped["recall"] == result["precision"]
+
+
+def test_copies_are_inside_and_distant_points_outside() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((30, 6))
+    copied = precision_recall(real, real.copy())
+    assert copied["precision"] == copied["recall"] == copied["coverage"] == 1.0
+    assert set(precision_recall(real, real + 1e4).values()) == {0.0}
+
+
+def test_too_few_rows_for_k_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 4 rows"):
+        precision_recall(np.ones((3, 2)), np.ones((9, 2)), k=3)
+    with pytest.raises(ValueError, match="k must be"):
+        precision_recall(np.ones((9, 2)), np.ones((9, 2)), k=0)
