@@ -50,7 +50,8 @@ def test_aligned_face_equals_scikit_images_warp(size):
         image, transform.inverse, output_shape=(size, size), order=1, cval=0.0, preserve_range=True
     )
     aligned = alignment.align_to_template(image, ASTRONAUT, size)
-    assert aligned.dtype == np.uint8 and aligned.shape == (size, size, 3)
+    assert aligned.dtype == np.uint8
+    assert aligned.shape == (size, size, 3)
     difference = np.abs(aligned - expected)
     assert difference.max() < 4.0  # OpenCV interpolates with five bits of fraction
     assert difference.mean() < 0.6

@@ -67,7 +67,8 @@ def test_rotation_and_angles_are_inverse():
 def test_missing_landmarks_give_no_pose():
     landmarks = np.stack([np.full((5, 2), np.nan), alignment.ARCFACE_TEMPLATE])
     found = pose.head_pose(landmarks, 112)
-    assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()
 
 
 def test_wrong_shape_is_refused():

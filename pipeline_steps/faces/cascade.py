@@ -1,0 +1,250 @@
+"""The three-stage face detector MTCNN over batches of equal-sized images.
+
+Source: Zhang et al., "Joint face detection and alignment using multitask cascaded convolutional
+networks", IEEE SPL 2016, with the networks, weights and conventions of facenet-pytorch 2.6 (its
+boxes and landmarks are reproduced). Other than there,
+
+- suppression runs for each image on its own, so that what else is in a batch changes nothing;
+- all candidates are cut out at once through an integral image, exactly, and the device is waited
+  for three times per batch instead of for each candidate;
+- candidates that lie wholly outside the image are dropped instead of raising an error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+PYRAMID_FACTOR = 0.709
+PROPOSAL_CELL = 12
+PROPOSAL_STRIDE = 2
+REFINE_SIZE = 24
+OUTPUT_SIZE = 48
+OVERLAP_IN_SCALE = 0.5
+OVERLAP = 0.7
+CANDIDATES_PER_PASS = 1024
+
+
+class Cascade(nn.Module):
+    """Proposal, refinement and output network with facenet-pytorch's weights, in evaluation mode.
+
+    Args:
+        min_face_size: side of the smallest face that is searched for, in pixels.
+        thresholds: face probability that a candidate must exceed after each stage.
+    """
+
+    def __init__(
+        self, min_face_size: int = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    ) -> None:
+        super().__init__()
+        self.proposal, self.refine, self.output = PNet(), RNet(), ONet()
+        self.min_face_size = min_face_size
+        self.thresholds = thresholds
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Find all faces.
+
+        Args:
+            images: uint8 [n, 3, h, w] RGB, on the networks' device.
+
+        Returns:
+            For each image: float32 [m, 5] x1, y1, x2, y2, probability and float32 [m, 5, 2]
+            landmarks, in pixels; boxes may reach outside the image.
+
+        Raises:
+            ValueError: the images are not uint8 [n, 3, h, w].
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected uint8 [n, 3, h, w], got {images.dtype} {images.shape}")
+        n, _, height, width = images.shape
+        boxes, owner = self._propose(images)
+        area = _integral(images)
+
+        chosen, bounds = _pixel_bounds(boxes, height, width)
+        boxes, owner = boxes[chosen], owner[chosen]
+        shift, _, face = self._judge(self.refine, area, owner, bounds, REFINE_SIZE)
+        passed = face > self.thresholds[1]
+        boxes, owner, shift = boxes[passed], owner[passed], shift[passed]
+        boxes = torch.cat([boxes[:, :4], face[passed, None]], dim=1)
+        kept = _suppress(boxes, owner, OVERLAP)
+        boxes, owner = _squares(_regress(boxes[kept], shift[kept])), owner[kept]
+
+        chosen, bounds = _pixel_bounds(boxes, height, width)
+        boxes, owner = boxes[chosen], owner[chosen]
+        shift, points, face = self._judge(self.output, area, owner, bounds, OUTPUT_SIZE)
+        passed = face > self.thresholds[2]
+        boxes, owner = boxes[passed], owner[passed]
+        boxes = torch.cat([boxes[:, :4], face[passed, None]], dim=1)
+        landmarks = _landmarks(boxes, points[passed])
+        boxes = _regress(boxes, shift[passed])
+
+        found = []
+        for index in range(n):
+            mine = owner == index
+            own_boxes, own_landmarks = boxes[mine].numpy(), landmarks[mine].numpy()
+            best = _suppress_nested(own_boxes, OVERLAP)
+            found.append((own_boxes[best], own_landmarks[best]))
+        return found
+
+    def scales(self, height: int, width: int) -> list[float]:
+        """Factors of the image pyramid: the smallest face fills one proposal cell in the first."""
+        factor = PROPOSAL_CELL / self.min_face_size
+        side, factors = min(height, width) * factor, []
+        while side >= PROPOSAL_CELL:
+            factors.append(factor)
+            factor, side = factor * PYRAMID_FACTOR, side * PYRAMID_FACTOR
+        return factors
+
+    def _propose(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Square candidates [m, 5] on the CPU, and the index [m] of the image each lies in."""
+        pixels = images.float()
+        height, width = images.shape[2:]
+        shifts, faces, corners, levels = [], [], [], []
+        for level, scale in enumerate(self.scales(height, width)):
+            size = (int(height * scale + 1), int(width * scale + 1))
+            shift, face = self.proposal(_normalised(F.interpolate(pixels, size, mode="area")))
+            rows, columns = face.shape[2:]
+            shifts.append(shift.flatten(2))
+            faces.append(face[:, 1].flatten(1))
+            corners.append(_cells(rows, columns, scale))
+            levels.append(torch.full((rows * columns,), level))
+        if not levels:
+            return torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)
+        face = torch.cat(faces, dim=1)
+        owner, cell = torch.nonzero(face >= self.thresholds[0], as_tuple=True)
+        values = torch.cat([face[owner, cell, None], torch.cat(shifts, dim=2)[owner, :, cell]], 1)
+        # From here on the host: a few hundred boxes for each image.
+        owner, cell, values = owner.cpu(), cell.cpu(), values.cpu()
+        boxes = torch.cat([torch.cat(corners)[cell], values], dim=1)
+        group = owner * len(levels) + torch.cat(levels)[cell]
+        kept = _suppress(boxes, group, OVERLAP_IN_SCALE)
+        boxes, owner = boxes[kept], owner[kept]
+        kept = _suppress(boxes, owner, OVERLAP)
+        boxes, owner = boxes[kept], owner[kept]
+        extent = boxes[:, 2:4] - boxes[:, :2]
+        moved = boxes[:, :4] + boxes[:, 5:9] * extent.repeat(1, 2)
+        return _squares(torch.cat([moved, boxes[:, 4:5]], dim=1)), owner
+
+    def _judge(
+        self, network: nn.Module, area: Tensor, owner: Tensor, bounds: Tensor, size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A network's verdict on candidates, on the CPU.
+
+        Returns:
+            shift [m, 4] of the box's sides in its own width and height, landmarks [m, 10] likewise
+            (five x, then five y; empty where the network has none), face probability [m].
+        """
+        # The networks cannot take an empty batch, but no candidates still have columns.
+        tables = [torch.zeros(0, 16 if network is self.output else 6)]
+        for start in range(0, len(owner), CANDIDATES_PER_PASS):
+            some = slice(start, start + CANDIDATES_PER_PASS)
+            crops = _area_crops(area, owner[some], bounds[some], size)
+            tables.append(torch.cat(network(_normalised(crops)), dim=1).cpu())
+        table = torch.cat(tables)
+        return table[:, :4], table[:, 4:-2], table[:, -1]
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    """Pixel values in [0, 255] as the networks were trained on them."""
+    return (pixels - 127.5) * 0.0078125
+
+
+def _cells(rows: int, columns: int, scale: float) -> Tensor:
+    """Corners [rows * columns, 4] of the proposal network's cells in the image's pixels."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    corner = torch.stack([x.flatten(), y.flatten()], dim=1).float() * PROPOSAL_STRIDE
+    return torch.cat([corner + 1, corner + PROPOSAL_CELL], dim=1).div(scale).floor()
+
+
+def _squares(boxes: Tensor) -> Tensor:
+    """Boxes [m, 5] made square about their centres."""
+    extent = boxes[:, 2:4] - boxes[:, :2]
+    side = extent.max(dim=1, keepdim=True).values
+    corner = boxes[:, :2] + extent * 0.5 - side * 0.5
+    return torch.cat([corner, corner + side, boxes[:, 4:]], dim=1)
+
+
+def _regress(boxes: Tensor, shift: Tensor) -> Tensor:
+    """Boxes [m, 5] whose sides are moved by shift [m, 4] times their width and height."""
+    extent = boxes[:, 2:4] - boxes[:, :2] + 1
+    return torch.cat([boxes[:, :4] + shift * extent.repeat(1, 2), boxes[:, 4:]], dim=1)
+
+
+def _landmarks(boxes: Tensor, points: Tensor) -> Tensor:
+    """Landmarks [m, 5, 2] in pixels from points [m, 10] relative to boxes [m, 5]."""
+    extent = boxes[:, 2:4] - boxes[:, :2] + 1
+    relative = torch.stack([points[:, :5], points[:, 5:]], dim=2)
+    return extent[:, None] * relative + boxes[:, None, :2] - 1
+
+
+def _suppress(boxes: Tensor, group: Tensor, overlap: float) -> Tensor:
+    """Indices of the boxes [m, >= 5] that non-maximum suppression within each group keeps."""
+    order = torch.argsort(group, stable=True)
+    sizes = torch.unique_consecutive(group[order], return_counts=True)[1]
+    kept = [
+        members[nms(boxes[members, :4], boxes[members, 4], overlap)]
+        for members in torch.split(order, sizes.tolist())
+    ]
+    return torch.cat(kept) if len(order) else order
+
+
+def _suppress_nested(boxes: NDArray[np.float32], overlap: float) -> list[int]:
+    """Suppression that measures the intersection against the smaller box, best face first."""
+    corner, end = boxes[:, :2], boxes[:, 2:4]
+    area = np.prod(end - corner + 1, axis=1)
+    remaining = np.argsort(boxes[:, 4])[::-1]
+    kept: list[int] = []
+    while len(remaining):
+        best, others = remaining[0], remaining[1:]
+        kept.append(int(best))
+        extent = np.minimum(end[best], end[others]) - np.maximum(corner[best], corner[others]) + 1
+        shared = np.prod(np.maximum(extent, 0), axis=1)
+        remaining = others[shared / np.minimum(area[best], area[others]) <= overlap]
+    return kept
+
+
+def _pixel_bounds(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Which boxes touch the image [m], and the touching ones' x1, y1, x2, y2 (exclusive) in it."""
+    corner = boxes[:, :4].trunc().long()
+    first = (corner[:, :2] - 1).clamp(min=0)
+    last = torch.minimum(corner[:, 2:], torch.tensor([width, height]))
+    inside = (last > first).all(dim=1)
+    return inside, torch.cat([first, last], dim=1)[inside]
+
+
+def _integral(images: Tensor) -> Tensor:
+    """Sums [n, h + 1, w + 1, 3] over everything above and left, exact in whole numbers."""
+    largest = 255 * images.shape[2] * images.shape[3]
+    dtype = torch.int32 if largest < 2**31 else torch.int64
+    sums = images.permute(0, 2, 3, 1).cumsum(dim=1, dtype=dtype).cumsum(dim=2, dtype=dtype)
+    return F.pad(sums, (0, 0, 1, 0, 1, 0))
+
+
+def _area_crops(area: Tensor, owner: Tensor, bounds: Tensor, size: int) -> Tensor:
+    """Mean colours [m, 3, size, size] of the cells of candidates, as adaptive average pooling.
+
+    Args:
+        area: [n, h + 1, w + 1, 3] integral images.
+        owner: [m] index of the image of each candidate.
+        bounds: [m, 4] x1, y1, x2, y2 in pixels.
+    """
+    bounds, owner = bounds.to(area.device), owner.to(area.device)[:, None, None]
+    step = torch.arange(size, device=area.device)
+    length = (bounds[:, 2:] - bounds[:, :2])[:, :, None]
+    start = bounds[:, :2, None] + step * length // size
+    stop = bounds[:, :2, None] + -(-(step + 1) * length // size)
+    left, top, right, bottom = start[:, 0], start[:, 1], stop[:, 0], stop[:, 1]
+
+    def corner(y: Tensor, x: Tensor) -> Tensor:
+        return area[owner, y[:, :, None], x[:, None, :]]
+
+    total = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left)
+    count = (bottom - top)[:, :, None] * (right - left)[:, None, :]
+    return (total / count[..., None]).permute(0, 3, 1, 2)

@@ -1,0 +1,206 @@
+"""Face recognition networks with their weights: embeddings and face-image quality.
+
+Input convention of ArcFace and CR-FIQA: RGB, 112x112 pixels, (x / 255 - 0.5) / 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline_steps.faces import iresnet
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.weights import locate, verify
+from pipeline_steps.settings.base import Weights
+
+NAMED_LAYERS: Mapping[str, tuple[int, ...]] = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
+PREPROCESSING = "RGB 112x112, (x / 255 - 0.5) / 0.5"
+
+
+class Recogniser:
+    """A trained iResNet in evaluation mode, its parameters frozen.
+
+    Args:
+        network: the network with its weights.
+        device: where it runs, "cpu" or "cuda".
+    """
+
+    def __init__(self, network: iresnet.IResNet, device: str | torch.device = "cpu") -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.device = torch.device(device)
+        self.input_size = network.input_size
+        self.embedding_dim = network.embedding_dim
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether `quality` is there."""
+        return self.network.qs is not None
+
+    def embed_tensor(self, x: Tensor) -> Tensor:
+        """Differentiable embedding.
+
+        Args:
+            x: [n, 3, input_size, input_size] floating point, RGB in [-1, 1], on the device. The
+                range is the caller's duty: checking it would wait for the device.
+
+        Returns:
+            [n, embedding_dim], not normalised.
+
+        Raises:
+            ValueError: another shape or an integer dtype.
+        """
+        expected = (3, self.input_size, self.input_size)
+        if x.ndim != 4 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
+            raise ValueError(
+                f"expected floating-point images [n, {', '.join(map(str, expected))}] in [-1, 1], "
+                f"got {x.dtype} {tuple(x.shape)}"
+            )
+        return self.network(x)
+
+    @torch.inference_mode()
+    def embed(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit embeddings of faces.
+
+        Args:
+            images: uint8 [n, input_size, input_size, 3] RGB.
+            batch_size: images per pass; changes no result.
+
+        Returns:
+            float32 [n, embedding_dim], rows of length 1.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        rows = [F.normalize(self.network(x)) for x in self._batches(images, batch_size)]
+        empty = torch.zeros(0, self.embedding_dim, device=self.device)
+        return torch.cat([empty, *rows]).cpu().numpy()
+
+    @torch.inference_mode()
+    def quality(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
+        """Face-image quality (CR-FIQA): how well a face is recognised, higher is better.
+
+        Args:
+            images: uint8 [n, input_size, input_size, 3] RGB.
+            batch_size: images per pass; changes no result.
+
+        Returns:
+            float32 [n].
+
+        Raises:
+            ValueError: another dtype or shape, or the network has no quality head.
+        """
+        scores = [
+            self.network.forward_with_quality(x)[1] for x in self._batches(images, batch_size)
+        ]
+        return torch.cat([torch.zeros(0, device=self.device), *scores]).cpu().numpy()
+
+    def _batches(self, images: NDArray[np.uint8], batch_size: int) -> list[Tensor]:
+        side = self.input_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
+            raise ValueError(
+                f"expected uint8 RGB faces [n, {side}, {side}, 3], got {images.dtype} "
+                f"{images.shape}"
+            )
+        return [
+            to_input(torch.from_numpy(images[start : start + batch_size]).to(self.device))
+            for start in range(0, len(images), batch_size)
+        ]
+
+
+def to_input(images: Tensor) -> Tensor:
+    """uint8 [n, h, w, 3] in 0..255 -> float32 [n, 3, h, w] in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float().div(255.0).sub(0.5).div(0.5).contiguous()
+
+
+def load_recogniser(weights: Weights, device: str | torch.device = "cpu") -> Recogniser:
+    """The network of a registry entry.
+
+    Architectures are `iresnet18`, `iresnet34`, `iresnet50`, `iresnet100`, and `iresnet` with the
+    options layers (4 counts), widths (5 counts, the stem first) and, where they differ from 512 and
+    112, embedding_dim and input_size. A quality head is there when the file has one.
+
+    Args:
+        weights: registry entry; its file is .safetensors, or .pth with tensors only.
+        device: where the network is to run.
+
+    Raises:
+        StepError: the file is missing, is not the named one, is of an unknown kind, or does not fit
+            the architecture.
+    """
+    verify(weights)
+    path = weights_file(weights)
+    state = read_state_dict(path)
+    try:
+        network = build_network(weights, quality_head="qs.weight" in state)
+        network.load_state_dict(state)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise StepError(
+            f"weights {weights.name!r}: {path} does not fit the architecture "
+            f"{weights.architecture!r} with options {weights.options}: {error}"
+        ) from error
+    return Recogniser(network, device)
+
+
+def build_network(weights: Weights, *, quality_head: bool = False) -> iresnet.IResNet:
+    """An untrained network as a registry entry describes it.
+
+    Raises:
+        ValueError: unknown architecture; TypeError: unknown option.
+    """
+    options: dict[str, Any] = dict(weights.options)
+    if weights.architecture in NAMED_LAYERS:
+        options.setdefault("layers", NAMED_LAYERS[weights.architecture])
+    elif weights.architecture != "iresnet":
+        raise ValueError(
+            f"unknown recogniser architecture, expected iresnet or one of {sorted(NAMED_LAYERS)}"
+        )
+    return iresnet.IResNet(**options, quality_head=quality_head)
+
+
+def weights_file(weights: Weights) -> Path:
+    """The one weight file of a registry entry, which may name the file or its folder.
+
+    Raises:
+        StepError: nothing is there, or the folder does not hold exactly one weight file.
+    """
+    place = locate(weights)
+    if place.is_file():
+        return place
+    files = sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".pth"))
+    if len(files) != 1:
+        raise StepError(
+            f"weights {weights.name!r}: {place} holds {len(files)} weight files, expected one; "
+            "name the file itself as the source"
+        )
+    return files[0]
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or .pth file, on the CPU. Nothing but tensors is unpickled.
+
+    Raises:
+        StepError: another kind of file, or a broken one.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if path.suffix in (".pth", ".pt"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return {str(name).removeprefix("module."): value for name, value in state.items()}
+    except Exception as error:  # each format has its own exceptions for broken files
+        raise StepError(f"weights file {path} cannot be read: {error}") from error
+    raise StepError(f"weights file {path}: expected .safetensors or .pth")
