@@ -1,0 +1,278 @@
+"""Rows of the score tables from features: arrays in, one dictionary per row out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_steps.metrics.frechet import frechet_distance
+from pipeline_steps.metrics.intervals import (
+    Replicates,
+    bootstrap_verification,
+    draw_counts,
+    frechet_interval,
+    percentile_interval,
+)
+from pipeline_steps.metrics.mmd import cmmd
+from pipeline_steps.metrics.pairs import Comparison
+from pipeline_steps.metrics.prdc import precision_recall
+from pipeline_steps.metrics.verification import error_rates
+from pipeline_steps.settings.score import IdentitySettings, QualitySettings
+
+Rows = NDArray[np.float32]
+
+QUALITY_COLUMNS = (
+    "base_model",
+    "method",
+    "prompts",
+    "reference",
+    "n_synthetic",
+    "n_real",
+    "fid",
+    "fid_low",
+    "fid_high",
+    "cmmd",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "face_quality_mean",
+    "face_quality_sd",
+    "extractors",
+)
+IDENTITY_COLUMNS = (
+    "base_model",
+    "method",
+    "prompts",
+    "versus",
+    "recogniser",
+    "n_genuine",
+    "n_impostor",
+    "eer",
+    "eer_low",
+    "eer_high",
+    "fmr100",
+    "fmr1000",
+    "impostor_mean",
+    "impostor_sd",
+    "genuine_mean",
+    "genuine_sd",
+    "fdr",
+    "fdr_low",
+    "fdr_high",
+)
+ANGLES = ("pitch", "yaw", "roll")
+POSE_COLUMNS = (
+    "base_model",
+    "method",
+    "prompts",
+    *(f"{angle}_{number}" for angle in ANGLES for number in ("mean", "sd", "within_identity_sd")),
+    "n",
+    "extractor",
+)
+REPLICATE_COLUMNS = (
+    "base_model",
+    "method",
+    "prompts",
+    "versus",
+    "recogniser",
+    "identities_sha256",
+    "replicate",
+    "eer",
+    "fdr",
+    "genuine_mean",
+)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Features of one set of images by several extractors.
+
+    Attributes:
+        files: relative file names, one per image [n].
+        identities: identity per image [n].
+        features: extractor -> float32 [n, d].
+    """
+
+    files: list[str]
+    identities: list[str]
+    features: dict[str, Rows]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, rows: NDArray[np.intp]) -> ImageSet:
+        """The images at these rows."""
+        return ImageSet(
+            [self.files[row] for row in rows],
+            [self.identities[row] for row in rows],
+            {name: values[rows] for name, values in self.features.items()},
+        )
+
+
+def equal_sizes(
+    real: ImageSet,
+    synthetic: ImageSet,
+    settings: QualitySettings,
+    real_rng: np.random.Generator,
+    synthetic_rng: np.random.Generator,
+) -> tuple[ImageSet, ImageSet]:
+    """Draw both sets down to the smaller one's size and `max_images`, without replacement."""
+    limit = settings.max_images or max(len(real), len(synthetic))
+    smaller = min(len(real), len(synthetic), limit)
+    real_size = smaller if settings.equal_n else min(len(real), limit)
+    synthetic_size = smaller if settings.equal_n else min(len(synthetic), limit)
+    return _draw(real, real_size, real_rng), _draw(synthetic, synthetic_size, synthetic_rng)
+
+
+def halves(images: ImageSet, rng: np.random.Generator) -> tuple[ImageSet, ImageSet]:
+    """Two random halves of equal size; of an odd number one image is left out."""
+    order = rng.permutation(len(images))
+    half = len(images) // 2
+    return images.take(np.sort(order[:half])), images.take(np.sort(order[half : 2 * half]))
+
+
+def quality_row(
+    real: ImageSet,
+    synthetic: ImageSet,
+    face_quality: Rows,
+    settings: QualitySettings,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Set metrics of one synthetic set against one reference.
+
+    Args:
+        real, synthetic: the sets as they are compared (see `equal_sizes`).
+        face_quality: quality of *all* images of the synthetic set, [n, 1].
+        settings: extractors and constants.
+        rng: generator of the bootstrap.
+
+    Returns:
+        The columns from n_synthetic to extractors. `fid` is the Fréchet distance of the extractor
+        that `extractors` names under frechet; it is the FID only for inception_v3.
+    """
+    frechet_real = real.features[settings.frechet_extractor]
+    frechet_synthetic = synthetic.features[settings.frechet_extractor]
+    interval = frechet_interval(
+        frechet_real,
+        frechet_synthetic,
+        real.identities,
+        synthetic.identities,
+        replicates=settings.replicates,
+        rng=rng,
+        level=settings.confidence,
+    )
+    extractors = {
+        "frechet": settings.frechet_extractor,
+        "cmmd": settings.cmmd_extractor,
+        "prdc": settings.prdc_extractor,
+        "face_quality": settings.face_quality_extractor,
+    }
+    quality = np.asarray(face_quality, dtype=np.float64)
+    return {
+        "n_synthetic": len(synthetic),
+        "n_real": len(real),
+        "fid": frechet_distance(frechet_real, frechet_synthetic),
+        "fid_low": interval.low,
+        "fid_high": interval.high,
+        "cmmd": cmmd(
+            real.features[settings.cmmd_extractor],
+            synthetic.features[settings.cmmd_extractor],
+            sigma=settings.cmmd_sigma,
+            scale=settings.cmmd_scale,
+        ),
+        **precision_recall(
+            real.features[settings.prdc_extractor],
+            synthetic.features[settings.prdc_extractor],
+            k=settings.k,
+        ),
+        "face_quality_mean": float(quality.mean()),
+        "face_quality_sd": float(quality.std()),
+        "extractors": " ".join(f"{metric}={name}" for metric, name in extractors.items()),
+    }
+
+
+def identity_row(
+    comparison: Comparison, settings: IdentitySettings, rng: np.random.Generator
+) -> tuple[dict[str, Any], Replicates]:
+    """Error rates of one comparison with intervals over identities.
+
+    Args:
+        comparison: genuine and impostor pairs.
+        settings: replicates and level.
+        rng: generator of the bootstrap; equal generators give paired replicates.
+
+    Returns:
+        The columns from n_genuine to fdr_high, and the replicates.
+    """
+    rates = error_rates(comparison.genuine.scores, comparison.impostor.scores)
+    units = len(comparison.identities)
+    replicates = bootstrap_verification(comparison, draw_counts(units, settings.replicates, rng))
+    eer = percentile_interval(replicates.eer, units, settings.confidence)
+    fdr = percentile_interval(replicates.fdr, units, settings.confidence)
+    row = asdict(rates) | {
+        "eer_low": eer.low,
+        "eer_high": eer.high,
+        "fdr_low": fdr.low,
+        "fdr_high": fdr.high,
+    }
+    return {name: row[name] for name in IDENTITY_COLUMNS if name in row}, replicates
+
+
+def replicate_rows(comparison: Comparison, replicates: Replicates) -> list[dict[str, Any]]:
+    """One row per replicate; the hash tells which rows of other sets it may be paired with."""
+    names = "\n".join(comparison.identities).encode()
+    identities = hashlib.sha256(names).hexdigest()
+    values = zip(replicates.eer, replicates.fdr, replicates.genuine_mean, strict=True)
+    return [
+        {
+            "identities_sha256": identities,
+            "replicate": index,
+            "eer": float(eer),
+            "fdr": float(fdr),
+            "genuine_mean": float(genuine_mean),
+        }
+        for index, (eer, fdr, genuine_mean) in enumerate(values)
+    ]
+
+
+def pose_row(angles: Rows, identities: Sequence[str]) -> dict[str, float]:
+    """Mean, sd, and the mean over identities of the sd within each.
+
+    Args:
+        angles: pitch, yaw and roll in degrees [n, 3].
+        identities: identity per row [n]; those with a single image have no spread and don't count.
+
+    Returns:
+        Nine columns; within_identity_sd is NaN where no identity has two images.
+
+    Raises:
+        ValueError: `angles` is not [n, 3].
+    """
+    values = np.asarray(angles, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != 3 or len(values) == 0:
+        raise ValueError(f"head pose must be [n, 3] with n >= 1, not {values.shape}")
+    names, codes, counts = np.unique(
+        np.asarray(identities, dtype=str), return_inverse=True, return_counts=True
+    )
+    spreads = [
+        values[codes == index].std(axis=0) for index in range(len(names)) if counts[index] > 1
+    ]
+    within = np.mean(spreads, axis=0) if spreads else np.full(3, np.nan)
+    row = {}
+    for column, angle in enumerate(ANGLES):
+        row[f"{angle}_mean"] = float(values[:, column].mean())
+        row[f"{angle}_sd"] = float(values[:, column].std())
+        row[f"{angle}_within_identity_sd"] = float(within[column])
+    return row
+
+
+def _draw(images: ImageSet, size: int, rng: np.random.Generator) -> ImageSet:
+    if size >= len(images):
+        return images
+    return images.take(np.sort(rng.choice(len(images), size=size, replace=False)))

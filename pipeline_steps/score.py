@@ -1,0 +1,298 @@
+"""Score one set of images: quality, identity or head pose (the paper's Tables 1 and 2).
+
+In:  feature files of the set itself (--variant-features), of the consented photographs (--real) and
+     of the in-the-wild reference (--wild), one file per extractor, named
+     features/<source>/<extractor>.safetensors. Which extractor feeds which metric stands in the
+     configuration. Features exist for kept faces only, so the numbers are about those.
+     Without --variant-features the reference sets themselves are scored: quality of each against
+     the other and against its own other half, identity of the real images among themselves, pose of
+     both.
+Out: one CSV with the columns of its kind:
+     quality   one row per reference; n_synthetic and n_real as compared. `fid` holds the Fréchet
+               distance of the extractor that `extractors` names (FID only with inception_v3).
+               face_quality_* are over all kept images.
+     identity  rows versus real and versus synthetic, one per recogniser, with intervals of EER and
+               FDR by bootstrap over identities.
+     pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
+
+Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4; the metrics' own papers stand in
+pipeline_steps.metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.evidence.scoring import (
+    IDENTITY_COLUMNS,
+    POSE_COLUMNS,
+    QUALITY_COLUMNS,
+    REPLICATE_COLUMNS,
+    ImageSet,
+    equal_sizes,
+    halves,
+    identity_row,
+    pose_row,
+    quality_row,
+    replicate_rows,
+)
+from pipeline_steps.evidence.sources import Source, identities_of, source_of
+from pipeline_steps.evidence.tables_io import write_csv
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.files.tensors import load_features
+from pipeline_steps.metrics.pairs import Comparison, compare_between, compare_within
+from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.score import ScoreSettings
+
+Row = dict[str, Any]
+Scored = tuple[Source, ImageSet]
+
+
+def run(
+    frozen: Frozen[ScoreSettings],
+    *,
+    kind: str,
+    out: Path,
+    variant_features: Sequence[Path] = (),
+    real: Sequence[Path] = (),
+    wild: Sequence[Path] = (),
+    replicates: Path | None = None,
+) -> list[Row]:
+    """Score one set and write its CSV.
+
+    Args:
+        frozen: the step's configuration; where its variant names a base model, method and prompts,
+            they have to be those of the features.
+        kind: "quality", "identity" or "pose".
+        out: CSV to write.
+        variant_features: features of the set; none scores the reference sets.
+        real, wild: features of the reference sets.
+        replicates: kind identity only: Parquet file for the bootstrap replicates, from which
+            differences between methods get paired intervals.
+
+    Returns:
+        The rows.
+
+    Raises:
+        StepError: a missing extractor, mixed sources, or sets too small for a metric.
+    """
+    settings = frozen.settings
+    extractors, columns = {
+        "quality": (_quality_extractors(settings), QUALITY_COLUMNS),
+        "identity": (settings.identity.recognisers, IDENTITY_COLUMNS),
+        "pose": ((settings.pose.extractor,), POSE_COLUMNS),
+    }[kind]
+    variant = _load(variant_features, extractors, "--variant-features")
+    # Nobody in the in-the-wild set has two images, so identity has no use for it.
+    references = {
+        name: _load(paths, extractors, f"--{name}", expected=Source(name))
+        for name, paths in (("real", real), ("wild", () if kind == "identity" else wild))
+    }
+    _check_variant(frozen, variant)
+    draws: list[Row] = []
+    try:
+        if kind == "quality":
+            rows = _quality(frozen, variant, references)
+        elif kind == "identity":
+            rows, draws = _identity(frozen, variant, references["real"])
+        else:
+            rows = _pose(settings.pose.extractor, variant, references)
+    except ValueError as error:
+        names = ", ".join(str(path) for path in (*variant_features, *real, *wild))
+        raise StepError(f"cannot score {kind} from {names}: {error}") from error
+    write_csv(out, rows, columns)
+    if replicates is not None:
+        write_manifest(replicates, draws, REPLICATE_COLUMNS)
+    get_logger("score").info("%s: %d rows written to %s", kind, len(rows), out)
+    return rows
+
+
+def _quality(
+    frozen: Frozen[ScoreSettings], variant: Scored | None, references: dict[str, Scored | None]
+) -> list[Row]:
+    """One row per (set, reference)."""
+    settings = frozen.settings.quality
+    present = [scored for scored in references.values() if scored is not None]
+    if not present:
+        raise StepError("quality needs a reference set: pass --real, --wild or both")
+    rows = []
+    for source, images in [variant] if variant is not None else present:
+        for reference, reference_images in present:
+            if source == reference:
+                rng = numpy_generator(frozen.seed, "score", "halves", source.name)
+                pair = halves(images, rng)
+            else:
+                pair = reference_images, images
+            # A set's draw depends on the set alone, so all variants meet the same reference images.
+            real, synthetic = equal_sizes(
+                *pair,
+                settings,
+                numpy_generator(frozen.seed, "score", "draw", reference.name),
+                numpy_generator(frozen.seed, "score", "draw", "synthetic", source.name),
+            )
+            numbers = quality_row(
+                real,
+                synthetic,
+                images.features[settings.face_quality_extractor],
+                settings,
+                numpy_generator(frozen.seed, "score", "bootstrap", reference.name),
+            )
+            rows.append(source.columns | {"reference": reference.name} | numbers)
+    return rows
+
+
+def _identity(
+    frozen: Frozen[ScoreSettings], variant: Scored | None, real: Scored | None
+) -> tuple[list[Row], list[Row]]:
+    """One row per (versus, recogniser), and the bootstrap replicates behind them."""
+    if real is None:
+        raise StepError("identity needs the consented photographs: pass --real")
+    settings = frozen.settings.identity
+    source, images = variant or real
+    rows: list[Row] = []
+    draws: list[Row] = []
+    for recogniser in settings.recognisers:
+        for versus in ("real", "synthetic") if variant else ("real",):
+            rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
+            comparison: Comparison
+            if variant and versus == "real":
+                comparison = compare_between(
+                    images.features[recogniser],
+                    images.identities,
+                    real[1].features[recogniser],
+                    real[1].identities,
+                    impostors=settings.impostors,
+                    rng=rng,
+                )
+            else:
+                comparison = compare_within(
+                    images.features[recogniser],
+                    images.identities,
+                    impostors=settings.impostors,
+                    rng=rng,
+                )
+            # The same draws of identities for every set: differences between sets are then paired.
+            bootstrap = numpy_generator(frozen.seed, "score", "bootstrap", "identities")
+            numbers, replicates = identity_row(comparison, settings, bootstrap)
+            names = source.columns | {"versus": versus, "recogniser": recogniser}
+            rows.append(names | numbers)
+            draws.extend(names | row for row in replicate_rows(comparison, replicates))
+    return rows, draws
+
+
+def _pose(
+    extractor: str, variant: Scored | None, references: dict[str, Scored | None]
+) -> list[Row]:
+    """One row per set."""
+    scored = [variant] if variant else [entry for entry in references.values() if entry]
+    if not scored:
+        raise StepError("pose needs a set of images: pass --variant-features, --real or --wild")
+    return [
+        source.columns
+        | pose_row(images.features[extractor], images.identities)
+        | {"n": len(images), "extractor": extractor}
+        for source, images in scored
+    ]
+
+
+def _quality_extractors(settings: ScoreSettings) -> tuple[str, ...]:
+    quality = settings.quality
+    names = (quality.frechet_extractor, quality.cmmd_extractor, quality.prdc_extractor)
+    return tuple(dict.fromkeys((*names, quality.face_quality_extractor)))
+
+
+def _load(
+    paths: Sequence[Path], extractors: Sequence[str], flag: str, expected: Source | None = None
+) -> Scored | None:
+    """The set behind a flag's files; None where the flag was not given."""
+    if not paths:
+        return None
+    sources = {source_of(path, "features") for path in paths}
+    if len(sources) > 1:
+        names = ", ".join(sorted(source.name for source in sources))
+        raise StepError(f"{flag} mixes the sets {names}; pass the files of one")
+    source = sources.pop()
+    if expected not in (None, source):
+        raise StepError(f"{flag} got features of {source.name}")
+    by_name = {path.stem: path for path in paths}
+    missing = [name for name in extractors if name not in by_name]
+    if missing:
+        names = ", ".join(f"{name}.safetensors" for name in missing)
+        raise StepError(
+            f"{flag} lacks {names} of {source.name}; the score settings name these extractors"
+        )
+    loaded = {name: load_features(by_name[name]) for name in extractors}
+    files = next(iter(loaded.values())).files
+    for name, features in loaded.items():
+        if features.files != files:
+            raise StepError(
+                f"{by_name[name]} and {by_name[extractors[0]]} are about different images: "
+                "extract both again from the same aligned set"
+            )
+    if not files:
+        raise StepError(f"{by_name[extractors[0]]} holds no image: no face of this set was kept")
+    features_only = {name: features.features for name, features in loaded.items()}
+    return source, ImageSet(files, identities_of(files), features_only)
+
+
+def _check_variant(frozen: Frozen[ScoreSettings], variant: Scored | None) -> None:
+    """Refuse features of another variant than the configuration is for."""
+    if variant is None:
+        return
+    for column, found in variant[0].columns.items():
+        wanted = frozen.variant.get(column, found)
+        if wanted != found:
+            raise StepError(
+                f"the configuration is for {column} {wanted}, but the features are of "
+                f"{variant[0].name}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--kind", choices=("quality", "identity", "pose"), required=True)
+    for flag, description in (
+        ("--variant-features", "features of the set; absent: score the references"),
+        ("--real", "features of the consented photographs"),
+        ("--wild", "features of the in-the-wild reference"),
+    ):
+        parser.add_argument(
+            flag,
+            type=Path,
+            nargs="*",
+            action="extend",
+            default=[],
+            help=description,
+            metavar="FILE",
+        )
+    parser.add_argument("--out", type=Path, required=True, help="CSV to write")
+    parser.add_argument(
+        "--replicates", type=Path, help="kind identity: Parquet file for the bootstrap replicates"
+    )
+    arguments = parser.parse_args(argv)
+    run(
+        load_frozen(arguments.config, ScoreSettings),
+        kind=arguments.kind,
+        out=arguments.out,
+        variant_features=arguments.variant_features,
+        real=arguments.real,
+        wild=arguments.wild,
+        replicates=arguments.replicates,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
