@@ -1,0 +1,220 @@
+"""Pretraining of the embedded recogniser: a small iResNet with a face-quality head.
+
+Loss: CosFace (Wang et al., CVPR 2018) with a margin that grows from zero, so that a small network
+starts to learn at once. Quality head: CR-FIQA (Boutros et al., CVPR 2023): a sample's certainty
+ratio CCS / (NNCCS + 1 + eps), the cosine to its own class centre over the cosine to the nearest
+other one, regressed by a smooth L1 loss.
+
+Training images are degraded at random (resolution, blur, crop, colour, noise), because the
+recogniser judges samples of a 64-pixel diffusion model beside full-resolution renders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.recognition.inference import to_input
+from pipeline_steps.recognition.margins import MarginHead
+from pipeline_steps.seeds import seed_for, torch_generator
+
+EPSILON = 1e-9
+WARM_UP = 0.1  # fraction of the steps in which the learning rate rises
+MARGIN_RISE = 0.4  # fraction of the steps in which the margin rises
+CLIP_NORM = 5.0
+SMOOTH_L1_BETA = 0.5
+HALF_PRECISION_MAX = 65504.0
+
+
+def train_recogniser(
+    images: np.ndarray,  # uint8 [n, 112, 112, 3], aligned, RGB
+    labels: np.ndarray,  # int64 [n], 0 ... number of identities - 1
+    *,
+    layers: tuple[int, ...] = (1, 1, 1, 1),
+    widths: tuple[int, ...] = (16, 16, 32, 64, 64),  # multiples of 16: CPU kernels come in 16s
+    epochs: int = 6,
+    batch_size: int = 128,
+    learning_rate: float = 0.1,  # peak
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    scale: float = 32.0,
+    margin: float = 0.35,  # final
+    quality_weight: float = 1.0,
+    seed: int,
+    threads: int,
+    with_quality_head: bool = True,
+    bfloat16: bool = True,  # autocast; about 1.5 times as fast where the CPU has it
+    compiled: bool = False,  # torch.compile: 1.7 times as fast after half a minute; needs a compiler
+    on_step: Callable[[int, int, float], None] = lambda step, n_steps, loss: None,
+) -> IResNet:
+    """Train on aligned faces.
+
+    Args:
+        on_step: called with the number of finished steps, of all steps, and the margin loss.
+
+    Returns:
+        the network in evaluation mode on the CPU, its state free of values that float16 cannot hold.
+
+    Raises:
+        ValueError: images and labels that do not fit.
+        FloatingPointError: training diverged.
+    """
+    if images.shape[1:] != (112, 112, 3) or images.dtype != np.uint8 or len(images) != len(labels):
+        raise ValueError(f"expected uint8 [n, 112, 112, 3] and n labels, got {images.shape}")
+    torch.set_num_threads(threads)
+    generator = torch_generator(seed, "recogniser", "order")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "recogniser", "weights"))
+        network = IResNet(layers, widths, quality_head=with_quality_head)
+        head = MarginHead(network.embedding_dim, int(labels.max()) + 1, scale=scale, margin=0.0)
+    # Normalisation, slopes and biases are not decayed: it would only pull their scale.
+    trained = [p for p in [*network.parameters(), *head.parameters()] if p.requires_grad]
+    optimiser = torch.optim.SGD(
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        momentum=momentum,
+        nesterov=True,
+    )
+    network.train()
+    forward = torch.compile(network) if compiled else network
+    batch_size = min(batch_size, len(images))
+    steps_per_epoch = len(images) // batch_size
+    n_steps = epochs * steps_per_epoch
+    all_labels = torch.from_numpy(labels.astype(np.int64))
+    for step in range(n_steps):
+        if step % steps_per_epoch == 0:
+            order = torch.randperm(len(images), generator=generator)
+        start = step % steps_per_epoch * batch_size
+        rows = order[start : start + batch_size]
+        own = all_labels[rows]
+        x = degrade(to_input(torch.from_numpy(images[rows.numpy()]), 112), generator)
+        progress = step / n_steps
+        head.margin = margin * min(1.0, progress / MARGIN_RISE)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * one_cycle(progress)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            embeddings = forward(x)
+        embeddings = embeddings.float()
+        cosines = head.cosines(embeddings)
+        logits = head.logits(cosines, own, embeddings.detach().norm(dim=1))
+        loss = functional.cross_entropy(logits, own)
+        total = loss
+        if network.qs is not None:
+            ratio = certainty_ratio(cosines.detach(), own)
+            quality = network.qs(embeddings).squeeze(1)
+            total = loss + quality_weight * functional.smooth_l1_loss(
+                quality, ratio, beta=SMOOTH_L1_BETA
+            )
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+        optimiser.step()
+        on_step(step + 1, n_steps, loss.item())
+    _assert_half_precision_safe(network)
+    return network.eval()
+
+
+def one_cycle(progress: float) -> float:
+    """Learning rate relative to its peak: a linear rise, then half a cosine down to 0."""
+    if progress < WARM_UP:
+        return (progress / WARM_UP) * 0.95 + 0.05
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def certainty_ratio(cosines: Tensor, labels: Tensor) -> Tensor:
+    """CR-FIQA's target, Eq. 4: CCS / (NNCCS + 1 + eps).
+
+    Args:
+        cosines: [n, n_identities] to all class centres.
+        labels: int64 [n].
+
+    Returns:
+        [n]; about 0 for a sample like no other of its class, up to 1 and beyond for a clear one.
+    """
+    own = labels.unsqueeze(1)
+    nearest_other = cosines.scatter(1, own, -math.inf).amax(dim=1)
+    return cosines.gather(1, own).squeeze(1) / (nearest_other + 1 + EPSILON)
+
+
+def degrade(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Random mirror image, crop, resolution, blur, colour and noise.
+
+    Args:
+        x: [n, 3, 112, 112] in [-1, 1].
+        generator: CPU generator of all draws.
+
+    Returns:
+        the same shape and range.
+    """
+    order = torch.randperm(len(x), generator=generator)
+    x = _shift_crops(x[order], generator)
+    # One strength per group of images: the resolution has to be the same within one call.
+    parts = [_blur(_lower_resolution(part, generator), generator) for part in x.chunk(8)]
+    x = torch.cat(parts)[torch.argsort(order)]
+    n = len(x)
+    gain = 1 + _uniform((n, 1, 1, 1), 0.25, generator)
+    tint = 1 + _uniform((n, 3, 1, 1), 0.06, generator)
+    bias = _uniform((n, 1, 1, 1), 0.2, generator)
+    noise = torch.randn(x.shape, generator=generator)
+    noise_level = 0.05 * torch.rand((n, 1, 1, 1), generator=generator).square()
+    return ((x + 1) * gain * tint - 1 + bias + noise * noise_level).clamp_(-1, 1)
+
+
+def _uniform(shape: tuple[int, ...], half_width: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2 - 1) * half_width
+
+
+def _shift_crops(x: Tensor, generator: torch.Generator) -> Tensor:
+    """What an imperfect alignment does: shift to 4 px, scale to 5 %, rotation to 4 degrees; flip."""
+    n = len(x)
+    angle = _uniform((n,), math.radians(4), generator)
+    scale = 1 + _uniform((n,), 0.05, generator)
+    mirror = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    shift = _uniform((n, 2), 4 / 56, generator)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    transform = torch.stack(
+        [
+            torch.stack([mirror * cos, -mirror * sin, shift[:, 0]], dim=1),
+            torch.stack([sin, cos, shift[:, 1]], dim=1),
+        ],
+        dim=1,
+    )
+    grid = functional.affine_grid(transform, [n, 3, *x.shape[2:]], align_corners=False)
+    return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _lower_resolution(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shrink to 28 ... 84 px and enlarge again, for two groups of three."""
+    if torch.rand((), generator=generator) > 2 / 3:
+        return x
+    size = int(torch.randint(28, 85, (), generator=generator))
+    small = functional.interpolate(x, size=(size, size), mode="area")
+    return functional.interpolate(small, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _blur(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian blur up to sigma 1.2 px, for one group of two."""
+    if torch.rand((), generator=generator) < 0.5:
+        return x
+    sigma = 0.3 + 0.9 * float(torch.rand((), generator=generator))
+    kernel = torch.exp(-0.5 * (torch.arange(-3, 4) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, 7)
+    x = functional.conv2d(x, kernel.unsqueeze(2), padding=(0, 3), groups=3)
+    return functional.conv2d(x, kernel.unsqueeze(3), padding=(3, 0), groups=3)
+
+
+def _assert_half_precision_safe(network: nn.Module) -> None:
+    for name, value in network.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(f"training diverged: {name} is not finite")
+        if value.is_floating_point() and value.abs().max() > HALF_PRECISION_MAX:
+            raise FloatingPointError(f"training diverged: {name} exceeds float16")

@@ -1,0 +1,236 @@
+"""Train a face-recognition model on aligned images (the paper's Table 3).
+
+In:  one or several aligned sources (--aligned, repeated: the consented photographs, a synthetic
+     set, or both as in the augmentation study), and the benchmark that chooses the epoch
+     (--validation).
+Out: model.safetensors (backbone of the best epoch; its metadata tells architecture, classes and
+     the validation benchmark) and history.csv (epoch, learning_rate, loss, validation_accuracy,
+     best).
+
+Source: Tomasevic et al., "ID-Booth", FG 2025: CosFace, SGD, learning rate lowered on a plateau of
+the validation accuracy, early stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_steps.files.atomic import write_text
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.lease import gpu_lease
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.seeds import seed_for, torch_generator
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.recognise import RecogniseSettings
+
+if TYPE_CHECKING:
+    from pipeline_steps.recognition.training import Epoch
+
+HISTORY_COLUMNS = ("epoch", "learning_rate", "loss", "validation_accuracy", "best")
+
+
+def run(
+    frozen: Frozen[RecogniseSettings],
+    *,
+    aligned: Sequence[Path],
+    validation: Path,
+    out: Path,
+    device: str = "cpu",
+) -> list[Epoch]:
+    """Train one model and write it.
+
+    Args:
+        frozen: the step's configuration; variant["repetition"] (0 when absent) tells repetitions
+            apart. Equal repetitions start from equal weights whatever they are trained on.
+        aligned: folders with manifest.parquet and 112 x 112 images.
+        validation: `.bin` file whose name without suffix is settings.validation.
+        out: folder for model.safetensors and history.csv.
+        device: cpu or cuda.
+
+    Returns:
+        the history.
+
+    Raises:
+        StepError: another validation benchmark than configured, or an unusable training set.
+    """
+    settings = frozen.settings
+    if validation.stem != settings.validation:
+        raise StepError(
+            f"--validation is {validation.name}, but the configuration's validation benchmark is "
+            f"{settings.validation!r}: pass {settings.validation}.bin or change the configuration"
+        )
+    import torch
+
+    from pipeline_steps.recognition.augmentation import randaugment
+    from pipeline_steps.recognition.backbones import architecture, save_backbone, to_device
+    from pipeline_steps.recognition.benchmarks import read_bin
+    from pipeline_steps.recognition.dataset import load_training_set
+    from pipeline_steps.recognition.inference import verify_benchmark
+    from pipeline_steps.recognition.margins import MarginHead
+    from pipeline_steps.recognition.training import Schedule, train
+
+    log = get_logger("recognise")
+    images, same = read_bin(validation)
+    training_set = load_training_set(aligned, merge_sources=settings.merge_sources)
+    log.info(
+        "training on %d images of %d identities",
+        len(training_set.images),
+        len(training_set.identities),
+    )
+    built_as = architecture(
+        settings.backbone,
+        layers=settings.layers,
+        widths=settings.widths,
+        embedding_dim=settings.embedding_dim,
+        input_size=settings.input_size,
+        dropout=settings.dropout,
+    )
+
+    def validate(network: torch.nn.Module) -> float:
+        return verify_benchmark(network, images, same, input_size=settings.input_size).accuracy
+
+    def report(epoch: Epoch) -> None:
+        accuracy = "" if epoch.accuracy is None else f", {validation.stem} {epoch.accuracy:.4f}"
+        log.info(
+            "epoch %d: loss %.3f, learning rate %.2g%s",
+            epoch.epoch,
+            epoch.loss,
+            epoch.learning_rate,
+            accuracy + (" (best)" if epoch.best else ""),
+        )
+
+    repetition = _repetition(frozen)
+    augment = (
+        randaugment(settings.randaugment_operations, settings.randaugment_magnitude)
+        if settings.augmentation == "randaugment"
+        else None
+    )
+    cards = [0] if device == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        # Weights and dropout draw from the global generators.
+        torch.manual_seed(seed_for(frozen.seed, "recognise", repetition, "weights"))
+        network = to_device(built_as.build(), device)
+        head = MarginHead(
+            settings.embedding_dim,
+            len(training_set.identities),
+            loss=settings.loss,
+            scale=settings.scale,
+            margin=settings.margin,
+        ).to(device)
+        try:
+            history = train(
+                network,
+                head,
+                training_set.images,
+                training_set.labels,
+                validate=validate,
+                generator=torch_generator(frozen.seed, "recognise", repetition, "order"),
+                schedule=Schedule(
+                    epochs=settings.epochs,
+                    plateau_patience=settings.plateau_patience,
+                    plateau_factor=settings.plateau_factor,
+                    stop_patience=settings.stop_patience,
+                    first_validated_epoch=settings.first_validated_epoch,
+                ),
+                input_size=settings.input_size,
+                batch_size=settings.batch_size,
+                learning_rate_per_512=settings.learning_rate_per_512,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                clip_norm=settings.clip_norm,
+                flip=settings.flip,
+                augment=augment,
+                bfloat16=settings.precision == "bfloat16",
+                on_epoch=report,
+            )
+        except FloatingPointError as error:
+            raise StepError(
+                f"training on {', '.join(map(str, aligned))} diverged ({error}); lower "
+                "recognise.learning_rate_per_512"
+            ) from error
+    save_backbone(
+        out / "model.safetensors",
+        network,
+        built_as,
+        {
+            "identities": json.dumps(training_set.identities),
+            "n_images": str(len(training_set.images)),
+            "seed": str(frozen.seed),
+            "settings": settings.model_dump_json(),
+            "trained_on": json.dumps([path.name for path in aligned]),
+            "repetition": str(repetition),
+            "validation": validation.stem,
+            "validation_sha256": sha256_file(validation),
+        },
+    )
+    write_text(out / "history.csv", history_csv(history))
+    return history
+
+
+def history_csv(history: Sequence[Epoch]) -> str:
+    """The history as CSV text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HISTORY_COLUMNS)
+    for epoch in history:
+        writer.writerow(
+            [
+                epoch.epoch,
+                f"{epoch.learning_rate:.8g}",
+                f"{epoch.loss:.6g}",
+                "" if epoch.accuracy is None else f"{epoch.accuracy:.6f}",
+                int(epoch.best),
+            ]
+        )
+    return text.getvalue()
+
+
+def _repetition(frozen: Frozen[RecogniseSettings]) -> int:
+    text = frozen.variant.get("repetition", "0")
+    if not text.isdecimal():
+        raise StepError(f"variant.repetition is {text!r}; expected 0, 1, 2, ...")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.recognise",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument(
+        "--aligned",
+        type=Path,
+        required=True,
+        nargs="+",
+        action="extend",
+        help="folder of aligned images with manifest.parquet; repeat to join sources",
+    )
+    parser.add_argument(
+        "--validation", type=Path, required=True, help="benchmark (.bin) that chooses the epoch"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    arguments = parser.parse_args(argv)
+    frozen = load_frozen(arguments.config, RecogniseSettings)
+    with gpu_lease() as device:
+        run(
+            frozen,
+            aligned=arguments.aligned,
+            validation=arguments.validation,
+            out=arguments.out,
+            device=device,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

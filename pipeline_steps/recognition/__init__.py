@@ -1,0 +1,1 @@
+"""Face recognition: margin losses, backbones, training, verification benchmarks."""

@@ -1,0 +1,75 @@
+"""Training sets: aligned images of one or several sources, decoded once and kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.manifests import read_manifest
+
+IMAGE_SIZE = 112
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images with their classes.
+
+    Attributes:
+        images: uint8 [n, 112, 112, 3], RGB.
+        labels: int64 [n], index into identities.
+        identities: class names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    identities: tuple[str, ...]
+
+
+def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) -> TrainingSet:
+    """Read the kept images of aligned sources.
+
+    Args:
+        sources: folders with a manifest.parquet (columns identity, file, kept) and its images.
+        merge_sources: one class per identity name; else one per source and identity name.
+
+    Raises:
+        StepError: a source without manifest or without a kept image, an image that is missing,
+            broken or not 112 x 112, or fewer than two identities altogether.
+    """
+    files: list[Path] = []
+    names: list[str] = []
+    for number, source in enumerate(sources):
+        manifest = read_manifest(source / "manifest.parquet", ["identity", "file", "kept"])
+        kept = manifest[manifest["kept"].astype(bool)]
+        if kept.empty:
+            raise StepError(f"{source} has no usable aligned image; look at reason in its manifest")
+        for identity, file in zip(kept["identity"], kept["file"], strict=True):
+            files.append(source / str(file))
+            names.append(str(identity) if merge_sources else f"{number}/{identity}")
+    identities = tuple(sorted(set(names)))
+    if len(identities) < 2:
+        raise StepError(
+            f"a recogniser needs images of at least 2 identities; {', '.join(map(str, sources))} "
+            f"hold {len(identities)}"
+        )
+    index = {name: i for i, name in enumerate(identities)}
+    images = np.stack([_read_aligned(file) for file in files])
+    return TrainingSet(images, np.array([index[name] for name in names]), identities)
+
+
+def _read_aligned(file: Path) -> np.ndarray:
+    try:
+        image = read_image(file)
+    except FileNotFoundError as error:
+        raise StepError(f"{file} is named in its manifest but missing; align again") from error
+    except BadImage as error:
+        raise StepError(f"{file} cannot be read ({error.reason}); align again") from error
+    if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
+        height, width = image.shape[:2]
+        raise StepError(f"{file} is {width} x {height} pixels, not 112 x 112; align it first")
+    return image

@@ -1,0 +1,77 @@
+"""Embeddings of benchmark images by a backbone, and its accuracy on a benchmark."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline_steps.recognition.protocol import (
+    N_FOLDS,
+    Verification,
+    combine_flips,
+    pair_distances,
+    verify_pairs,
+)
+
+
+def to_input(images: Tensor, input_size: int) -> Tensor:
+    """uint8 RGB [n, h, w, 3] -> float32 [n, 3, input_size, input_size] in [-1, 1], channels last.
+
+    Larger images are shrunk by area averages.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"expected uint8 [n, h, w, 3], got {images.dtype} {tuple(images.shape)}")
+    x = images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    if x.shape[2:] != (input_size, input_size):
+        x = functional.interpolate(x, size=(input_size, input_size), mode="area")
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def embed_with_flip(
+    network: nn.Module, images: np.ndarray, *, input_size: int, batch_size: int = 128
+) -> np.ndarray:
+    """Unit embeddings of image plus mirror image.
+
+    Args:
+        network: backbone; evaluated in evaluation mode, its mode is restored afterwards.
+        images: uint8 [n, h, w, 3], RGB.
+        input_size: what the backbone expects.
+        batch_size: images per pass.
+
+    Returns:
+        float64 [n, embedding_dim].
+    """
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    try:
+        plain: list[np.ndarray] = []
+        mirrored: list[np.ndarray] = []
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(images[start : start + batch_size]).to(device)
+            x = to_input(batch, input_size)
+            plain.append(network(x).float().cpu().numpy())
+            mirrored.append(network(x.flip(3)).float().cpu().numpy())
+    finally:
+        network.train(was_training)
+    return combine_flips(np.concatenate(plain), np.concatenate(mirrored))
+
+
+def verify_benchmark(
+    network: nn.Module,
+    images: np.ndarray,
+    same: np.ndarray,
+    *,
+    input_size: int,
+    n_folds: int = N_FOLDS,
+    batch_size: int = 128,
+) -> Verification:
+    """Accuracy of a backbone on one benchmark (images [2n, h, w, 3] uint8 RGB, same bool [n])."""
+    embeddings = embed_with_flip(network, images, input_size=input_size, batch_size=batch_size)
+    return verify_pairs(pair_distances(embeddings), same, n_folds)

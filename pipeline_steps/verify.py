@@ -1,0 +1,147 @@
+"""Test a trained recogniser on verification benchmarks (the paper's Table 3).
+
+In:  a model of the recognise step, benchmarks in InsightFace's `.bin` format.
+Out: verification.csv: benchmark, role, accuracy, accuracy_sd, n_pairs, low, high. Role is
+     "validation" for the benchmark that chose the model's epoch, by name or by content; such an
+     accuracy is no test result. low and high: 95 % Wilson interval.
+
+Source: InsightFace's verification protocol, see pipeline_steps.recognition.protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_steps.files.atomic import write_text
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.lease import gpu_lease
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.verify import VerifySettings
+
+if TYPE_CHECKING:
+    from pipeline_steps.recognition.protocol import Verification
+
+COLUMNS = ("benchmark", "role", "accuracy", "accuracy_sd", "n_pairs", "low", "high")
+
+
+def run(
+    frozen: Frozen[VerifySettings],
+    *,
+    model: Path,
+    benchmarks: Sequence[Path],
+    out: Path,
+    device: str = "cpu",
+) -> list[tuple[str, str, Verification]]:
+    """Verify one model on each benchmark and write the table.
+
+    Args:
+        frozen: the step's configuration.
+        model: model.safetensors of the recognise step.
+        benchmarks: `.bin` files; a benchmark is called by its file's name without suffix.
+        out: verification.csv to write.
+        device: cpu or cuda.
+
+    Returns:
+        (benchmark, role, result), in the given order.
+
+    Raises:
+        StepError: an unusable model or benchmark, or two benchmarks of one name.
+    """
+    names = [path.stem for path in benchmarks]
+    if len(set(names)) != len(names):
+        raise StepError(f"two benchmarks share a name: {', '.join(names)}; rename one file")
+    from pipeline_steps.recognition.backbones import load_backbone, to_device
+    from pipeline_steps.recognition.benchmarks import read_bin
+    from pipeline_steps.recognition.inference import verify_benchmark
+
+    log = get_logger("verify")
+    backbone, architecture, metadata = load_backbone(model)
+    network = to_device(backbone, device)
+    results: list[tuple[str, str, Verification]] = []
+    for path in benchmarks:
+        images, same = read_bin(path)
+        try:
+            result = verify_benchmark(
+                network,
+                images,
+                same,
+                input_size=architecture.input_size,
+                n_folds=frozen.settings.folds,
+                batch_size=frozen.settings.batch_size,
+            )
+        except ValueError as error:
+            raise StepError(f"cannot verify {model} on {path}: {error}") from error
+        results.append((path.stem, role_of(path, metadata), result))
+        log.info("%s (%s): accuracy %.4f", *results[-1][:2], result.accuracy)
+    write_text(out, verification_csv(results))
+    return results
+
+
+def role_of(benchmark: Path, metadata: dict[str, str]) -> str:
+    """ "validation" where the model's metadata names this benchmark or its content, else "test"."""
+    chose_epoch = benchmark.stem == metadata.get("validation") or (
+        sha256_file(benchmark) == metadata.get("validation_sha256")
+    )
+    return "validation" if chose_epoch else "test"
+
+
+def verification_csv(results: Sequence[tuple[str, str, Verification]]) -> str:
+    """The results as CSV text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for benchmark, role, result in results:
+        numbers = (result.accuracy, result.accuracy_sd)
+        interval = (result.low, result.high)
+        writer.writerow(
+            [
+                benchmark,
+                role,
+                *(f"{value:.6f}" for value in numbers),
+                result.n_pairs,
+                *(f"{value:.6f}" for value in interval),
+            ]
+        )
+    return text.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        required=True,
+        nargs="+",
+        action="extend",
+        help="benchmarks (.bin)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="verification.csv to write")
+    arguments = parser.parse_args(argv)
+    frozen = load_frozen(arguments.config, VerifySettings)
+    with gpu_lease() as device:
+        run(
+            frozen,
+            model=arguments.model,
+            benchmarks=arguments.benchmarks,
+            out=arguments.out,
+            device=device,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
