@@ -1,0 +1,1 @@
+"""Latent diffusion: base models, stacked LoRA adapters, objectives, fine-tuning and sampling."""

@@ -1,0 +1,147 @@
+"""What the trainer and the sampler need of any latent diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts.
+
+    Attributes:
+        hidden: float [n, tokens, d], for cross-attention.
+        added: Further conditions by the network's own names, each [n, ...]; empty for most models.
+    """
+
+    hidden: Tensor
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def take(self, index: Tensor | Sequence[int]) -> Conditioning:
+        """The rows of ``index``, in its order."""
+        rows = torch.as_tensor(index, device=self.hidden.device)
+        return Conditioning(
+            self.hidden[rows], {name: value[rows] for name, value in self.added.items()}
+        )
+
+
+@dataclass
+class BaseModel:
+    """A frozen latent diffusion model.
+
+    Attributes:
+        name: Its name in the weights registry.
+        resolution: Side of its images in pixels.
+        unet: Denoising network (diffusers' UNet2DConditionModel).
+        vae: Autoencoder (diffusers' AutoencoderKL).
+        text_encoders: Networks that ``encode`` calls.
+        scheduler_config: Configuration of the noise schedule, as diffusers stores it.
+        alphas_cumprod: abar_t, float64 [T].
+        encode: Prompts -> conditioning; see :meth:`encode_prompts`.
+    """
+
+    name: str
+    resolution: int
+    unet: Any
+    vae: Any
+    text_encoders: list[nn.Module]
+    scheduler_config: dict[str, Any]
+    alphas_cumprod: Tensor
+    encode: Callable[[Sequence[str]], Conditioning]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the frozen weights."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def prediction_type(self) -> str:
+        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    @property
+    def train_timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = self.resolution // factor
+        return int(self.unet.config.in_channels), side, side
+
+    def to(self, device: str | torch.device, precision: str | torch.dtype) -> BaseModel:
+        """Move all networks, in place; ``precision`` is "fp32", "bf16", "fp16" or a torch type."""
+        dtype = PRECISIONS[precision] if isinstance(precision, str) else precision
+        for network in (self.unet, self.vae, *self.text_encoders):
+            # Module.to: diffusers' own warns of layers to keep in float32 even where there are none.
+            nn.Module.to(network, device=device, dtype=dtype)
+            network.requires_grad_(False).eval()
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of each prompt; a prompt that repeats is encoded once."""
+        unique = sorted(set(prompts))
+        rows = [unique.index(prompt) for prompt in prompts]
+        return self.encode(unique).take(rows)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Conditioning) -> Tensor:
+        """The network's output for z_t [n, c, h, w] at t [n], in the type of ``noisy``."""
+        result = self.unet(
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=condition.hidden,
+            added_cond_kwargs=dict(condition.added) or None,
+            return_dict=False,
+        )[0]
+        return result.to(noisy.dtype)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, chunk: int = 8) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the autoencoder's posterior.
+
+        Args:
+            images: float [n, 3, resolution, resolution] in [-1, 1].
+            chunk: Images per pass.
+
+        Returns:
+            Two float tensors [n, c, h, w] in the latent scale of the denoising network, so that
+            ``mean + std * noise`` is a draw of z_0.
+        """
+        shift = self.vae.config.shift_factor or 0.0
+        factor = float(self.vae.config.scaling_factor)
+        means, deviations = [], []
+        for part in images.split(chunk):
+            posterior = self.vae.encode(part.to(self.device, self.dtype)).latent_dist
+            means.append(((posterior.mean - shift) * factor).to(images.dtype))
+            deviations.append((posterior.std * factor).to(images.dtype))
+        return torch.cat(means), torch.cat(deviations)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [n, 3, resolution, resolution], about [-1, 1] and not clamped; differentiable."""
+        shift = self.vae.config.shift_factor or 0.0
+        scaled = latents / float(self.vae.config.scaling_factor) + shift
+        return self.vae.decode(scaled.to(self.dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def read_schedule(folder: Any) -> tuple[dict[str, Any], Tensor]:
+    """Noise schedule of a pipeline folder: its configuration and abar as float64 [T]."""
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    return dict(scheduler.config), scheduler.alphas_cumprod.double()

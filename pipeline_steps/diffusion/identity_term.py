@@ -1,0 +1,89 @@
+"""The identity term of a step for all identities at once: its value and its gradient.
+
+The estimate of the clean latents is decoded, faces are found, and where there is one the term flows
+back through recogniser, crop and autoencoder. Computing dL/dz_0 here, apart from the denoising
+network's graph, lets the autoencoder run in small pieces and skip those without a face; both exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion.face_region import FaceEmbedder, to_uint8
+
+DECODE_CHUNK = 2  # images per piece of the autoencoder; a piece without any face costs no backward
+
+Term = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class IdentityTerm:
+    """The identity term of n samples.
+
+    Attributes:
+        values: Unweighted losses, float [n]; 0 where no face was found.
+        gradient: d(sum of weight * value) / d(latents), float like the latents.
+        found: Where a face was found, bool [n].
+    """
+
+    values: Tensor
+    gradient: Tensor
+    found: Tensor
+
+
+def identity_term(
+    latents: Tensor,
+    *,
+    term: Term,
+    decode: Callable[[Tensor], Tensor],
+    faces: FaceEmbedder,
+    positives: Tensor,
+    negatives: Tensor,
+    margin: float,
+    weights: Tensor,
+    chunk: int = DECODE_CHUNK,
+) -> IdentityTerm:
+    """Evaluate an identity term on estimated clean latents.
+
+    Args:
+        latents: Estimates of z_0, float [n, c, h, w]; their graph is not followed.
+        term: (anchor, positive, negative, margin) -> losses [n], of the method.
+        decode: Latents -> images [n, 3, H, W] about [-1, 1], differentiable.
+        faces: Detector and recogniser.
+        positives: Embeddings of the samples' training images, [n, d].
+        negatives: Embeddings of the prior images of the same step, [n, d].
+        margin: Of the triplet loss; passed on.
+        weights: Factor of each sample's loss in the gradient, float [n].
+        chunk: Samples decoded together.
+    """
+    leaf = latents.detach().requires_grad_()
+    # One graph per piece, so that a piece without a face is dropped without a backward pass.
+    pieces = [decode(part).clamp(-1.0, 1.0) for part in leaf.split(chunk)]
+    # One detection, and one wait for the device, for the whole cohort.
+    boxes = faces.boxes(torch.cat([to_uint8(piece) for piece in pieces]))
+    values = latents.new_zeros(len(latents))
+    start = 0
+    for piece in pieces:
+        rows = [start + i for i in range(len(piece)) if boxes[start + i] is not None]
+        if rows:
+            inside = torch.tensor([row - start for row in rows], device=latents.device)
+            where = torch.tensor(rows, device=latents.device)
+            found_boxes = torch.from_numpy(np.stack([boxes[row] for row in rows]))  # type: ignore[misc]
+            anchors = faces.embed(piece[inside], found_boxes.to(latents.device))
+            losses = term(
+                anchors,
+                positives[where].to(anchors.dtype),
+                negatives[where].to(anchors.dtype),
+                margin,
+            )
+            (losses * weights[where].to(losses.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+            values[where] = losses.detach().to(values.dtype)
+        start += len(piece)
+    gradient = torch.zeros_like(latents) if leaf.grad is None else leaf.grad
+    found = torch.tensor([box is not None for box in boxes], device=latents.device)
+    return IdentityTerm(values, gradient, found)

@@ -1,0 +1,91 @@
+"""LoRA weights on disk: the format that ``pipe.load_lora_weights(folder)`` of diffusers opens.
+
+Keys are ``unet.<layer>.lora_A.weight`` and ``.lora_B.weight``; rank and alpha stand in the header
+under diffusers' own name. Older files (``.lora.down.weight``) are read too; without a header alpha is
+the rank, as diffusers takes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pipeline_steps.diffusion.adapters import Adapter
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.tensors import save_tensors
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+METADATA_KEY = "lora_adapter_metadata"
+_DOWN = (".lora_A.weight", ".lora.down.weight")
+_UP = (".lora_B.weight", ".lora.up.weight")
+
+
+def save_lora(
+    folder: str | os.PathLike[str],
+    adapter: Adapter,
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+) -> Path:
+    """Write one identity's adapter atomically and return the file's path."""
+    tensors: dict[str, Tensor] = {}
+    for name, (down, up) in adapter.items():
+        tensors[f"unet.{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"unet.{name}.lora_B.weight"] = up.contiguous()
+    header = {
+        "unet.r": rank,
+        "unet.lora_alpha": alpha,
+        "unet.target_modules": sorted(targets),
+        "unet.init_lora_weights": "gaussian",
+    }
+    path = Path(folder) / FILE_NAME
+    save_tensors(path, tensors, {"format": "pt", METADATA_KEY: json.dumps(header, sort_keys=True)})
+    return path
+
+
+def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
+    """Read an adapter of the denoising network.
+
+    Args:
+        folder: Holds ``pytorch_lora_weights.safetensors``.
+
+    Returns:
+        The adapter, its rank and its alpha.
+
+    Raises:
+        StepError: the file is missing, broken, or holds no such adapter of one rank.
+    """
+    path = Path(folder) / FILE_NAME
+    if not path.is_file():
+        raise StepError(f"fine-tuned weights {path} are missing: run finetune for this identity")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise StepError(f"{path} is broken ({error}): delete it and run finetune again") from error
+    downs = _by_layer(tensors, _DOWN)
+    ups = _by_layer(tensors, _UP)
+    if not downs or set(downs) != set(ups):
+        raise StepError(f"{path} holds no LoRA pairs of a denoising network (unet.*.lora_A.weight)")
+    adapter = {name: (downs[name].float(), ups[name].float()) for name in downs}
+    ranks = {down.shape[0] for down, _ in adapter.values()}
+    if len(ranks) != 1:
+        raise StepError(f"{path} mixes the ranks {sorted(ranks)}; one rank is supported")
+    rank = ranks.pop()
+    return adapter, rank, float(header.get("unet.lora_alpha", rank))
+
+
+def _by_layer(tensors: dict[str, Tensor], endings: Sequence[str]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix("unet.").removesuffix(ending): tensor
+        for key, tensor in tensors.items()
+        for ending in endings
+        if key.startswith("unet.") and key.endswith(ending)
+    }

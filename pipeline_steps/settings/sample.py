@@ -1,0 +1,108 @@
+"""Settings of the sample step, and the definition of a prompt set."""
+
+from __future__ import annotations
+
+import os
+import string
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.base import Section, validated
+from pipeline_steps.settings.prior import Precision, Scheduler
+
+RESERVED = ("token", "gender")  # filled per identity, not drawn
+
+
+class SlotValue(Section):
+    """One value of a slot."""
+
+    text: str = Field(description="What stands in the slot; empty: nothing, nor its phrase.")
+    times: int = Field(default=1, ge=1, description="How often the value lies in a deck.")
+
+
+class Slot(Section):
+    """A place of the template that differs from image to image."""
+
+    draw: Literal["deck", "independent"] = Field(
+        description="deck: combinations with the other deck slots, shuffled per identity and dealt "
+        "without replacement; independent: uniform for every image."
+    )
+    phrase: str = Field(default="{}", description="Text around a value, e.g. ', {} background'.")
+    values: tuple[SlotValue | str, ...] = Field(min_length=1, description="What is drawn.")
+
+    def entries(self) -> list[SlotValue]:
+        """The values, plain texts as values that lie in a deck once."""
+        return [SlotValue(text=value) if isinstance(value, str) else value for value in self.values]
+
+    def filled(self, text: str) -> str:
+        """The phrase of a value; empty for the empty value."""
+        return self.phrase.replace("{}", text) if text else ""
+
+
+class PromptSet(Section):
+    """Prompts of a variant: a template, what its slots hold, and a negative prompt."""
+
+    name: str = Field(description="Name of the prompt set.")
+    source: str = Field(default="", description="Where the prompts were published.")
+    template: str = Field(description="Text with {token}, {gender} and the slots' names in braces.")
+    slots: dict[str, Slot] = Field(default_factory=dict, description="Slot name to its values.")
+    genders: dict[str, str] = Field(
+        default={"M": "male", "F": "female"},
+        description="Gender column of the identity table to word; other values give no word.",
+    )
+    negative_prompt: str = Field(default="", description="What the images shall not show.")
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> PromptSet:
+        fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name}
+        missing = sorted(fields - set(self.slots) - set(RESERVED))
+        unused = sorted(set(self.slots) - fields)
+        if missing or unused:
+            raise ValueError(f"template and slots disagree: {missing} undefined, {unused} unused")
+        if "token" not in fields:
+            raise ValueError("the template must hold {token}")
+        if set(self.slots) & set(RESERVED):
+            raise ValueError(f"{' and '.join(RESERVED)} cannot be slots")
+        return self
+
+
+class SampleSettings(Section):
+    """How images are sampled; defaults are the paper's."""
+
+    images_per_identity: int = Field(default=21, ge=1, description="Images per identity.")
+    steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
+    guidance: float = Field(default=5.0, ge=1, description="Classifier-free guidance; 1 is none.")
+    scheduler: Scheduler = Field(default="ddpm", description="Sampler of the denoising process.")
+    precision: Precision = Field(default="fp32", description="Arithmetic of sampling.")
+    token: str = Field(
+        default="sks",
+        min_length=1,
+        description="Rare word of the fine-tuning's instance prompt; dropped for untuned.",
+    )
+    prompt_set: PromptSet | None = Field(
+        default=None,
+        description="Filled in from config/prompts/<name>.yaml when a study is frozen.",
+    )
+
+    def with_prompts(self, prompt_set: PromptSet) -> SampleSettings:
+        """The settings of one prompt set."""
+        return self.model_copy(update={"prompt_set": prompt_set})
+
+
+def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
+    """Read a prompt set.
+
+    Raises:
+        StepError: the file is missing, is no YAML, or is no prompt set.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StepError(f"prompt set {path} is missing: write it, or name another") from error
+    except yaml.YAMLError as error:
+        raise StepError(f"prompt set {path} is not YAML: {error}") from error
+    return validated(PromptSet, raw, f"prompt set {path}")

@@ -1,0 +1,263 @@
+"""Fine-tuning many identities at once equals fine-tuning each alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion import fleet
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.fleet import FineTuned, LatentSet, fine_tune
+from pipeline_steps.settings.finetune import FinetuneSettings
+
+SETTINGS = FinetuneSettings(
+    steps=6, learning_rate=1e-2, rank=2, alpha=2.0, clip_norm=0.02, identity_weight=1.0
+)
+NAMES = ("ID_1", "ID_2", "ID_3")
+
+
+class CentreFace:
+    """A face in the centre of every seen image, embedded by a fixed random projection."""
+
+    def __init__(self, sees: Callable[[Tensor], bool] = lambda image: True) -> None:
+        self.sees = sees
+        self.projection = torch.randn(
+            3 * 16 * 16, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
+
+    def boxes(self, images: Tensor) -> list[np.ndarray | None]:
+        box = np.array([8, 8, 24, 24], dtype=np.float32)
+        return [box if self.sees(image) else None for image in images]
+
+    def embed(self, images: Tensor, boxes: Tensor) -> Tensor:
+        assert boxes.shape == (len(images), 4)
+        region = images[:, :, 8:24, 8:24].flatten(1)
+        return torch.tanh(region @ self.projection.to(region.dtype))
+
+
+def latent_set(name: str, count: int, prompt: str, dtype: torch.dtype) -> LatentSet:
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    mean, std = torch.randn(2, count, 4, 8, 8, generator=generator, dtype=dtype)
+    embeddings = torch.randn(count, 32, generator=generator, dtype=dtype)
+    return LatentSet(mean, 0.1 * std.abs(), embeddings, prompt)
+
+
+def train(
+    base: BaseModel,
+    names: tuple[str, ...] = NAMES,
+    method: str = "idbooth",
+    settings: FinetuneSettings = SETTINGS,
+    faces: CentreFace | None = None,
+) -> dict[str, FineTuned]:
+    subjects = {
+        name: latent_set(name, 3 + i, "photo of sks person", base.dtype)
+        for i, name in enumerate(NAMES)
+        if name in names
+    }
+    prior = latent_set("prior", 7, "photo of a person", base.dtype)
+    return fine_tune(
+        base,
+        method,
+        subjects,
+        prior,
+        settings.for_method(method),
+        seed=11,
+        faces=faces or CentreFace(),
+    )
+
+
+def vector(result: FineTuned) -> Tensor:
+    return torch.cat([part.flatten() for pair in result.adapter.values() for part in pair])
+
+
+def relative(a: FineTuned, b: FineTuned) -> float:
+    return float((vector(a) - vector(b)).norm() / vector(b).norm())
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "portraitbooth", "idbooth"])
+def test_a_cohort_trains_each_identity_as_if_alone(base: BaseModel, method: str) -> None:
+    base.to("cpu", torch.float64)
+    together = train(base, method=method)
+    for name in NAMES:
+        alone = train(base, (name,), method=method)[name]
+        assert relative(together[name], alone) < 1e-12
+        assert together[name].losses["identity"] == pytest.approx(alone.losses["identity"])
+
+
+def test_clipping_is_active_and_a_clip_over_the_cohort_would_show(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.to("cpu", torch.float64)
+    alone = train(base, ("ID_2",))["ID_2"]
+
+    norms: list[Tensor] = []
+    clip_rows: Callable[[Tensor, float], Tensor] = fleet.clip_rows
+
+    def recorded(gradients: Tensor, largest: float) -> Tensor:
+        norms.append(clip_rows(gradients, largest))
+        return norms[-1]
+
+    monkeypatch.setattr(fleet, "clip_rows", recorded)
+    train(base)
+    assert (torch.stack(norms) > SETTINGS.clip_norm).any()
+
+    def over_the_cohort(gradients: Tensor, largest: float) -> Tensor:
+        return clip_rows(gradients.view(1, -1), largest)
+
+    monkeypatch.setattr(fleet, "clip_rows", over_the_cohort)
+    assert relative(train(base)["ID_2"], alone) > 1e-4
+
+
+def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel) -> None:
+    """The same identity by PEFT's layers, torch's clipping, and diffusers' schedule and noising."""
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_scheduler
+    from peft import LoraConfig
+    from torch.nn import functional as F
+
+    from pipeline_steps.diffusion.draws import draw_step
+    from pipeline_steps.seeds import torch_generator
+
+    base.to("cpu", torch.float64)
+    ours = train(base, ("ID_1",), method="dreambooth")["ID_1"]
+
+    start = fleet.AdapterBank(base.unet, count=1, rank=2, alpha=2.0, targets=SETTINGS.targets)
+    start.initialise(0, torch_generator(11, "finetune", "tiny", "ID_1", "lora"))
+    initial = start.adapter(0)
+    start.remove()
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=list(SETTINGS.targets))
+    base.unet.add_adapter(config)
+    base.unet.to(torch.float64)
+    trained = {n: p for n, p in base.unet.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, (down, up) in initial.items():
+            trained[f"{name}.lora_A.default.weight"].copy_(down)
+            trained[f"{name}.lora_B.default.weight"].copy_(up)
+    subject = latent_set("ID_1", 3, "photo of sks person", base.dtype)
+    prior = latent_set("prior", 7, "photo of a person", base.dtype)
+    noising = DDPMScheduler.from_config(base.scheduler_config)
+    prompts = base.encode_prompts([subject.prompt, prior.prompt]).hidden
+    optimiser = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=1e-2)
+    schedule = get_scheduler("cosine", optimiser, num_warmup_steps=0, num_training_steps=6)
+    for step in range(6):
+        draw = draw_step(
+            11,
+            "tiny",
+            "ID_1",
+            step,
+            n_instance=3,
+            n_prior=7,
+            batch_size=1,
+            latent_shape=(4, 8, 8),
+            train_timesteps=1000,
+        )
+        mean = torch.cat([subject.mean[draw.instance], prior.mean[draw.prior]])
+        std = torch.cat([subject.std[draw.instance], prior.std[draw.prior]])
+        clean, noise = mean + std * draw.posterior.double(), draw.noise.double()
+        noisy = noising.add_noise(clean, noise, draw.timesteps)
+        output = base.unet(noisy, draw.timesteps, prompts).sample
+        loss = F.mse_loss(output[:1], noise[:1]) + F.mse_loss(output[1:], noise[1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), SETTINGS.clip_norm)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    for name, (down, up) in ours.adapter.items():
+        # diffusers keeps the noise schedule in single precision
+        torch.testing.assert_close(
+            trained[f"{name}.lora_A.default.weight"].detach(), down, rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            trained[f"{name}.lora_B.default.weight"].detach(), up, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_identity_term_moves_the_weights_and_its_absence_does_not(base: BaseModel) -> None:
+    plain = train(base, method="dreambooth")["ID_1"]
+    without_face = train(base, faces=CentreFace(lambda image: False))["ID_1"]
+    with_face = train(base)["ID_1"]
+    torch.testing.assert_close(vector(without_face), vector(plain))
+    assert set(without_face.losses["identity"]) == {0.0}
+    assert set(without_face.losses["face_found"]) == {0.0}
+    assert min(with_face.losses["identity"]) > 0
+    assert relative(with_face, plain) > 1e-3
+
+
+def test_faces_missing_in_some_samples_leave_the_others_term_untouched(base: BaseModel) -> None:
+    base.to("cpu", torch.float64)
+    some = CentreFace(lambda image: int(image[0, 0, 0]) % 2 == 0)
+    together = train(base, faces=some)
+    shares = [sum(together[name].losses["face_found"]) / SETTINGS.steps for name in NAMES]
+    assert 0 < sum(shares) < len(NAMES)
+    for name in NAMES:
+        assert relative(together[name], train(base, (name,), faces=some)[name]) < 1e-12
+
+
+def test_the_network_is_given_back_untouched(base: BaseModel) -> None:
+    before = {name: value.clone() for name, value in base.unet.state_dict().items()}
+    result = train(base)
+    after = base.unet.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(result[name].finite for name in NAMES)
+
+
+def test_one_identitys_divergence_touches_no_other(base: BaseModel) -> None:
+    base.to("cpu", torch.float64)
+    subjects = {name: latent_set(name, 3, "photo of sks person", base.dtype) for name in NAMES}
+    prior = latent_set("prior", 7, "photo of a person", base.dtype)
+    settings = SETTINGS.for_method("dreambooth")
+    sound = fine_tune(base, "dreambooth", subjects, prior, settings, seed=11)
+    subjects["ID_2"].mean[:] = math.nan
+    broken = fine_tune(base, "dreambooth", subjects, prior, settings, seed=11)
+    assert not broken["ID_2"].finite
+    for name in ("ID_1", "ID_3"):
+        assert broken[name].finite
+        assert relative(broken[name], sound[name]) < 1e-12
+
+
+def test_larger_batches_average_over_their_samples(base: BaseModel) -> None:
+    settings = SETTINGS.model_copy(update={"batch_size": 2})
+    result = train(base, settings=settings)["ID_3"]
+    alone = train(base, ("ID_3",), settings=settings)["ID_3"]
+    assert relative(result, alone) < 1e-4
+    assert result.finite
+
+
+def test_reduced_precision_follows_full_precision(base: BaseModel) -> None:
+    full = train(base)["ID_1"]
+    settings = SETTINGS.model_copy(update={"precision": "bf16"})
+    reduced = train(base.to("cpu", "bf16"), settings=settings)["ID_1"]
+    assert vector(reduced).dtype == torch.float32
+    assert reduced.losses["instance"] == pytest.approx(full.losses["instance"], rel=0.1)
+
+
+def test_methods_that_need_embeddings_say_so(base: BaseModel) -> None:
+    subjects = {"ID_1": LatentSet(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, "a")}
+    with pytest.raises(ValueError, match="embeddings"):
+        fine_tune(base, "idbooth", subjects, subjects["ID_1"], SETTINGS, seed=0)
+
+
+def test_clip_rows_equals_torch_for_each_row() -> None:
+    gradients = torch.randn(3, 50, dtype=torch.float64) * torch.tensor([[0.001], [1.0], [30.0]])
+    expected = []
+    for row in gradients:
+        parameter = torch.nn.Parameter(torch.zeros_like(row))
+        parameter.grad = row.clone()
+        torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+        expected.append(parameter.grad)
+    fleet.clip_rows(gradients, 1.0)
+    torch.testing.assert_close(gradients, torch.stack(expected))
+
+
+def test_cosine_schedule_falls_from_the_peak_towards_zero() -> None:
+    rates = [fleet.learning_rate(2.0, "cosine", step, 10) for step in range(11)]
+    assert rates[0] == 2.0
+    assert rates[5] == pytest.approx(1.0)
+    assert rates[10] == pytest.approx(0.0)
+    assert fleet.learning_rate(2.0, "constant", 9, 10) == 2.0

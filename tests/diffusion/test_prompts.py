@@ -1,0 +1,114 @@
+"""The three prompt sets are the published ones."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline_steps.diffusion.prompts import draw_prompts
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.sample import PromptSet, read_prompt_set
+
+FOLDER = Path(__file__).parents[2] / "config" / "prompts"
+EXPRESSIONS = {"neutral", "happy", "sad", "angry", "shocked"}
+PLACES = {
+    "forest",
+    "city street",
+    "beach",
+    "office",
+    "bus",
+    "laboratory",
+    "factory",
+    "construction site",
+    "hospital",
+    "night club",
+}
+
+
+def prompts(
+    name: str,
+    count: int = 21,
+    identity: str = "ID_4",
+    token: str | None = "sks",
+    gender: str | None = "F",
+) -> list[str]:
+    prompt_set = read_prompt_set(FOLDER / f"{name}.yaml")
+    return draw_prompts(
+        prompt_set, identity=identity, count=count, seed=3, token=token, gender=gender
+    )
+
+
+def test_base_is_one_prompt() -> None:
+    assert set(prompts("base")) == {"photo of sks person, close-up portrait"}
+
+
+def test_complex_draws_expression_and_place_without_replacement() -> None:
+    pattern = re.compile(
+        r"photo of sks person, close-up portrait, (\w+) expression(?:, busy ([\w ]+) environment)?"
+    )
+    whole = prompts("complex", 55)
+    parts = [match.groups() for match in map(pattern.fullmatch, whole) if match]
+    assert len(parts) == 55
+    assert set(parts) == {(e, p) for e in EXPRESSIONS for p in PLACES | {None}}
+    assert prompts("complex", 21) == whole[:21]
+    assert Counter(prompts("complex", 100)).most_common(1)[0][1] == 2
+    assert prompts("complex", identity="ID_5") != prompts("complex")
+
+
+def test_fg2025_has_each_place_twice_and_none_once() -> None:
+    pattern = re.compile(
+        r"face (portrait|side-portrait) photo of female sks person(?:, ([\w ]+) background)?"
+    )
+    parts = [match.groups() for match in map(pattern.fullmatch, prompts("fg2025")) if match]
+    assert Counter(place for _, place in parts) == {None: 1, **dict.fromkeys(PLACES, 2)}
+    shares = Counter(
+        match.group(1)
+        for i in range(60)
+        for match in map(pattern.fullmatch, prompts("fg2025", identity=f"ID_{i}"))
+        if match
+    )
+    assert shares["side-portrait"] / shares.total() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["base", "complex", "fg2025"])
+def test_untuned_prompts_are_the_same_without_the_token(name: str) -> None:
+    tuned = prompts(name)
+    assert prompts(name, token=None) == [text.replace("sks ", "") for text in tuned]
+
+
+def test_a_missing_gender_gives_neutral_wording() -> None:
+    male = prompts("fg2025", gender="M")
+    assert all(" male sks person" in text for text in male)
+    for gender in (None, "", "X"):
+        assert prompts("fg2025", gender=gender) == [text.replace("male ", "") for text in male]
+
+
+@pytest.mark.parametrize("name", ["base", "complex", "fg2025"])
+def test_the_negative_prompt_is_the_published_one(name: str) -> None:
+    assert read_prompt_set(FOLDER / f"{name}.yaml").negative_prompt == (
+        "cartoon, cgi, render, illustration, painting, drawing, black and white, "
+        "bad body proportions, landscape"
+    )
+
+
+def test_broken_prompt_sets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="missing"):
+        read_prompt_set(tmp_path / "none.yaml")
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ntemplate: photo of {token} in {place}\n")
+    with pytest.raises(StepError, match="place"):
+        read_prompt_set(path)
+    path.write_text("name: x\ntemplate: photo of a person\n")
+    with pytest.raises(StepError, match="token"):
+        read_prompt_set(path)
+    with pytest.raises(ValueError, match="unused"):
+        PromptSet.model_validate(
+            {
+                "name": "x",
+                "template": "{token}",
+                "slots": {"place": {"draw": "deck", "values": ["here"]}},
+            }
+        )
