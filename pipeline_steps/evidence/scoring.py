@@ -82,6 +82,7 @@ REPLICATE_COLUMNS = (
     "versus",
     "recogniser",
     "identities_sha256",
+    "n_identities",
     "replicate",
     "eer",
     "fdr",
@@ -232,6 +233,7 @@ def replicate_rows(comparison: Comparison, replicates: Replicates) -> list[dict[
     return [
         {
             "identities_sha256": identities,
+            "n_identities": len(comparison.identities),
             "replicate": index,
             "eer": float(eer),
             "fdr": float(fdr),

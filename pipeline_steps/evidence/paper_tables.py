@@ -1,0 +1,199 @@
+"""The paper's Tables 1 to 3, and the head-pose table, from the score tables.
+
+ID-Booth (Tomasevic et al., FG 2025): Table 1 quality, Table 2 identity, Table 3 recognition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline_steps.evidence.layout import Column, Record, Table, build_table, competes, numbers
+from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.evidence.scoring import ANGLES
+
+HEADS = ("Data from", "Prompt", "Fine-tuning")
+LEGEND = "Best fine-tuning result in bold, second best underlined."
+
+
+def quality_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
+    """Table 1: quality, fidelity and diversity against each reference set."""
+    extractors = dict(part.split("=", 1) for part in str(frame["extractors"].iloc[0]).split())
+    references = sorted(frame["reference"].unique(), key=order_key)
+    keys = ("fid", "fid_low", "fid_high", "cmmd", "precision", "recall")
+    records = []
+    for _, rows in _groups(frame, ["base_model", "prompts", "method"]):
+        values: dict[str, float] = {}
+        for _, row in rows.iterrows():
+            values |= numbers(row, keys, f"@{row['reference']}")
+            values |= numbers(row, ("face_quality_mean", "face_quality_sd"))
+        records.append(_record(rows.iloc[0], names, values))
+    columns = [
+        *(
+            Column(
+                title,
+                names(reference),
+                f"{key}@{reference}",
+                "lower" if key in ("fid", "cmmd") else "higher",
+                low=f"fid_low@{reference}" if key == "fid" else "",
+                high=f"fid_high@{reference}" if key == "fid" else "",
+            )
+            for title, key in (
+                (_distance_title("FID", "inception_v3", extractors["frechet"], names), "fid"),
+                (_distance_title("CMMD", "clip_l14_336", extractors["cmmd"], names), "cmmd"),
+                ("Precision", "precision"),
+                ("Recall", "recall"),
+            )
+            for reference in references
+        ),
+        Column(
+            "CR-FIQA" if extractors["face_quality"] == "crfiqa" else "Face quality",
+            "",
+            "face_quality_mean",
+            "higher",
+            sd="face_quality_sd",
+        ),
+    ]
+    caption = (
+        "Quality, fidelity and diversity of the images. Extractors: Fréchet distance "
+        f"{names(extractors['frechet'])}, MMD {names(extractors['cmmd'])}, precision and recall "
+        f"{names(extractors['prdc'])}, face quality {names(extractors['face_quality'])}. "
+        f"{_sizes(frame)} {LEGEND}"
+    )
+    return [build_table("quality", caption, HEADS, columns, records)]
+
+
+def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
+    """Table 2: identity consistency and separability, one table per recogniser."""
+    columns = [
+        Column("EER", "", "eer", "lower", low="eer_low", high="eer_high"),
+        Column("FMR100", "", "fmr100", "lower"),
+        Column("FMR1000", "", "fmr1000", "lower"),
+        Column("Impostor µ ± σ", "", "impostor_mean", "lower", sd="impostor_sd"),
+        Column("Genuine µ ± σ", "", "genuine_mean", "higher", sd="genuine_sd"),
+        Column("FDR", "", "fdr", "higher", low="fdr_low", high="fdr_high"),
+    ]
+    keys = [key for c in columns for key in (c.value, c.sd, c.low, c.high) if key]
+    tables = []
+    recognisers = list(dict.fromkeys(frame["recogniser"]))
+    for position, recogniser in enumerate(recognisers):
+        records = [
+            _record(row, names, numbers(row, keys), versus=str(row["versus"]))
+            for _, rows in _groups(
+                frame[frame["recogniser"] == recogniser],
+                ["versus", "base_model", "prompts", "method"],
+            )
+            for _, row in rows.iterrows()
+        ]
+        caption = (
+            "Identity consistency and separability, cosine similarity judged by "
+            f"{names(recogniser)}. {LEGEND}"
+        )
+        name = "identity" if position == 0 else f"identity_{recogniser}"
+        tables.append(build_table(name, caption, ("Compared with", *HEADS), columns, records))
+    return tables
+
+
+def pose_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
+    """Head pose in degrees; a spread is neither good nor bad by itself, so nothing is marked."""
+    columns = [
+        column
+        for angle in ANGLES
+        for column in (
+            Column(angle.capitalize(), "µ ± σ", f"{angle}_mean", digits=1, sd=f"{angle}_sd"),
+            Column(angle.capitalize(), "σ per identity", f"{angle}_within_identity_sd", digits=1),
+        )
+    ]
+    keys = [key for c in columns for key in (c.value, c.sd) if key]
+    records = [
+        _record(rows.iloc[0], names, numbers(rows.iloc[0], keys))
+        for _, rows in _groups(frame, ["base_model", "prompts", "method"])
+    ]
+    caption = f"Head pose in degrees, estimated by {names(str(frame['extractor'].iloc[0]))}."
+    return [build_table("pose", caption, HEADS, columns, records)]
+
+
+def recognition_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
+    """Table 3: accuracy of recognisers trained on each set, averaged over seeds."""
+    columns = []
+    for role, direction_title in (("validation", "Validation"), ("test", "Accuracy")):
+        for benchmark in sorted(
+            frame.loc[frame["role"] == role, "benchmark"].unique(), key=order_key
+        ):
+            columns.append(
+                Column(direction_title, names(benchmark), f"{benchmark}@{role}", "higher")
+            )
+    columns.append(Column("Accuracy", "Average", "average", "higher", sd="average_sd"))
+    records = []
+    for _, rows in _groups(frame, ["base_model", "prompts", "method"]):
+        # Seeds are averaged first, so that every benchmark weighs the same in the average.
+        means = {
+            (str(part["role"].iloc[0]), str(part["benchmark"].iloc[0])): float(
+                part["accuracy"].mean()
+            )
+            for _, part in rows.groupby(["role", "benchmark"])
+        }
+        values = {f"{benchmark}@{role}": mean for (role, benchmark), mean in means.items()}
+        tests = [mean for (role, _), mean in means.items() if role == "test"]
+        if tests:
+            values["average"] = float(np.mean(tests))
+            values["average_sd"] = float(np.std(tests))
+        records.append(_record(rows.iloc[0], names, values))
+    seeds = frame.groupby("trained_on")["seed"].nunique()
+    count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    caption = (
+        "Verification accuracy of recognisers trained on each set, mean of "
+        f"{count} seed{'' if count == '1' else 's'}; the average is over the test benchmarks, "
+        f"± its standard deviation over them. The validation benchmark chose the epoch. {LEGEND}"
+    )
+    return [build_table("recognition", caption, HEADS, columns, records)]
+
+
+BUILDERS = {
+    "quality": quality_tables,
+    "identity": identity_tables,
+    "pose": pose_tables,
+    "recognition": recognition_tables,
+}
+
+
+def paper_tables(frames: Mapping[str, pd.DataFrame], names: Names) -> dict[str, list[Table]]:
+    """The tables of each kind that has rows."""
+    return {
+        kind: build(frames[kind], names)
+        for kind, build in BUILDERS.items()
+        if kind in frames and len(frames[kind])
+    }
+
+
+def _groups(frame: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows by key, in the paper's order."""
+    found = [(tuple(map(str, key)), rows) for key, rows in frame.groupby(list(keys), sort=False)]
+    return sorted(found, key=lambda item: tuple(order_key(part) for part in item[0]))
+
+
+def _record(
+    row: pd.Series, names: Names, values: Mapping[str, float], versus: str | None = None
+) -> Record:
+    base_model, method, prompts = (str(row[key]) for key in ("base_model", "method", "prompts"))
+    heads: tuple[str, ...] = (names(base_model), names(prompts), names(method))
+    group: tuple[str, ...] = (base_model, prompts)
+    if versus is not None:
+        heads, group = (versus, *heads), (versus, *group)
+    return Record(heads, group, competes(method), values)
+
+
+def _distance_title(name: str, original: str, extractor: str, names: Names) -> str:
+    """`name` with its own extractor; otherwise the bare distance and the extractor that it uses."""
+    if extractor == original:
+        return name
+    bare = {"FID": "Fréchet", "CMMD": "MMD"}[name]
+    return f"{bare} ({names(extractor)})"
+
+
+def _sizes(frame: pd.DataFrame) -> str:
+    sizes = pd.concat([frame["n_synthetic"], frame["n_real"]]).astype(int)
+    low, high = sizes.min(), sizes.max()
+    return f"{low} images per set." if low == high else f"{low} to {high} images per set."

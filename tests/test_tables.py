@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.tables import main
+
+METHODS = ("idbooth", "dreambooth", "untuned", "portraitbooth")
+EXTRACTORS = "frechet=inception_v3 cmmd=clip_l14_336 prdc=inception_v3 face_quality=crfiqa"
+
+
+class Study:
+    """Score files of one base model, two prompt sets and four methods."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scores: list[Path] = []
+        self.verification: list[Path] = []
+        self.configure({})
+        for prompts in ("complex", "base"):
+            for position, method in enumerate(METHODS):
+                self.add_variant(method, prompts, 0.1 * position)
+        self.add(
+            "quality",
+            "reference",
+            [self.quality("real", "-", "-", ref, 0.9) for ref in ("real", "wild")],
+        )
+        self.verify("real", 0, 0.5)
+        for method in ("idbooth", "dreambooth"):
+            for seed in (0, 1):
+                offset = 0.02 * (method == "idbooth")
+                self.verify(f"sd21-{method}-base", seed, 0.6 + 0.1 * seed + offset)
+
+    def configure(self, settings: dict) -> None:
+        frozen = {"study": "s", "step": "tables", "seed": 0, "weights": {}, "variant": {}}
+        (self.root / "tables.json").write_text(json.dumps(frozen | {"settings": settings}))
+
+    def add(self, kind: str, name: str, rows: list[dict]) -> None:
+        columns = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
+        path = self.root / kind / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows, columns=list(columns[kind])).to_csv(path, index=False)
+        self.scores.append(path)
+
+    def quality(self, base: str, method: str, prompts: str, reference: str, x: float) -> dict:
+        numbers = dict.fromkeys(QUALITY_COLUMNS[6:-1], x)
+        names = {"base_model": base, "method": method, "prompts": prompts, "reference": reference}
+        return names | {"n_synthetic": 20, "n_real": 20, "extractors": EXTRACTORS} | numbers
+
+    def add_variant(self, method: str, prompts: str, x: float) -> None:
+        key = ("sd21", method, prompts)
+        name = "-".join(key)
+        self.add("quality", name, [self.quality(*key, ref, x) for ref in ("real", "wild")])
+        names = dict(zip(("base_model", "method", "prompts"), key, strict=True))
+        judges = [("arcface_r100", "real"), ("arcface_r100", "synthetic"), ("other", "real")]
+        self.add(
+            "identity",
+            name,
+            [
+                names | {"recogniser": r, "versus": v} | dict.fromkeys(IDENTITY_COLUMNS[5:], x)
+                for r, v in judges
+            ],
+        )
+        self.add("pose", name, [names | dict.fromkeys(POSE_COLUMNS[3:-1], x) | {"extractor": "p"}])
+
+    def verify(self, trained_on: str, seed: int, accuracy: float) -> None:
+        path = self.root / "recognition" / trained_on / f"seed{seed}" / "verification.csv"
+        path.parent.mkdir(parents=True)
+        rows = [
+            ("lfw", "validation", accuracy + 0.1),
+            ("cplfw", "test", accuracy),
+            ("agedb_30", "test", accuracy - 0.1),
+        ]
+        frame = pd.DataFrame(rows, columns=["benchmark", "role", "accuracy"])
+        frame.assign(accuracy_sd=0.01, n_pairs=600, low=0.4, high=0.7).to_csv(path, index=False)
+        self.verification.append(path)
+
+    def run(self, *extra: str) -> Path:
+        argv = ["--config", str(self.root / "tables.json"), "--out", str(self.root / "tables")]
+        argv += ["--scores", *map(str, self.scores), "--verification", *map(str, self.verification)]
+        assert main([*argv, *extra]) == 0
+        return self.root / "tables"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+def test_rows_come_in_the_papers_order_whatever_the_order_of_files(study: Study) -> None:
+    out = study.run()
+    quality = pd.read_csv(out / "quality.csv", keep_default_na=False)
+    assert tuple(quality.columns) == QUALITY_COLUMNS
+    assert quality["base_model"].tolist() == ["real"] * 2 + ["sd21"] * 16
+    assert quality["prompts"].tolist()[2:] == ["base"] * 8 + ["complex"] * 8
+    assert quality["method"].tolist()[2:10:2] == [
+        "untuned",
+        "dreambooth",
+        "portraitbooth",
+        "idbooth",
+    ]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    study.scores.reverse()
+    study.verification.reverse()
+    assert {path.name: path.read_bytes() for path in study.run().iterdir()} == before
+
+
+def test_every_table_has_three_forms(study: Study) -> None:
+    names = {path.name for path in study.run().iterdir()}
+    kinds = ("quality", "identity", "pose", "recognition")
+    assert names == {f"{kind}.{suffix}" for kind in kinds for suffix in ("csv", "md", "tex")}
+
+
+def test_quality_table_ranks_fine_tuned_methods_only(study: Study) -> None:
+    study.configure({"labels": {"real": "TFD", "wild": "FFHQ"}})
+    lines = (study.run() / "quality.md").read_text().splitlines()
+    assert lines[2] == (
+        "| Data from | Prompt | Fine-tuning | FID TFD ↓ | FID FFHQ ↓ | CMMD TFD ↓ | CMMD FFHQ ↓ | "
+        "Precision TFD ↑ | Precision FFHQ ↑ | Recall TFD ↑ | Recall FFHQ ↑ | CR-FIQA ↑ |"
+    )
+    rows = [line.strip("| ").split(" | ") for line in lines[4:]]
+    assert [row[:3] for row in rows[:3]] == [
+        ["TFD", "–", "–"],
+        ["SD-2.1", "Base", "–"],
+        ["SD-2.1", "Base", "DreamBooth"],
+    ]
+    # Values: idbooth 0, dreambooth 0.1, untuned 0.2, portraitbooth 0.3.
+    by_method = {row[2]: row[3:] for row in rows[1:5]}
+    assert by_method["ID-Booth"][0] == "**0.000**"
+    assert by_method["DreamBooth"][0] == "<u>0.100</u>"
+    assert by_method["–"] == ["0.200"] * 8 + ["0.200 ± 0.200"]
+    assert by_method["PortraitBooth"][4] == "**0.300**"
+    assert by_method["DreamBooth"][4] == "<u>0.100</u>"
+    assert by_method["PortraitBooth"][8] == "**0.300 ± 0.300**"
+
+
+def test_identity_has_one_table_per_recogniser_and_ranks_each_direction(study: Study) -> None:
+    text = (study.run() / "identity.md").read_text()
+    assert text.count("Compared with") == 2
+    assert "judged by ArcFace r100" in text
+    assert "judged by other" in text
+    row = next(line for line in text.splitlines() if "real | SD-2.1 | Base | ID-Booth" in line)
+    cells = row.strip("| ").split(" | ")[4:]
+    lowest = ["**0.000**"] * 3 + ["**0.000 ± 0.000**"]
+    assert cells == [*lowest, "0.000 ± 0.000", "0.000"]  # worst genuine mean and FDR
+
+
+def test_recognition_averages_seeds_then_tests_and_leaves_validation_out(study: Study) -> None:
+    lines = (study.run() / "recognition.md").read_text().splitlines()
+    assert lines[2].endswith(
+        "| Validation LFW ↑ | Accuracy AgeDB-30 ↑ | Accuracy CP-LFW ↑ | Accuracy Average ↑ |"
+    )
+    rows = {line.split(" | ")[2]: line.strip("| ").split(" | ")[3:] for line in lines[4:]}
+    assert rows["–"] == ["0.600", "0.400", "0.500", "0.450 ± 0.050"]
+    assert rows["DreamBooth"] == [
+        "<u>0.750</u>",
+        "<u>0.550</u>",
+        "<u>0.650</u>",
+        "<u>0.600 ± 0.050</u>",
+    ]
+    assert rows["ID-Booth"][-1] == "**0.620 ± 0.050**"
+    frame = pd.read_csv(study.root / "tables" / "recognition.csv")
+    assert set(frame["trained_on"]) == {"real", "sd21-idbooth-base", "sd21-dreambooth-base"}
+    assert sorted(frame["seed"].unique()) == [0, 1]
+
+
+def test_distances_of_other_extractors_are_not_called_fid(study: Study) -> None:
+    for path in (study.root / "quality").iterdir():
+        path.write_text(path.read_text().replace("frechet=inception_v3", "frechet=small_cnn"))
+    text = (study.run() / "quality.md").read_text()
+    assert "FID" not in text
+    assert "Fréchet (small_cnn)" in text
+
+
+def test_intervals_are_printed_on_request(study: Study) -> None:
+    assert "[" not in (study.run() / "identity.md").read_text()
+    study.configure({"intervals": True})
+    assert "**0.000 [0.000, 0.000]**" in (study.run() / "identity.md").read_text()
+
+
+def replicate_files(
+    study: Study, fdr: dict[str, np.ndarray], identities: dict[str, str]
+) -> list[Path]:
+    paths = []
+    for method, values in fdr.items():
+        paths.append(study.root / f"{method}.parquet")
+        names = {"base_model": "sd21", "method": method, "prompts": "base", "versus": "real"}
+        write_manifest(
+            paths[-1],
+            [
+                names
+                | {"recogniser": "arcface_r100", "identities_sha256": identities.get(method, "x")}
+                | {"n_identities": 30, "replicate": i, "eer": 0.1, "fdr": v, "genuine_mean": 0.5}
+                for i, v in enumerate(values)
+            ],
+        )
+    return paths
+
+
+def test_differences_between_methods_have_paired_intervals(study: Study) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(5, 2, 400)
+    fdr = {"dreambooth": shared, "idbooth": shared + rng.normal(0.5, 0.1, 400), "untuned": shared}
+    paths = replicate_files(study, fdr, {})
+    out = study.run("--replicates", *map(str, paths))
+    table = pd.read_csv(out / "comparison.csv")
+    row = table[table["metric"] == "fdr"].iloc[0]
+    assert (row["method"], row["minus_method"]) == ("idbooth", "dreambooth")
+    assert row["difference"] == pytest.approx(-0.1)  # 0.0 - 0.1 in the identity table
+    # The methods' own spread of 2 cancels; what remains is the spread of the difference.
+    assert 0.2 < row["low"] < row["high"] < 0.8
+    assert len(table) == 3  # the untuned model is no fine-tuning method
+
+
+def test_methods_that_lost_an_identity_are_not_paired(study: Study) -> None:
+    fdr = {"dreambooth": np.arange(5.0), "idbooth": np.arange(5.0)}
+    paths = replicate_files(study, fdr, {"idbooth": "y"})
+    table = pd.read_csv(study.run("--replicates", *map(str, paths)) / "comparison.csv")
+    assert table["low"].isna().all()
+
+
+def test_a_study_without_recognition_has_empty_tables_of_it(study: Study) -> None:
+    study.verification.clear()
+    out = study.run()
+    assert len(pd.read_csv(out / "recognition.csv")) == 0
+    assert (out / "recognition.md").read_text() == ""
+
+
+def test_mixtures_and_repetitions_are_refused(study: Study) -> None:
+    first = study.scores[0]
+    study.scores.append(first)
+    with pytest.raises(StepError, match="one row twice"):
+        study.run()
+    study.scores.pop()
+    first.write_text(first.read_text().replace("prdc=inception_v3", "prdc=other"))
+    with pytest.raises(StepError, match="different extractors"):
+        study.run()
+    first.write_text("a,b\n1,2\n")
+    with pytest.raises(StepError, match="no table of the score step"):
+        study.run()
