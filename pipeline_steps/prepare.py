@@ -1,0 +1,293 @@
+"""Prepare the photographs of consenting people: find the face, crop it square, write it down.
+
+In:  zip archives or folders with one folder of photographs per participant, and optionally a table
+     of genders; where they are stands in the configuration.
+Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's resolution;
+     dataset/manifest.parquet               a row for every photograph, kept or not, with the reason
+                                            in few words; box and landmarks in the prepared image's
+                                            pixels; sha256 of the prepared image;
+     dataset/identities.csv                 identity, gender, n_images, source, consent.
+     A photograph that cannot be used never stops the others. An identity without any usable one
+     stops the step at its end, or is left out, as configured.
+
+Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4.1 (the Tufts Face Database, Panetta et al.,
+TPAMI 2018; camera positions 1 to 7, face-centred square crops).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_steps.files.atomic import write_bytes, write_text
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.lease import gpu_lease
+from pipeline_steps.files.logs import get_logger, progress
+from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.prepare import PrepareSettings
+
+if TYPE_CHECKING:
+    from pipeline_steps.faces.candidates import Candidate
+    from pipeline_steps.faces.detection import Detector
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "identity",
+    "file",
+    "source",
+    "sha256",
+    "camera",
+    "position",
+    "box",
+    "landmarks",
+    "probability",
+    "kept",
+    "reason",
+)
+PHOTOGRAPHS_AT_ONCE = 8  # decoded at full size, for each worker
+
+
+def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int = 1) -> list[Row]:
+    """Prepare all photographs and write images, manifest and identity table.
+
+    Args:
+        frozen: the step's configuration.
+        out: the dataset folder.
+        device: "cpu" or "cuda", where faces are searched.
+        workers: threads; changes no result.
+
+    Returns:
+        The manifest's rows.
+
+    Raises:
+        StepError: a source is missing or broken, none holds a photograph, or an identity has no
+            usable photograph (unless configured to be skipped). Everything else is written first.
+    """
+    from pipeline_steps.faces.candidates import collect
+    from pipeline_steps.faces.dataset import drop_duplicates, identity_table
+    from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.faces.participants import read_genders
+    from pipeline_steps.faces.photographs import natural_key
+
+    settings = frozen.settings
+    log = get_logger("prepare")
+    genders = read_genders(Path(settings.gender_table)) if settings.gender_table else {}
+    sources = [Path(source) for source in settings.sources]
+    candidates, without_files = collect(sources, settings.file_pattern, settings.positions)
+    detector = Detector(
+        device,
+        min_face_size=settings.detector.min_face_size,
+        thresholds=settings.detector.thresholds,
+    )
+    groups: dict[str | None, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        groups[candidate.identity].append(candidate)
+    order = sorted(groups, key=lambda identity: natural_key(identity or ""))
+
+    def prepare(identity: str | None) -> list[tuple[Row, str]]:
+        return prepare_photographs(groups[identity], detector, settings, out)
+
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        prepared = list(
+            progress(
+                pool.map(prepare, order),
+                description="identities",
+                total=len(order),
+                unit="identity",
+            )
+        )
+    rows = drop_duplicates([pair for part in prepared for pair in part])
+    remove_strangers(out, rows)
+    identities = [identity for identity in order if identity is not None] + without_files
+    usable = {row["identity"] for row in rows if row["kept"]}
+    kept = [identity for identity in identities if identity in usable]
+    write_manifest(out / "manifest.parquet", rows, COLUMNS)
+    write_text(out / "identities.csv", identity_table(rows, kept, genders, settings.consent))
+    report(rows, genders, settings)
+    log.info(
+        "%d of %d photographs of %d identities kept",
+        sum(row["kept"] for row in rows),
+        len(rows),
+        len(kept),
+    )
+    refuse_empty(rows, identities, kept, settings)
+    return rows
+
+
+def prepare_photographs(
+    candidates: Sequence[Candidate], detector: Detector, settings: PrepareSettings, out: Path
+) -> list[tuple[Row, str]]:
+    """Prepare the photographs of one identity and write their images.
+
+    Returns:
+        For each its manifest row, and the hash of the photograph's bytes where it was read.
+    """
+    prepared: list[tuple[Row, str]] = []
+    for start in range(0, len(candidates), PHOTOGRAPHS_AT_ONCE):
+        prepared += _prepare_some(
+            candidates[start : start + PHOTOGRAPHS_AT_ONCE], detector, settings, out
+        )
+    return prepared
+
+
+def _prepare_some(
+    candidates: Sequence[Candidate], detector: Detector, settings: PrepareSettings, out: Path
+) -> list[tuple[Row, str]]:
+    from pipeline_steps.faces.framing import shrunk
+    from pipeline_steps.files.hashes import sha256_bytes
+    from pipeline_steps.files.images import BadImage, read_image
+
+    rows = [row_of(candidate) for candidate in candidates]
+    digests = [""] * len(rows)
+    images: dict[int, Any] = {}
+    for index, candidate in enumerate(candidates):
+        if candidate.reason and candidate.identity is not None:
+            continue
+        try:
+            content = candidate.photograph.read()
+            if candidate.identity is not None:
+                digests[index] = sha256_bytes(content)
+                images[index] = read_image(content)
+        except BadImage as error:
+            rows[index]["reason"] = error.reason
+    smaller = {index: shrunk(image, settings.detection_side) for index, image in images.items()}
+    faces = detector.detect([image for image, _, _ in smaller.values()])
+    for index, face in zip(images, faces, strict=True):
+        _, across, down = smaller[index]
+        png = frame(rows[index], images[index], face, (across, down), settings)
+        if png is not None:
+            candidate = candidates[index]
+            file = f"images/{candidate.identity}/{candidate.stem}.png"
+            rows[index] |= {"file": file, "sha256": sha256_bytes(png)}
+            write_bytes(out / file, png)
+    return list(zip(rows, digests, strict=True))
+
+
+def frame(
+    row: Row, image: Any, face: Any, factors: tuple[float, float], settings: PrepareSettings
+) -> bytes | None:
+    """Crop a photograph about its face; fill in its row.
+
+    Args:
+        row: the photograph's row; gets box, landmarks, probability, kept and reason.
+        image: uint8 [h, w, 3].
+        face: the detection in the shrunk photograph, or None.
+        factors: by which x and y of the photograph were multiplied when it was shrunk.
+
+    Returns:
+        PNG bytes, or None where the photograph cannot be used.
+    """
+    from pipeline_steps.faces.framing import cut_square, face_square, into_square, unshrunk
+    from pipeline_steps.files.images import encode_png
+
+    if face is None:
+        row["reason"] = "no face"
+        return None
+    box = unshrunk(face.box.reshape(2, 2), *factors)
+    landmarks = unshrunk(face.landmarks, *factors)
+    if (box[1] - box[0]).min() < settings.min_face_side:
+        row["reason"] = "face too small"
+        return None
+    square = face_square(box.ravel(), image.shape[0], image.shape[1], settings.margin)
+    size = settings.resolution
+    row |= {
+        "box": into_square(box, square, size).ravel(),
+        "landmarks": into_square(landmarks, square, size).ravel(),
+        "probability": face.probability,
+        "kept": True,
+        "reason": f"{face.n_faces} faces, largest kept" if face.n_faces > 1 else "",
+    }
+    return encode_png(cut_square(image, square, size))
+
+
+def row_of(candidate: Candidate) -> Row:
+    """The row of a photograph that has not been looked at yet."""
+    return dict.fromkeys(COLUMNS) | {
+        "identity": candidate.identity,
+        "source": candidate.photograph.source,
+        "camera": candidate.camera,
+        "position": candidate.position,
+        "kept": False,
+        "reason": candidate.reason,
+    }
+
+
+def remove_strangers(out: Path, rows: Iterable[Row]) -> None:
+    """Remove images that no row names: a photograph withdrawn is a photograph gone."""
+    known = {out / row["file"] for row in rows if row["kept"]}
+    for path in sorted((out / "images").rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in known:
+            path.unlink()
+
+
+def report(rows: Sequence[Row], genders: Mapping[str, str], settings: PrepareSettings) -> None:
+    """Say how many were left out for which reason, and what looks odd about the set."""
+    from pipeline_steps.faces.dataset import oddities
+
+    log = get_logger("prepare")
+    counts: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if not row["kept"]:
+            counts[row["reason"].split(" of ")[0]] += 1
+    for reason, count in sorted(counts.items()):
+        log.info("left out: %d x %s", count, reason)
+    for warning in oddities(rows, settings.resolution, genders):
+        log.warning("%s", warning)
+
+
+def refuse_empty(
+    rows: Sequence[Row], identities: Sequence[str], kept: Sequence[str], settings: PrepareSettings
+) -> None:
+    """Stop where an identity, or the whole set, has no usable photograph.
+
+    Raises:
+        StepError: naming each such identity and why its photographs were left out.
+    """
+    from pipeline_steps.faces.photographs import natural_key
+
+    if not kept:
+        reasons = sorted({row["reason"] for row in rows})[:5]
+        why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
+        raise StepError(f"no photograph in {', '.join(settings.sources)} can be used{why}")
+    empty = sorted(set(identities) - set(kept), key=natural_key)
+    if not empty:
+        return
+    parts = []
+    for identity in empty:
+        own = sorted({row["reason"] for row in rows if row["identity"] == identity})
+        parts.append(f"{identity} ({', '.join(own) or 'empty folder'})")
+    message = f"no usable photograph of {'; '.join(parts)}"
+    if settings.on_empty_identity == "skip":
+        get_logger("prepare").warning("%s: left out", message)
+        return
+    raise StepError(f"{message}: replace the photographs, or set prepare.on_empty_identity: skip")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--out", type=Path, required=True, help="dataset folder to write")
+    parser.add_argument("--workers", type=int, default=1, help="threads (default 1)")
+    arguments = parser.parse_args(argv)
+    frozen = load_frozen(arguments.config, PrepareSettings)
+    with gpu_lease() as device:
+        run(frozen, out=arguments.out, device=device, workers=arguments.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
