@@ -1,0 +1,135 @@
+"""Images and similarities of one study's identities, looked up for the image grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline_steps.evidence.plots import Tile
+from pipeline_steps.evidence.sources import Source, identity_of, natural_key
+from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.tensors import Features
+
+NO_FACE = "no face"
+ImageKey = tuple[str, str]  # identity, file name without folder and suffix
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the grids draw from.
+
+    Attributes:
+        photographs: dataset manifest, kept rows; `file` is relative to `dataset`.
+        dataset: folder of the prepared images.
+        samples: manifest per variant; `file` is relative to the folder.
+        folders: folder of each variant's samples.
+        real: unit embeddings of the photographs by identity and name.
+        synthetic: the same of each variant's samples.
+    """
+
+    photographs: pd.DataFrame
+    dataset: Path
+    samples: Mapping[Source, pd.DataFrame]
+    folders: Mapping[Source, Path]
+    real: Mapping[ImageKey, NDArray[np.float64]]
+    synthetic: Mapping[Source, Mapping[ImageKey, NDArray[np.float64]]]
+
+    def identities(self) -> list[str]:
+        """Identities with photographs and samples, in natural order."""
+        with_samples = [set(frame["identity"].astype(str)) for frame in self.samples.values()]
+        names = set(self.photographs["identity"].astype(str)).intersection(*with_samples)
+        return sorted(names, key=natural_key)
+
+    def photograph_tiles(self, identity: str, count: int) -> list[Tile]:
+        """Photographs spread evenly over the capture positions, with their similarity."""
+        rows = self._photographs_of(identity)
+        chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return [self._photograph(rows.iloc[index]) for index in chosen]
+
+    def portrait_tile(self, identity: str) -> Tile:
+        """The photograph from the middle of the capture positions, without caption."""
+        rows = self._photographs_of(identity)
+        tile = self._photograph(rows.iloc[(len(rows) - 1) // 2])
+        return Tile(tile.image, "", framed=True)
+
+    def sample_tiles(self, source: Source, identity: str, count: int) -> list[Tile]:
+        """The first samples of an identity with their similarity to its photographs."""
+        return [
+            Tile(
+                _read(self.folders[source] / str(row["file"])),
+                self._similarity(
+                    self.synthetic[source].get(_key(identity, str(row["file"]))), identity
+                ),
+            )
+            for _, row in self._samples_of(source, identity).head(count).iterrows()
+        ]
+
+    def prompts_of(self, source: Source, identity: str, count: int) -> list[str]:
+        """The prompts behind `sample_tiles`."""
+        return [str(p) for p in self._samples_of(source, identity)["prompt"].head(count)]
+
+    def _photographs_of(self, identity: str) -> pd.DataFrame:
+        rows = self.photographs[self.photographs["identity"].astype(str) == identity]
+        by = [column for column in ("position", "camera", "file") if column in rows.columns]
+        return rows.sort_values(by, kind="stable")
+
+    def _samples_of(self, source: Source, identity: str) -> pd.DataFrame:
+        frame = self.samples[source]
+        return frame[frame["identity"].astype(str) == identity].sort_values("index")
+
+    def _photograph(self, row: pd.Series) -> Tile:
+        identity, file = str(row["identity"]), str(row["file"])
+        key = _key(identity, file)
+        caption = self._similarity(self.real.get(key), identity, leave_out=key)
+        return Tile(_read(self.dataset / file), caption, framed=True)
+
+    def _similarity(
+        self,
+        embedding: NDArray[np.float64] | None,
+        identity: str,
+        leave_out: ImageKey | None = None,
+    ) -> str:
+        """Mean cosine similarity to the identity's photographs, the image itself left out."""
+        if embedding is None:
+            return NO_FACE
+        others = [
+            other for key, other in self.real.items() if key[0] == identity and key != leave_out
+        ]
+        return f"{float(np.mean(np.stack(others) @ embedding)):.2f}" if others else ""
+
+
+def unit_embeddings(features: Features) -> dict[ImageKey, NDArray[np.float64]]:
+    """Embedding per image, at length 1, by identity and file name."""
+    rows = features.features.astype(np.float64)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return {
+        _key(identity_of(file), file): row for file, row in zip(features.files, rows, strict=True)
+    }
+
+
+def distinct_words(prompts: Sequence[str]) -> list[str]:
+    """Prompts without the comma-separated phrases that all of them share.
+
+    A grid's header has room for what differs; where nothing does, the whole prompt is shown.
+    """
+    parts = [[part.strip() for part in prompt.split(",")] for prompt in prompts]
+    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    shown = [", ".join(part for part in row if part not in shared) for row in parts]
+    return shown if any(shown) else [""] * len(prompts)
+
+
+def _key(identity: str, file: str) -> ImageKey:
+    return identity, Path(file).stem
+
+
+def _read(path: Path) -> NDArray[np.uint8] | None:
+    """The image, or None where it is unusable: one bad file must not cost the whole figure."""
+    try:
+        return read_image(path)
+    except (BadImage, OSError):
+        return None

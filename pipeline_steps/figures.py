@@ -1,0 +1,245 @@
+"""Draw the study's figures (the paper's Figures 3, 4 and 1).
+
+In:  embeddings by one recogniser: of the photographs (--real) and of every variant
+     (--variant-features), at features/<source>/<recogniser>.safetensors; the prepared photographs
+     (--dataset) and the manifests of the samples (--samples).
+Out: in --out, each as SVG and PNG:
+     distributions  genuine and impostor similarity of every method, against the real images and
+                    among the synthetic ones, a row per base model and prompt set (Figure 3)
+     samples        photographs and every method's images of the same prompts, with the mean
+                    similarity to the identity's photographs under each image (Figure 4)
+     overview       identities beside their generated images (Figure 1)
+
+Source: Tomasevic et al., "ID-Booth", FG 2025.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_steps.evidence.gallery import Gallery, distinct_words, unit_embeddings
+from pipeline_steps.evidence.names import UNTUNED, Names, order_key, variant_key
+from pipeline_steps.evidence.plots import (
+    Distribution,
+    GridRow,
+    Panel,
+    distributions_figure,
+    grid_figure,
+    save_figure,
+)
+from pipeline_steps.evidence.sources import Source, identities_of, source_of
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.files.tensors import Features, load_features
+from pipeline_steps.metrics.pairs import compare_between, compare_within
+from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.figures import FiguresSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def run(
+    frozen: Frozen[FiguresSettings],
+    *,
+    dataset: Path,
+    real: Path,
+    variant_features: Sequence[Path],
+    samples: Sequence[Path],
+    out: Path,
+) -> None:
+    """Draw and write all figures.
+
+    Args:
+        frozen: the step's configuration.
+        dataset: folder of the prepare step.
+        real: embeddings of the photographs.
+        variant_features: embeddings of every variant, by the same recogniser.
+        samples: manifests of every variant's samples.
+        out: folder to write into.
+
+    Raises:
+        StepError: no variant, several recognisers, or features without samples and vice versa.
+    """
+    recognisers = {path.stem for path in (real, *variant_features)}
+    if len(recognisers) > 1:
+        raise StepError(
+            f"figures show one recogniser, but got features of {', '.join(sorted(recognisers))}"
+        )
+    features = {source_of(path, "features"): load_features(path) for path in variant_features}
+    folders = {source_of(path, "samples"): path.parent for path in samples}
+    if not features or set(features) != set(folders):
+        odd = sorted(source.name for source in set(features) ^ set(folders)) or ["none"]
+        raise StepError(f"figures need features and samples of the same variants: {', '.join(odd)}")
+    photographs = read_manifest(dataset / "manifest.parquet", ["identity", "file", "kept"])
+    photograph_features = load_features(real)
+    gallery = Gallery(
+        photographs=photographs[photographs["kept"].astype(bool)],
+        dataset=dataset,
+        samples={
+            source: read_manifest(folder / "manifest.parquet", ["identity", "index", "file"])
+            for source, folder in folders.items()
+        },
+        folders=folders,
+        real=unit_embeddings(photograph_features),
+        synthetic={source: unit_embeddings(found) for source, found in features.items()},
+    )
+    settings, log = frozen.settings, get_logger("figures")
+    for name, figure in (
+        ("distributions", _distributions(frozen, photograph_features, features)),
+        ("samples", _samples(settings, gallery)),
+        ("overview", _overview(settings, gallery)),
+    ):
+        save_figure(figure, out, name, dpi=settings.dpi)
+        log.info("%s written to %s", name, out)
+
+
+def _distributions(
+    frozen: Frozen[FiguresSettings], real: Features, features: dict[Source, Features]
+) -> Figure:
+    settings, names = frozen.settings, Names(frozen.settings.labels)
+    rows = []
+    for base_model, prompts in _settings_of(features):
+        against: dict[str, list[Distribution]] = {"real": [], "synthetic": []}
+        for source in _methods_of(features, base_model, prompts):
+            found = features[source]
+            owners = identities_of(found.files)
+            for versus, drawn in against.items():
+                # The draw of the score step, so that figure and table are about the same pairs.
+                rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
+                comparison = (
+                    compare_between(
+                        found.features,
+                        owners,
+                        real.features,
+                        identities_of(real.files),
+                        impostors=settings.impostors,
+                        rng=rng,
+                    )
+                    if versus == "real"
+                    else compare_within(
+                        found.features, owners, impostors=settings.impostors, rng=rng
+                    )
+                )
+                drawn.append(
+                    Distribution(
+                        source.method,
+                        _method_name(names, source.method),
+                        comparison.genuine.scores,
+                        comparison.impostor.scores,
+                    )
+                )
+        panels = [Panel(f"vs. {versus}", tuple(drawn)) for versus, drawn in against.items()]
+        rows.append((f"{names(base_model)}\n{names(prompts)}", panels))
+    return distributions_figure(
+        rows, width=settings.width, bins=settings.bins, colours=settings.colours
+    )
+
+
+def _samples(settings: FiguresSettings, gallery: Gallery) -> Figure:
+    names, count = Names(settings.labels), settings.samples_columns
+    rows: list[GridRow] = []
+    headers: list[str] = []
+    for identity in _identities(settings, gallery, settings.samples_identities):
+        rows.append(GridRow("Photographs", tuple(gallery.photograph_tiles(identity, count))))
+        for base_model, prompts in _settings_of(gallery.samples):
+            if prompts != _shown_prompts(settings, gallery, base_model):
+                continue
+            for source in _methods_of(gallery.samples, base_model, prompts):
+                tiles = gallery.sample_tiles(source, identity, count)
+                label = _method_name(names, source.method)
+                several = len({key for key, _ in _settings_of(gallery.samples)}) > 1
+                label = f"{names(base_model)}\n{label}" if several else label
+                rows.append(GridRow(label, tuple(tiles)))
+                if settings.samples_identities == 1 and not headers:
+                    headers = distinct_words(gallery.prompts_of(source, identity, count))
+    return grid_figure(rows, headers, width=settings.width)
+
+
+def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
+    base_model = _settings_of(gallery.samples)[-1][0]
+    prompts = _shown_prompts(settings, gallery, base_model)
+    sources = _methods_of(gallery.samples, base_model, prompts)
+    source = next((s for s in sources if s.method == settings.overview_method), sources[-1])
+    rows = []
+    for identity in _identities(settings, gallery, settings.overview_identities):
+        tiles = gallery.sample_tiles(source, identity, settings.overview_columns)
+        rows.append(GridRow("", (gallery.portrait_tile(identity), *tiles)))
+    return grid_figure(rows, (), width=settings.width, gap_after_first=True)
+
+
+def _settings_of(sources: Iterable[Source]) -> list[tuple[str, str]]:
+    """Base models and prompt sets in the paper's order."""
+    found = {(source.base_model, source.prompts) for source in sources}
+    return sorted(found, key=lambda pair: (order_key(pair[0]), order_key(pair[1])))
+
+
+def _methods_of(sources: Iterable[Source], base_model: str, prompts: str) -> list[Source]:
+    found = [s for s in sources if (s.base_model, s.prompts) == (base_model, prompts)]
+    return sorted(found, key=lambda s: variant_key(s.base_model, s.prompts, s.method))
+
+
+def _shown_prompts(settings: FiguresSettings, gallery: Gallery, base_model: str) -> str:
+    available = [prompts for model, prompts in _settings_of(gallery.samples) if model == base_model]
+    return settings.prompts if settings.prompts in available else available[-1]
+
+
+def _identities(settings: FiguresSettings, gallery: Gallery, count: int) -> list[str]:
+    available = gallery.identities()
+    unknown = [name for name in settings.identities if name not in available]
+    if unknown or not available:
+        what = ", ".join(unknown) or "any identity"
+        raise StepError(
+            f"there are no photographs and samples of {what}; available: {', '.join(available)}"
+        )
+    return list(settings.identities or available)[:count]
+
+
+def _method_name(names: Names, method: str) -> str:
+    """In figures the untuned model needs a word where tables have a dash."""
+    return "untuned" if method == UNTUNED else names(method)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder of the prepare step")
+    parser.add_argument("--real", type=Path, required=True, help="embeddings of the photographs")
+    for flag, description in (
+        ("--variant-features", "embeddings of the variants"),
+        ("--samples", "manifests of the variants' samples"),
+    ):
+        parser.add_argument(
+            flag,
+            type=Path,
+            nargs="+",
+            action="extend",
+            required=True,
+            help=description,
+            metavar="FILE",
+        )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    arguments = parser.parse_args(argv)
+    run(
+        load_frozen(arguments.config, FiguresSettings),
+        dataset=arguments.dataset,
+        real=arguments.real,
+        variant_features=arguments.variant_features,
+        samples=arguments.samples,
+        out=arguments.out,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
