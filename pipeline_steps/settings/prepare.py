@@ -15,6 +15,7 @@ class PrepareSettings(Section):
     """From photographs of consenting people to square face crops."""
 
     sources: tuple[str, ...] = Field(
+        default=tuple(f"data/tfd/TD_RGB_A_Set{number}.zip" for number in range(1, 5)),
         min_length=1,
         description="Zip archives or folders with one folder of photographs per participant; paths "
         "from the working folder.",

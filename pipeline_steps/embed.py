@@ -1,0 +1,182 @@
+"""Embed the prepared images: the positives of the identity losses.
+
+In:  dataset/manifest.parquet and the images it names; the recogniser that judges in training.
+Out: dataset/embeddings/<identity>.safetensors   `embeddings` float32 [n, 512], rows of length 1;
+                                                 `files` in the metadata, as in the manifest;
+     dataset/embeddings/index.json               identities with their files, hashes and images
+                                                 without an embedding, and how they were made.
+     The face region is the one that fine-tuning compares: the detector's largest box, cut out and
+     stretched, not aligned. A prepared image in which no face is found has no embedding; identities
+     without any stop the step.
+
+Source: Tomasevic et al., "ID-Booth", FG 2025, Eq. 7 and 8.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.lease import gpu_lease
+from pipeline_steps.files.logs import get_logger, progress
+from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.embed import EmbedSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.faces.recogniser import Recogniser
+
+FACE_REGION = "largest MTCNN box of the prepared image, cut to whole pixels, stretched bilinearly"
+
+
+def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[str, Any]:
+    """Embed all kept images of a dataset.
+
+    Args:
+        frozen: the step's configuration; its weights have the role "recogniser".
+        dataset: the dataset folder; embeddings are written below it.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The content of index.json.
+
+    Raises:
+        StepError: no recogniser is named or its file is unfit, an image is missing or broken, or no
+            face is found in any image of an identity.
+    """
+    from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.faces.photographs import natural_key
+    from pipeline_steps.faces.recogniser import PREPROCESSING, load_recogniser, weights_file
+    from pipeline_steps.files.atomic import write_json
+    from pipeline_steps.files.hashes import sha256_file
+    from pipeline_steps.files.tensors import save_features
+
+    log = get_logger("embed")
+    weights = frozen.weights.get("recogniser")
+    if weights is None:
+        raise StepError("the configuration names no weights with the role recogniser")
+    manifest = read_manifest(dataset / "manifest.parquet", ("identity", "file", "kept"))
+    kept = manifest[manifest["kept"]]
+    if kept.empty:
+        raise StepError(f"{dataset / 'manifest.parquet'} has no kept image: run prepare again")
+    detector_settings = frozen.settings.detector
+    detector = Detector(
+        device,
+        min_face_size=detector_settings.min_face_size,
+        thresholds=detector_settings.thresholds,
+    )
+    recogniser = load_recogniser(weights, device)
+    made = {
+        "recogniser": weights.name,
+        "weights_sha256": sha256_file(weights_file(weights)),
+        "face_region": FACE_REGION,
+        "preprocessing": PREPROCESSING,
+    }
+    entries: dict[str, Any] = {}
+    folder = dataset / "embeddings"
+    groups = sorted(kept.groupby("identity"), key=lambda group: natural_key(str(group[0])))
+    for name, group in progress(groups, description="identities", unit="identity"):
+        identity = str(name)
+        files = [str(file) for file in group["file"]]
+        images = [read_prepared(dataset / file) for file in files]
+        found, embeddings = embed_images(images, detector, recogniser)
+        without = [file for index, file in enumerate(files) if index not in found]
+        for file in without:
+            log.warning("%s: no face found in the prepared image, no embedding", file)
+        if not found:
+            entries[identity] = None
+            continue
+        path = folder / f"{identity}.safetensors"
+        save_features(path, embeddings, [files[i] for i in found], key="embeddings", **made)
+        entries[identity] = {
+            "file": path.name,
+            "sha256": sha256_file(path),
+            "n": len(found),
+            "without_face": without,
+        }
+    empty = [identity for identity, entry in entries.items() if entry is None]
+    if empty:
+        raise StepError(
+            f"no face is found in any prepared image of {', '.join(empty)}: look at "
+            f"{dataset / 'images'}, or lower embed.detector.min_face_size"
+        )
+    for path in folder.glob("*.safetensors"):
+        if path.stem not in entries:
+            path.unlink()  # of an identity that has left the dataset
+    index = {"identities": entries, **made}
+    write_json(folder / "index.json", index)
+    log.info("%d identities embedded with %s", len(entries), weights.name)
+    return index
+
+
+def embed_images(
+    images: Sequence[NDArray[np.uint8]], detector: Detector, recogniser: Recogniser
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Embed the largest face of each image as the identity losses do.
+
+    Args:
+        images: uint8 [h, w, 3] RGB, all of one size.
+
+    Returns:
+        Indices of the m images with a face, and float32 [m, d] embeddings of length 1.
+    """
+    import numpy as np
+    import torch
+
+    from pipeline_steps.faces.crop import crop_and_resize
+    from pipeline_steps.faces.recogniser import to_input
+
+    faces = detector.detect(images)
+    found = [index for index, face in enumerate(faces) if face is not None]
+    rows = []
+    with torch.inference_mode():
+        for index in found:
+            face = faces[index]
+            assert face is not None
+            image = to_input(torch.from_numpy(images[index][None])).to(recogniser.device)
+            region = crop_and_resize(image, torch.from_numpy(face.box[None]), recogniser.input_size)
+            embedding = recogniser.embed_tensor(region)
+            rows.append(torch.nn.functional.normalize(embedding).cpu().numpy())
+    empty = np.zeros((0, recogniser.embedding_dim), np.float32)
+    return found, np.concatenate([empty, *rows])
+
+
+def read_prepared(path: Path) -> NDArray[np.uint8]:
+    """A prepared image.
+
+    Raises:
+        StepError: it is missing or broken; prepare wrote it whole, so it was changed since.
+    """
+    from pipeline_steps.files.images import BadImage, read_image
+
+    try:
+        return read_image(path)
+    except (BadImage, OSError) as error:
+        raise StepError(f"prepared image {path} cannot be read ({error}): prepare again") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder")
+    arguments = parser.parse_args(argv)
+    frozen = load_frozen(arguments.config, EmbedSettings)
+    with gpu_lease() as device:
+        run(frozen, dataset=arguments.dataset, device=device)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,264 @@
+"""Features of aligned faces: one extractor for each architecture of the weights registry.
+
+An extractor states its preprocessing in words, takes aligned faces and returns float32 [n, d]. A
+further one is a function and an entry in EXTRACTORS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline_steps.faces.attributes import ATTRIBUTES_PREPROCESSING, AttributeNet
+from pipeline_steps.faces.pose import EXTRACTOR as POSE_EXTRACTOR
+from pipeline_steps.faces.pose import FOCAL_LENGTHS_PER_SIDE, head_pose
+from pipeline_steps.faces.recogniser import (
+    NAMED_LAYERS,
+    PREPROCESSING,
+    load_recogniser,
+    read_state_dict,
+    to_input,
+    weights_file,
+)
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.weights import locate, verify
+from pipeline_steps.settings.base import Weights
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INCEPTION_SIDE = 299
+CLIP_SIDE = 336
+DINOV2_SIDE = 224
+
+
+@dataclass(frozen=True)
+class AlignedFaces:
+    """A batch of aligned faces.
+
+    Attributes:
+        images: uint8 [n, side, side, 3] RGB.
+        landmarks: float64 [n, 5, 2] in the pixels of the aligned images.
+    """
+
+    images: NDArray[np.uint8]
+    landmarks: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A way to turn aligned faces into features.
+
+    Attributes:
+        preprocessing: size, range and interpolation, in words.
+        extract: aligned faces -> float32 [n, d]; raises ValueError for other images than it was
+            made for.
+    """
+
+    preprocessing: str
+    extract: Callable[[AlignedFaces], NDArray[np.float32]]
+
+
+def load_extractor(weights: Weights, device: str | torch.device = "cpu") -> Extractor:
+    """The extractor of a registry entry.
+
+    Raises:
+        StepError: the weights are missing or unfit, or no extractor has this task and architecture.
+    """
+    build = EXTRACTORS.get((weights.task, weights.architecture))
+    if build is None:
+        known = ", ".join(f"{task}/{architecture}" for task, architecture in sorted(EXTRACTORS))
+        raise StepError(
+            f"weights {weights.name!r}: no extractor for {weights.task}/{weights.architecture}; "
+            f"there are {known}"
+        )
+    return build(weights, device)
+
+
+def _recogniser(weights: Weights, device: str | torch.device) -> Extractor:
+    """Embeddings of length 1."""
+    recogniser = load_recogniser(weights, device)
+    return Extractor(PREPROCESSING, lambda faces: recogniser.embed(faces.images))
+
+
+def _quality(weights: Weights, device: str | torch.device) -> Extractor:
+    """Face-image quality [n, 1]."""
+    recogniser = load_recogniser(weights, device)
+    if not recogniser.has_quality:
+        raise StepError(f"weights {weights.name!r} have no quality head (qs.weight, qs.bias)")
+    return Extractor(PREPROCESSING, lambda faces: recogniser.quality(faces.images)[:, None])
+
+
+def _landmark_pose(weights: Weights, _device: str | torch.device) -> Extractor:
+    """Pitch, yaw, roll [n, 3] in degrees; the roll is what alignment leaves over."""
+    focal = float(weights.options.get("focal_lengths_per_side", FOCAL_LENGTHS_PER_SIDE))  # type: ignore[arg-type]
+
+    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
+        side = faces.images.shape[1]
+        return head_pose(faces.landmarks, side, focal_length=focal * side).astype(np.float32)
+
+    return Extractor(f"{POSE_EXTRACTOR} in the aligned face, focal length {focal:g} sides", extract)
+
+
+def _attributes(weights: Weights, device: str | torch.device) -> Extractor:
+    """Penultimate activations of the attribute classifier."""
+    verify(weights)
+    path = weights_file(weights)
+    try:
+        network = AttributeNet.from_state_dict(read_state_dict(path)).to(device)
+    except ValueError as error:
+        raise StepError(f"weights {weights.name!r}: {path}: {error}") from error
+
+    @torch.inference_mode()
+    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
+        x = to_input(torch.from_numpy(checked(faces.images)).to(device))
+        return _array(network.features(x))
+
+    return Extractor(ATTRIBUTES_PREPROCESSING, extract)
+
+
+def _inception(weights: Weights, device: str | torch.device) -> Extractor:
+    """Pool features [n, 2048] of the Fréchet inception distance's own network.
+
+    Source: Parmar et al., "On aliased resizing and surprising subtleties in GAN evaluation", CVPR
+    2022 (clean-fid): the TorchScript file of StyleGAN's metrics, after antialiased resizing.
+    """
+    verify(weights)
+    path = locate(weights)
+    try:
+        network: Any = torch.jit.load(path, map_location=device).eval()
+        layers = network.layers
+    except (RuntimeError, AttributeError, OSError) as error:
+        raise StepError(
+            f"weights {weights.name!r}: {path} is not clean-fid's TorchScript Inception: {error}"
+        ) from error
+
+    @torch.inference_mode()
+    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
+        x = resized(faces.images, INCEPTION_SIDE).to(device)
+        return _array(layers((x - 128.0) / 128.0).flatten(1))
+
+    return Extractor("RGB, PIL bicubic to 299x299 in floating point, (x - 128) / 128", extract)
+
+
+def _clip(weights: Weights, device: str | torch.device) -> Extractor:
+    """Image embeddings, not normalised.
+
+    Source: Jayasumana et al., "Rethinking FID: Towards a better evaluation metric for image
+    generation", CVPR 2024 (CMMD), with CLIP ViT-L/14 at 336 pixels.
+    """
+    from transformers import CLIPVisionModelWithProjection
+
+    network = _from_folder(weights, CLIPVisionModelWithProjection, device)
+    return Extractor(
+        "RGB, PIL bicubic to 336x336 in floating point, CLIP's mean and standard deviation",
+        lambda faces: _run(
+            lambda x: network(pixel_values=x).image_embeds,
+            normalised(resized(faces.images, _side(network, CLIP_SIDE)), CLIP_MEAN, CLIP_STD),
+            device,
+        ),
+    )
+
+
+def _dinov2(weights: Weights, device: str | torch.device) -> Extractor:
+    """Class token after the last normalisation.
+
+    Source: Stein et al., "Exposing flaws of generative model evaluation metrics", NeurIPS 2023.
+    """
+    from transformers import Dinov2Model
+
+    network = _from_folder(weights, Dinov2Model, device)
+    return Extractor(
+        "RGB, PIL bicubic to 224x224 in floating point, ImageNet's mean and standard deviation",
+        lambda faces: _run(
+            lambda x: network(pixel_values=x).last_hidden_state[:, 0],
+            normalised(resized(faces.images, DINOV2_SIDE), IMAGENET_MEAN, IMAGENET_STD),
+            device,
+        ),
+    )
+
+
+EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extractor]] = {
+    **{("recogniser", name): _recogniser for name in ("iresnet", *NAMED_LAYERS)},
+    **{("quality", name): _quality for name in ("iresnet", *NAMED_LAYERS)},
+    ("pose", "landmarks"): _landmark_pose,
+    ("features", "attributes"): _attributes,
+    ("features", "inception-v3"): _inception,
+    ("features", "clip"): _clip,
+    ("features", "dinov2"): _dinov2,
+}
+"""Task and architecture of a registry entry to what builds its extractor."""
+
+
+def checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images themselves.
+
+    Raises:
+        ValueError: they are not uint8 [n, h, w, 3].
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"expected uint8 RGB [n, h, w, 3], got {images.dtype} {images.shape}")
+    return images
+
+
+def resized(images: NDArray[np.uint8], side: int) -> Tensor:
+    """Images at another size, antialiased and not rounded, as clean-fid does it.
+
+    Args:
+        images: uint8 [n, h, w, 3] RGB.
+        side: new height and width in pixels.
+
+    Returns:
+        float32 [n, 3, side, side] in [0, 255].
+
+    Raises:
+        ValueError: other images.
+    """
+    out = np.empty((len(checked(images)), 3, side, side), np.float32)
+    for index, image in enumerate(images):
+        for channel in range(3):
+            plane = Image.fromarray(image[:, :, channel].astype(np.float32))
+            out[index, channel] = plane.resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(out.clip(0.0, 255.0))
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """[n, 3, h, w] in [0, 255] -> (x / 255 - mean) / std, channel by channel."""
+    return (pixels / 255.0 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _from_folder(weights: Weights, model: Any, device: str | torch.device) -> Any:
+    """A transformers model of a local folder, in evaluation mode and single precision."""
+    verify(weights)
+    path = locate(weights)
+    try:
+        network = model.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StepError(
+            f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: {error}"
+        ) from error
+    return network.float().eval().to(device)
+
+
+def _side(network: Any, default: int) -> int:
+    """The image size that a network was made for; its position embeddings allow no other."""
+    return int(getattr(network.config, "image_size", default))
+
+
+@torch.inference_mode()
+def _run(
+    network: Callable[[Tensor], Tensor], x: Tensor, device: str | torch.device
+) -> NDArray[np.float32]:
+    return _array(network(x.to(device)))
+
+
+def _array(features: Tensor) -> NDArray[np.float32]:
+    return np.asarray(features.float().cpu().numpy(), dtype=np.float32)

@@ -1,0 +1,157 @@
+"""Extract features of aligned faces with one extractor.
+
+In:  aligned/<source> (manifest.parquet and the images it keeps); the extractor's weights.
+Out: features/<source>/<extractor>.safetensors   `features` float32 [n, d], a row for every kept
+                                                 face in the manifest's order; in the metadata
+                                                 `files` as in the manifest, extractor, hash of
+                                                 its weights, preprocessing.
+     What the columns are depends on the extractor's task: recogniser, embeddings of length 1;
+     quality, one number; pose, pitch, yaw and roll in degrees; features, the network's own.
+
+Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4.1, and what stands with each extractor in
+pipeline_steps.faces.extractors.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.lease import gpu_lease
+from pipeline_steps.files.logs import get_logger, progress
+from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.features import FeaturesSettings
+
+if TYPE_CHECKING:
+    from pipeline_steps.faces.extractors import AlignedFaces
+
+ALIGNED_SIDE = 112  # pixels
+
+
+def run(
+    frozen: Frozen[FeaturesSettings],
+    *,
+    aligned: Path,
+    out: Path,
+    device: str,
+    batch_size: int = 64,
+) -> None:
+    """Extract the features of a set's kept faces.
+
+    Args:
+        frozen: the step's configuration; its weights have the role "extractor".
+        aligned: folder with manifest.parquet and the aligned images.
+        out: the safetensors file to write.
+        device: "cpu" or "cuda".
+        batch_size: images at once; changes no result.
+
+    Raises:
+        StepError: no extractor is named or its weights are unfit, no face was kept, or an aligned
+            image is missing, broken or of another size.
+    """
+    import numpy as np
+
+    from pipeline_steps.faces.extractors import load_extractor
+    from pipeline_steps.files.hashes import sha256_json
+    from pipeline_steps.files.tensors import save_features
+    from pipeline_steps.files.weights import content_hashes
+
+    weights = frozen.weights.get("extractor")
+    if weights is None:
+        raise StepError("the configuration names no weights with the role extractor")
+    manifest = read_manifest(aligned / "manifest.parquet", ("file", "landmarks", "kept"))
+    kept = manifest[manifest["kept"]]
+    if kept.empty:
+        raise StepError(
+            f"{aligned / 'manifest.parquet'} keeps no face: there is nothing to extract; look at "
+            "its column reason"
+        )
+    extractor = load_extractor(weights, device)
+    starts = range(0, len(kept), batch_size)
+    rows = [
+        extractor.extract(read_batch(aligned, kept.iloc[start : start + batch_size]))
+        for start in progress(starts, description=weights.name, unit="batch")
+    ]
+    features = np.concatenate(rows)
+    if not np.isfinite(features).all():
+        bad = [str(kept["file"].iloc[i]) for i in np.flatnonzero(~np.isfinite(features).all(1))]
+        raise StepError(f"{weights.name} gives no finite features for {', '.join(bad[:5])}")
+    has_weights = weights.task != "pose" or weights.source != "none"
+    save_features(
+        out,
+        features,
+        [str(file) for file in kept["file"]],
+        extractor=weights.name,
+        task=weights.task,
+        architecture=weights.architecture,
+        weights_sha256=sha256_json(content_hashes(weights)) if has_weights else "",
+        preprocessing=extractor.preprocessing,
+    )
+    get_logger("features").info(
+        "%s: %d images, %d features each", weights.name, len(features), features.shape[1]
+    )
+
+
+def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
+    """Aligned images of some manifest rows, and their landmarks mapped into them.
+
+    Raises:
+        StepError: an image is missing, broken or of another size.
+    """
+    import numpy as np
+
+    from pipeline_steps.faces.alignment import template_transform, transform_points
+    from pipeline_steps.faces.extractors import AlignedFaces
+    from pipeline_steps.files.images import BadImage, read_image
+
+    images, landmarks = [], []
+    for file, flat in zip(rows["file"], rows["landmarks"], strict=True):
+        try:
+            image = read_image(aligned / file)
+        except (BadImage, OSError) as error:
+            raise StepError(
+                f"aligned image {aligned / file} cannot be read ({error}): align again"
+            ) from error
+        if image.shape != (ALIGNED_SIDE, ALIGNED_SIDE, 3):
+            raise StepError(
+                f"aligned image {aligned / file} has {image.shape[1]}x{image.shape[0]} pixels, "
+                f"expected {ALIGNED_SIDE}x{ALIGNED_SIDE}: align again"
+            )
+        points = np.asarray(flat, dtype=np.float64).reshape(5, 2)
+        images.append(image)
+        landmarks.append(transform_points(template_transform(points, ALIGNED_SIDE), points))
+    return AlignedFaces(np.stack(images), np.stack(landmarks))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.features",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--aligned", type=Path, required=True, help="folder of aligned images")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="images at once (default 64); no result changes"
+    )
+    arguments = parser.parse_args(argv)
+    frozen = load_frozen(arguments.config, FeaturesSettings)
+    with gpu_lease() as device:
+        run(
+            frozen,
+            aligned=arguments.aligned,
+            out=arguments.out,
+            device=device,
+            batch_size=arguments.batch_size,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
