@@ -59,7 +59,7 @@ class AttributeNet(nn.Module):
         Raises:
             ValueError: the tensors are not those of such a network.
         """
-        widths = []
+        widths: list[int] = []
         while (weight := state.get(f"stages.{len(widths)}.0.weight")) is not None:
             widths.append(weight.shape[0])
         heads = {

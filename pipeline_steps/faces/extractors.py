@@ -36,7 +36,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INCEPTION_SIDE = 299
-CLIP_SIDE = 336
 DINOV2_SIDE = 224
 
 
@@ -99,7 +98,7 @@ def _quality(weights: Weights, device: str | torch.device) -> Extractor:
 
 def _landmark_pose(weights: Weights, _device: str | torch.device) -> Extractor:
     """Pitch, yaw, roll [n, 3] in degrees; the roll is what alignment leaves over."""
-    focal = float(weights.options.get("focal_lengths_per_side", FOCAL_LENGTHS_PER_SIDE))  # type: ignore[arg-type]
+    focal = float(str(weights.options.get("focal_lengths_per_side", FOCAL_LENGTHS_PER_SIDE)))
 
     def extract(faces: AlignedFaces) -> NDArray[np.float32]:
         side = faces.images.shape[1]
@@ -158,11 +157,12 @@ def _clip(weights: Weights, device: str | torch.device) -> Extractor:
     from transformers import CLIPVisionModelWithProjection
 
     network = _from_folder(weights, CLIPVisionModelWithProjection, device)
+    side = int(network.config.image_size)  # its position embeddings allow no other
     return Extractor(
-        "RGB, PIL bicubic to 336x336 in floating point, CLIP's mean and standard deviation",
+        f"RGB, PIL bicubic to {side}x{side} in floating point, CLIP's mean and standard deviation",
         lambda faces: _run(
             lambda x: network(pixel_values=x).image_embeds,
-            normalised(resized(faces.images, _side(network, CLIP_SIDE)), CLIP_MEAN, CLIP_STD),
+            normalised(resized(faces.images, side), CLIP_MEAN, CLIP_STD),
             device,
         ),
     )
@@ -226,7 +226,7 @@ def resized(images: NDArray[np.uint8], side: int) -> Tensor:
     for index, image in enumerate(images):
         for channel in range(3):
             plane = Image.fromarray(image[:, :, channel].astype(np.float32))
-            out[index, channel] = plane.resize((side, side), Image.Resampling.BICUBIC)
+            out[index, channel] = np.asarray(plane.resize((side, side), Image.Resampling.BICUBIC))
     return torch.from_numpy(out.clip(0.0, 255.0))
 
 
@@ -240,17 +240,12 @@ def _from_folder(weights: Weights, model: Any, device: str | torch.device) -> An
     verify(weights)
     path = locate(weights)
     try:
-        network = model.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        network = model.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise StepError(
             f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: {error}"
         ) from error
     return network.float().eval().to(device)
-
-
-def _side(network: Any, default: int) -> int:
-    """The image size that a network was made for; its position embeddings allow no other."""
-    return int(getattr(network.config, "image_size", default))
 
 
 @torch.inference_mode()
