@@ -14,20 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.files.atomic import atomic_path
+from pipeline_steps.faces.recogniser import NAMED_LAYERS
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.tensors import save_tensors
 
 STANDARD_WIDTHS = (64, 64, 128, 256, 512)
-LAYERS = {
-    "iresnet18": (2, 2, 2, 2),
-    "iresnet34": (3, 4, 6, 3),
-    "iresnet50": (3, 4, 14, 3),
-    "iresnet100": (3, 13, 30, 3),
-}
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,12 @@ def architecture(
         if layers is None or widths is None:
             raise ValueError("a custom backbone needs layers and widths")
         sizes = tuple(layers), tuple(widths)
-    elif name in LAYERS:
-        sizes = LAYERS[name], STANDARD_WIDTHS
+    elif name in NAMED_LAYERS:
+        sizes = NAMED_LAYERS[name], STANDARD_WIDTHS
     else:
-        raise ValueError(f"unknown backbone {name!r}: choose custom or one of {sorted(LAYERS)}")
+        raise ValueError(
+            f"unknown backbone {name!r}: choose custom or one of {sorted(NAMED_LAYERS)}"
+        )
     return Architecture(*sizes, embedding_dim, input_size, dropout)
 
 
@@ -87,8 +83,7 @@ def save_backbone(
     """Write a model file atomically; `metadata` is kept beside the architecture."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     described = {"architecture": json.dumps(asdict(built_as), sort_keys=True), **metadata}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=dict(sorted(described.items())))
+    save_tensors(path, state, described)
 
 
 def load_backbone(path: Path) -> tuple[IResNet, Architecture, dict[str, str]]:
@@ -131,5 +126,8 @@ def parameter_count(network: nn.Module) -> int:
 
 
 def to_device(network: nn.Module, device: str) -> nn.Module:
-    """Move a network; convolutions run faster with the channels last in memory."""
-    return network.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    """Move a network; on GPUs convolutions run faster with the channels last in memory."""
+    if device == "cpu":
+        return network
+    moved: nn.Module = network.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

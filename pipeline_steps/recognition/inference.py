@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline_steps.faces import recogniser
 from pipeline_steps.recognition.protocol import (
     N_FOLDS,
     Verification,
@@ -17,7 +18,7 @@ from pipeline_steps.recognition.protocol import (
 
 
 def to_input(images: Tensor, input_size: int) -> Tensor:
-    """uint8 RGB [n, h, w, 3] -> float32 [n, 3, input_size, input_size] in [-1, 1], channels last.
+    """uint8 RGB [n, h, w, 3] -> float32 [n, 3, input_size, input_size] in [-1, 1].
 
     Larger images are shrunk by area averages.
 
@@ -26,10 +27,10 @@ def to_input(images: Tensor, input_size: int) -> Tensor:
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"expected uint8 [n, h, w, 3], got {images.dtype} {tuple(images.shape)}")
-    x = images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    x = recogniser.to_input(images)
     if x.shape[2:] != (input_size, input_size):
         x = functional.interpolate(x, size=(input_size, input_size), mode="area")
-    return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 @torch.inference_mode()

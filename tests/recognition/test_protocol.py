@@ -1,0 +1,123 @@
+"""The ten-fold verification protocol against an independent implementation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline_steps.recognition.protocol import (
+    average_with_interval,
+    combine_flips,
+    pair_distances,
+    verify_pairs,
+    wilson_interval,
+)
+
+
+def naive_accuracy(distances: np.ndarray, same: np.ndarray, n_folds: int) -> tuple[float, float]:
+    """The protocol in plain loops, fold sizes as scikit-learn's KFold without shuffling has them."""
+    n = len(distances)
+    sizes = [n // n_folds + (1 if fold < n % n_folds else 0) for fold in range(n_folds)]
+    accuracies = []
+    start = 0
+    for size in sizes:
+        test = range(start, start + size)
+        train = [i for i in range(n) if i not in test]
+        start += size
+        best_threshold, best_hits = 0.0, -1
+        for step in range(400):
+            threshold = step * 0.01
+            hits = sum((distances[i] < threshold) == same[i] for i in train)
+            if hits > best_hits:
+                best_threshold, best_hits = threshold, hits
+        accuracies.append(sum((distances[i] < best_threshold) == same[i] for i in test) / size)
+    mean = sum(accuracies) / n_folds
+    return mean, math.sqrt(sum((a - mean) ** 2 for a in accuracies) / n_folds)
+
+
+@pytest.mark.parametrize("n", [60, 63, 40])
+def test_accuracy_equals_a_naive_implementation(n: int) -> None:
+    rng = np.random.default_rng(n)
+    same = np.arange(n) % 2 == 0
+    distances = np.where(same, rng.normal(1.1, 0.5, n), rng.normal(1.9, 0.5, n)).clip(0, 4)
+    result = verify_pairs(distances, same)
+    accuracy, sd = naive_accuracy(distances, same, 10)
+    assert result.accuracy == pytest.approx(accuracy, abs=1e-12)
+    assert result.accuracy_sd == pytest.approx(sd, abs=1e-12)
+    assert result.n_pairs == n
+    assert result.low < accuracy < result.high
+
+
+def test_separable_pairs_are_all_right_and_unrelated_ones_are_chance() -> None:
+    same = np.tile([True, False], 500)
+    assert verify_pairs(np.where(same, 0.5, 2.0), same).accuracy == 1.0
+    noise = np.random.default_rng(0).uniform(0, 4, 1000)
+    assert verify_pairs(noise, same).accuracy == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_threshold_comes_from_the_other_folds() -> None:
+    """One fold lives on another scale: the others' threshold must fail there."""
+    same = np.tile([True, False], 50)
+    distances = np.where(same, 0.5, 2.0)
+    distances[:10] = np.where(same[:10], 2.5, 3.5)
+    result = verify_pairs(distances, same)
+    assert result.accuracy == pytest.approx(0.95)
+
+
+def test_pair_distance_is_two_minus_two_cosines() -> None:
+    rng = np.random.default_rng(3)
+    raw, mirrored = rng.normal(size=(10, 16)), rng.normal(size=(10, 16))
+    unit = combine_flips(raw, mirrored)
+    total = raw + mirrored
+    cosines = [
+        total[i] @ total[i + 1] / np.linalg.norm(total[i]) / np.linalg.norm(total[i + 1])
+        for i in range(0, 10, 2)
+    ]
+    np.testing.assert_allclose(pair_distances(unit), 2 - 2 * np.array(cosines), rtol=1e-12)
+
+
+def test_embeddings_without_direction_are_an_error() -> None:
+    ones = np.ones((2, 4))
+    with pytest.raises(ValueError, match="zero or not finite"):
+        combine_flips(ones, -ones)
+    with pytest.raises(ValueError, match="zero or not finite"):
+        combine_flips(ones, ones * np.nan)
+
+
+def test_misfitting_input_is_an_error() -> None:
+    with pytest.raises(ValueError, match="one flag per distance"):
+        verify_pairs(np.zeros(20), np.zeros(10, dtype=bool))
+    with pytest.raises(ValueError, match="at least 10 pairs"):
+        verify_pairs(np.zeros(9), np.zeros(9, dtype=bool))
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (7, 10), (10, 10), (5923, 6000)])
+def test_wilson_interval_equals_scipys(hits: int, n: int) -> None:
+    expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_average_of_one_benchmark_has_its_wilson_interval() -> None:
+    average, low, high = average_with_interval([0.9], [200])
+    assert average == 0.9
+    assert (low, high) == pytest.approx(wilson_interval(0.9, 200))
+
+
+def test_the_interval_of_the_average_covers_the_truth() -> None:
+    """Simulated benchmarks of known accuracy: 95 % intervals cover it in 95 % of 3 000 trials."""
+    truth, sizes = np.array([0.55, 0.7, 0.9, 0.97, 0.8]), [100, 200, 100, 200, 100]
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(3000):
+        measured = [rng.binomial(n, p) / n for p, n in zip(truth, sizes, strict=True)]
+        _, low, high = average_with_interval(measured, sizes)
+        covered += low <= truth.mean() <= high
+    assert 0.94 <= covered / 3000 <= 0.96
+
+
+def test_no_benchmark_has_no_average() -> None:
+    with pytest.raises(ValueError, match="at least one benchmark"):
+        average_with_interval([], [])
