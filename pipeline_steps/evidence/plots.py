@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -28,7 +29,7 @@ COLOURS = {
     "idbooth": "#0072B2",
 }
 SPARE_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A900")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so it is there everywhere
     "font.size": 7.5,
     "axes.titlesize": 8,

@@ -1,0 +1,268 @@
+"""What the tables say, in sentences with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline_steps.evidence.layout import competes
+from pipeline_steps.evidence.names import UNTUNED, Names, order_key
+from pipeline_steps.evidence.sources import REFERENCES, Source
+from pipeline_steps.recognition.protocol import average_with_interval
+
+CHANCE = 0.5  # accuracy and equal error rate of guessing
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its confidence limits; NaN limits: no interval."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def text(self, digits: int = 3) -> str:
+        """`0.123 [0.100, 0.150]`."""
+        number = f"{self.value:.{digits}f}"
+        if math.isnan(self.low) or math.isnan(self.high):
+            return number
+        return f"{number} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def overlaps(self, other: Estimate) -> bool | None:
+        """Whether the two intervals overlap; None without intervals."""
+        limits = (self.low, self.high, other.low, other.high)
+        if any(math.isnan(limit) for limit in limits):
+            return None
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class OrderClaim:
+    """Whether the Fisher ratios of one comparison rise in the expected order.
+
+    Attributes:
+        setting: (compared with, base model, prompts, recogniser) as shown.
+        ratios: (method as shown, Fisher ratio) in the expected order.
+        holds: each is larger than the one before.
+        overlap: whether the first and last interval overlap; None without intervals.
+        difference: last minus first with its paired interval; None where it was not computed.
+    """
+
+    setting: tuple[str, str, str, str]
+    ratios: tuple[tuple[str, Estimate], ...]
+    holds: bool
+    overlap: bool | None
+    difference: Estimate | None
+
+    @property
+    def beyond_chance(self) -> int:
+        """1 or -1 where the paired interval lies above or below zero, else 0."""
+        if self.difference is None or math.isnan(self.difference.low):
+            return 0
+        return int(self.difference.low > 0) - int(self.difference.high < 0)
+
+
+def order_claims(
+    identity: pd.DataFrame, comparison: pd.DataFrame, expected: Sequence[str], names: Names
+) -> list[OrderClaim]:
+    """One claim per opponent, base model, prompt set and recogniser with two or more methods.
+
+    Args:
+        identity: rows of the identity table.
+        comparison: rows of the comparison table; may be empty.
+        expected: methods in the order of rising Fisher ratio.
+        names: display names.
+    """
+    claims = []
+    keys = ["recogniser", "base_model", "prompts", "versus"]
+    for key, rows in _sorted_groups(identity, keys):
+        recogniser, base_model, prompts, versus = key
+        found = {str(row["method"]): row for _, row in rows.iterrows()}
+        methods = [method for method in expected if method in found]
+        if len(methods) < 2:
+            continue
+        ratios = [_estimate(found[method], "fdr") for method in methods]
+        first, last = methods[0], methods[-1]
+        claims.append(
+            OrderClaim(
+                setting=(versus, names(base_model), names(prompts), names(recogniser)),
+                ratios=tuple((names(m), r) for m, r in zip(methods, ratios, strict=True)),
+                holds=all(a.value < b.value for a, b in zip(ratios, ratios[1:], strict=False)),
+                overlap=ratios[0].overlaps(ratios[-1]),
+                difference=_difference(comparison, key, last, first),
+            )
+        )
+    return claims
+
+
+def order_sentences(claims: Sequence[OrderClaim]) -> list[str]:
+    """The order's fate over all comparisons."""
+    if not claims:
+        return []
+    longest = max(claims, key=lambda claim: len(claim.ratios))
+    order = " < ".join(name for name, _ in longest.ratios)
+    first, last = longest.ratios[0][0], longest.ratios[-1][0]
+    total, holds = len(claims), sum(claim.holds for claim in claims)
+    sentences = [
+        f"The paper's order of the Fisher ratio, {order}, holds in {holds} of {total} comparisons."
+    ]
+    known = [claim.overlap for claim in claims if claim.overlap is not None]
+    if known:
+        sentences.append(
+            f"The separate intervals of {first} and {last} overlap in {sum(known)} of {len(known)}."
+        )
+    if any(claim.difference is not None for claim in claims):
+        above = sum(claim.beyond_chance > 0 for claim in claims)
+        below = sum(claim.beyond_chance < 0 for claim in claims)
+        sentences.append(
+            f"Compared on the same people, {last} separates identities better than {first} beyond "
+            f"chance in {above} of {total}, worse in {below}, and the rest is undecided."
+        )
+    return sentences
+
+
+def error_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
+    """Equal error rates against the real images: untuned, and the range of the fine-tuned."""
+    sentences = []
+    against_real = identity[identity["versus"] == "real"]
+    for (recogniser, base_model, prompts), rows in _sorted_groups(
+        against_real, ["recogniser", "base_model", "prompts"]
+    ):
+        tuned = rows[rows["method"].map(lambda method: competes(str(method)))]
+        if tuned.empty:
+            continue
+        best = tuned.loc[tuned["eer"].astype(float).idxmin()]
+        text = (
+            f"{names(base_model)}, {names(prompts)} prompts, {names(recogniser)}: lowest equal "
+            f"error rate against the real images {_estimate(best, 'eer').text()} "
+            f"({names(str(best['method']))})"
+        )
+        untuned = rows[rows["method"] == UNTUNED]
+        if len(untuned):
+            estimate = _estimate(untuned.iloc[0], "eer")
+            text += f"; untuned {estimate.text()}, {_against_chance(estimate, 'error')}"
+        sentences.append(text + ".")
+    return sentences
+
+
+def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
+    """Lowest Fréchet distance to each reference among the fine-tuned methods."""
+    sentences = []
+    variants = quality[~quality["base_model"].isin(REFERENCES)]
+    for (base_model, prompts, reference), rows in _sorted_groups(
+        variants, ["base_model", "prompts", "reference"]
+    ):
+        tuned = rows[rows["method"].map(lambda method: competes(str(method)))]
+        if tuned.empty:
+            continue
+        best = tuned.loc[tuned["fid"].astype(float).idxmin()]
+        text = (
+            f"{names(base_model)}, {names(prompts)} prompts: closest to “{names(reference)}” is "
+            f"{names(str(best['method']))}, Fréchet distance {_estimate(best, 'fid').text(2)}"
+        )
+        untuned = rows[rows["method"] == UNTUNED]
+        if len(untuned):
+            text += f"; untuned {_estimate(untuned.iloc[0], 'fid').text(2)}"
+        sentences.append(text + ".")
+    return sentences
+
+
+def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
+    """Average test accuracy of each training set with an interval over the benchmarks' pairs."""
+    sentences = []
+    for (base_model, prompts, method), rows in _sorted_groups(
+        recognition, ["base_model", "prompts", "method"]
+    ):
+        tests = rows[rows["role"] == "test"]
+        if tests.empty:
+            continue
+        # Seeds meet the same pairs, so they sharpen the mean, not the number of pairs.
+        groups = [group for _, group in tests.groupby("benchmark")]
+        accuracies = [float(group["accuracy"].mean()) for group in groups]
+        pairs = [int(group["n_pairs"].iloc[0]) for group in groups]
+        estimate = Estimate(*average_with_interval(accuracies, pairs))
+        source = Source(base_model, method, prompts)
+        what = (
+            f"the photographs “{names(base_model)}”"
+            if source.is_reference
+            else f"{names(base_model)} {names(method)}, {names(prompts)} prompts"
+        )
+        by_seed = tests.groupby("seed")["accuracy"].mean().to_numpy(dtype=float)
+        spread = f", sd over {len(by_seed)} seeds {np.std(by_seed):.3f}" if len(by_seed) > 1 else ""
+        sentences.append(
+            f"Recogniser trained on {what}: average accuracy {estimate.text()} over {len(pairs)} "
+            f"test benchmarks, {_against_chance(estimate, 'accuracy')}{spread}."
+        )
+    return sentences
+
+
+def dropped_rows(manifests: Sequence[tuple[str, pd.DataFrame]]) -> list[dict[str, str | int]]:
+    """Images per manifest: how many, how many kept, and the reasons of the others.
+
+    Args:
+        manifests: (what it is about, rows with kept and reason).
+    """
+    rows: list[dict[str, str | int]] = []
+    for what, frame in manifests:
+        kept = frame["kept"].astype(bool)
+        reasons = frame.loc[~kept, "reason"].fillna("").replace("", "no reason given")
+        counts = reasons.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        rows.append(
+            {
+                "what": what,
+                "images": len(frame),
+                "kept": int(kept.sum()),
+                "dropped": int((~kept).sum()),
+                "reasons": ", ".join(f"{reason} ({count})" for reason, count in counts.items()),
+            }
+        )
+    return rows
+
+
+def _sorted_groups(
+    frame: pd.DataFrame, keys: list[str]
+) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    found = [(tuple(map(str, key)), rows) for key, rows in frame.groupby(keys, sort=False)]
+    return sorted(found, key=lambda item: [order_key(part) for part in item[0]])
+
+
+def _estimate(row: pd.Series, key: str) -> Estimate:
+    low, high = row.get(f"{key}_low", math.nan), row.get(f"{key}_high", math.nan)
+    return Estimate(float(row[key]), float(low), float(high))
+
+
+def _difference(
+    comparison: pd.DataFrame, key: tuple[str, ...], method: str, minus: str
+) -> Estimate | None:
+    if comparison.empty:
+        return None
+    recogniser, base_model, prompts, versus = key
+    wanted = {
+        "recogniser": recogniser,
+        "base_model": base_model,
+        "prompts": prompts,
+        "versus": versus,
+        "metric": "fdr",
+        "method": method,
+        "minus_method": minus,
+    }
+    rows = comparison
+    for column, value in wanted.items():
+        rows = rows[rows[column].astype(str) == value]
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    return Estimate(float(row["difference"]), float(row["low"]), float(row["high"]))
+
+
+def _against_chance(estimate: Estimate, kind: str) -> str:
+    if math.isnan(estimate.low):
+        return "without interval"
+    if estimate.low <= CHANCE <= estimate.high:
+        return "not told apart from chance (0.5)"
+    better = estimate.low > CHANCE if kind == "accuracy" else estimate.high < CHANCE
+    return "better than chance (0.5)" if better else "worse than chance (0.5)"
