@@ -31,8 +31,9 @@ def face_square(box: NDArray[np.floating], height: int, width: int, margin: floa
     """
     x1, y1, x2, y2 = (float(value) for value in box)
     side = min(margin * max(x2 - x1, y2 - y1), float(height), float(width))
-    left = min(max((x1 + x2 - side) / 2, 0.0), width - side)
-    top = min(max((y1 + y2 - side) / 2, 0.0), height - side)
+    # The box counts from the first pixel's centre, the square from its edge.
+    left = min(max((x1 + x2 + 1 - side) / 2, 0.0), width - side)
+    top = min(max((y1 + y2 + 1 - side) / 2, 0.0), height - side)
     return Square(left, top, side)
 
 
