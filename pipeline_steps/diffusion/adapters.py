@@ -1,8 +1,8 @@
 """Low-rank adapters of many identities over one frozen network.
 
 Every target linear layer holds its frozen weight W and the stacked adapters A [K, r, in] and
-B [K, out, r]. A batch is grouped by identity, y = W x + (alpha / r) B_k A_k x. The loss is summed over
-identities, so the gradient of slice k belongs to identity k alone and training K identities
+B [K, out, r]. A batch is grouped by identity, y = W x + (alpha / r) B_k A_k x. The loss is summed
+over identities, so the gradient of slice k belongs to identity k alone and training K identities
 together equals K separate runs. Source: LoRA (Hu et al., 2022), in the parametrisation of PEFT.
 """
 
@@ -30,7 +30,8 @@ class GroupedLoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [g * b, ..., in], the b samples of one group side by side -> [g * b, ..., out]."""
-        down, up = self.down, self.up
+        down: Tensor = self.down
+        up: Tensor = self.up
         if self.active is not None:
             down, up = down[self.active], up[self.active]
         frozen = self.base(x)
@@ -58,8 +59,8 @@ class _Slot:
 class AdapterBank:
     """The adapters of K identities, one row each of a [K, P] matrix.
 
-    Row k is identity k, so a per-identity norm is a row norm, and one elementwise optimiser over the
-    matrix is K optimisers.
+    Row k is identity k, so a per-identity norm is a row norm, and one elementwise optimiser over
+    the matrix is K optimisers.
 
     Attributes:
         weights: float [K, P], a leaf that an optimiser can take. The layers' matrices are views of

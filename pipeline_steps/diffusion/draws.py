@@ -50,8 +50,8 @@ def draw_step(
 ) -> Draw:
     """Draw one step of one identity.
 
-    Images go in epochs: an epoch is a shuffled pass over max(n_instance, n_prior) pairs, pair i being
-    instance image i mod n_instance and prior image i mod n_prior.
+    Images go in epochs: an epoch is a shuffled pass over max(n_instance, n_prior) pairs, pair i
+    being instance image i mod n_instance and prior image i mod n_prior.
     """
     length = max(n_instance, n_prior)
     places = torch.arange(step * batch_size, (step + 1) * batch_size)

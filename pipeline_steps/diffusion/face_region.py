@@ -1,12 +1,11 @@
 """Identity embeddings of the face region of decoded images, with gradients.
 
-Source: ID-Booth, Eq. 7 and 8: the largest box of MTCNN on the clamped decoded image, stretched to the
-recogniser's input.
+Source: ID-Booth, Eq. 7 and 8: the largest box of MTCNN on the clamped decoded image, stretched to
+the recogniser's input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.recogniser import Recogniser
+    from pipeline_steps.settings.base import Weights
 
 
 class FaceEmbedder(Protocol):
@@ -46,21 +46,32 @@ class FaceRegion:
         return self._recogniser.embed_tensor(crop_and_resize(images, boxes))
 
 
+def load_faces(weights: Weights, device: str, min_face_size: int) -> FaceRegion:
+    """The detector and the recogniser of a registry entry.
+
+    Raises:
+        StepError: the recogniser's weights are missing or unfit.
+    """
+    from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.faces.recogniser import load_recogniser
+
+    return FaceRegion(Detector(device, min_face_size), load_recogniser(weights, device))
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Images [n, 3, h, w] in [-1, 1] (clamped here) as uint8 of the same shape."""
     scaled = (images.detach().float().clamp(-1.0, 1.0) + 1.0) * 127.5
     return scaled.round().to(torch.uint8)
 
 
+def to_signed(images: Tensor) -> Tensor:
+    """Images uint8 [n, 3, h, w] as float32 of the same shape in [-1, 1]."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected uint8 [n, 3, h, w], got {images.dtype} {list(images.shape)}")
+    return images.float() / 127.5 - 1.0
+
+
 def to_arrays(images: Tensor) -> NDArray[np.uint8]:
     """uint8 [n, 3, h, w] as a NumPy array [n, h, w, 3]."""
     array: NDArray[np.uint8] = images.permute(0, 2, 3, 1).cpu().numpy()
     return array
-
-
-def from_arrays(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Images uint8 [h, w, 3] RGB of one size as float32 [n, 3, h, w] in [-1, 1]."""
-    array = np.stack(list(images))
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
-        raise ValueError(f"expected uint8 [n, h, w, 3], got {array.dtype} {list(array.shape)}")
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1.0

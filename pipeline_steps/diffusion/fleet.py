@@ -10,7 +10,7 @@ Source: ID-Booth, Eq. 4-9 (corrected), DreamBooth, PortraitBooth; LoRA, AdamW, c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -205,7 +205,7 @@ class _Fleet:
         )
 
     def _backward(self, draw: Draw) -> Tensor:
-        """Leave the gradients of all identities with the bank's layers; returns the losses [K, 4]."""
+        """Leave all identities' gradients with the bank's layers; returns the losses [K, 4]."""
         settings, base = self.settings, self.base
         k, b = draw.instance.shape
         clean = self._clean_latents(draw)
@@ -299,16 +299,3 @@ def _present(value: Any) -> Any:
     if value is None:
         raise ValueError("an identity term needs face embeddings and a face embedder")
     return value
-
-
-def encode_latents(
-    base: BaseModel, images: Tensor, prompt: str, embeddings: Tensor | None = None
-) -> LatentSet:
-    """Encode images [n, 3, resolution, resolution] in [-1, 1] once for all steps; kept on the CPU."""
-    mean, std = base.encode_images(images)
-    return LatentSet(mean.cpu(), std.cpu(), embeddings, prompt)
-
-
-def cohorts_of(names: Sequence[str], size: int) -> list[list[str]]:
-    """Names in consecutive groups of at most ``size``."""
-    return [list(names[start : start + size]) for start in range(0, len(names), size)]

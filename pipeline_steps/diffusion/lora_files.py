@@ -1,8 +1,8 @@
 """LoRA weights on disk: the format that ``pipe.load_lora_weights(folder)`` of diffusers opens.
 
 Keys are ``unet.<layer>.lora_A.weight`` and ``.lora_B.weight``; rank and alpha stand in the header
-under diffusers' own name. Older files (``.lora.down.weight``) are read too; without a header alpha is
-the rank, as diffusers takes it.
+under diffusers' own name. Older files (``.lora.down.weight``) are read too; without a header alpha
+is the rank, as diffusers takes it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline_steps.diffusion.adapters import Adapter
+from pipeline_steps.diffusion.adapters import Adapter, AdapterBank
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.tensors import save_tensors
 
@@ -80,6 +80,25 @@ def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
         raise StepError(f"{path} mixes the ranks {sorted(ranks)}; one rank is supported")
     rank = ranks.pop()
     return adapter, rank, float(header.get("unet.lora_alpha", rank))
+
+
+def load_bank(network: nn.Module, folders: Sequence[Path]) -> AdapterBank:
+    """Put the adapters of some folders on a network, in their order.
+
+    Raises:
+        StepError: an adapter is missing, broken, or does not fit the network or the others.
+    """
+    loaded = [load_lora(folder) for folder in folders]
+    first, rank, alpha = loaded[0]
+    bank = AdapterBank(network, count=len(loaded), rank=rank, alpha=alpha, targets=sorted(first))
+    for k, (adapter, own_rank, own_alpha) in enumerate(loaded):
+        try:
+            if (own_rank, own_alpha) != (rank, alpha):
+                raise ValueError(f"rank {own_rank} and alpha {own_alpha}, not {rank} and {alpha}")
+            bank.load(k, adapter)
+        except ValueError as error:
+            raise StepError(f"weights in {folders[k]} do not fit: {error}") from error
+    return bank
 
 
 def _by_layer(tensors: dict[str, Tensor], endings: Sequence[str]) -> dict[str, Tensor]:

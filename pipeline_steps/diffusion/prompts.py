@@ -1,7 +1,8 @@
 """Prompts of an identity's images, the same for every method.
 
-Draws are keyed by (study seed, prompt set, identity) and know nothing of base model or method, so the
-rows of a results table differ by the method alone. Source: ID-Booth, supplement; FG 2025 version.
+Draws are keyed by (study seed, prompt set, identity) and know nothing of base model or method, so
+the rows of a results table differ by the method alone. Source: ID-Booth, supplement; the version of
+FG 2025.
 """
 
 from __future__ import annotations

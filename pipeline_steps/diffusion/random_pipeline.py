@@ -1,7 +1,7 @@
 """Untrained pipelines of the real architecture, for timing and for trying a configuration.
 
-Speed and memory do not depend on the weights, so these stand in where the real ones are not at hand;
-their images are noise.
+Speed and memory do not depend on the weights, so these stand in where the real ones are not at
+hand; their images are noise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sampling: many images, of one or several identities, in one batch with guidance.
 
-Initial noise and each step's noise come from a generator per image, seeded by (study seed, base model,
-identity, index) and nothing else: the batch, the cohort and the method change no image's noise. A plain
-diffusers pipeline with the same seed, prompt and scheduler gives the same image.
+Initial noise and each step's noise come from a generator per image, seeded by (study seed, base
+model, identity, index) and nothing else: the batch, the cohort and the method change no image's
+noise. A plain diffusers pipeline with the same seed, prompt and scheduler gives the same image.
 """
 
 from __future__ import annotations

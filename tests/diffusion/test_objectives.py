@@ -96,9 +96,8 @@ def test_noising_and_target_equal_the_schedulers_and_invert(kind: str) -> None:
     timesteps = torch.tensor([3, 400, 998])
     abar = scheduler.alphas_cumprod.double()[timesteps]
     noisy = objectives.add_noise(clean, noise, abar)
-    torch.testing.assert_close(
-        noisy, scheduler.add_noise(clean, noise, timesteps), rtol=1e-6, atol=1e-6
-    )
+    expected = scheduler.add_noise(clean, noise, timesteps)
+    torch.testing.assert_close(noisy, expected, rtol=1e-6, atol=1e-6)
     target = objectives.prediction_target(clean, noise, abar, kind)
     if kind == "v_prediction":
         velocity = scheduler.get_velocity(clean, noise, timesteps)

@@ -1,8 +1,8 @@
-"""Base models: one module per architecture, named like it, with a ``load(folder, ...)`` function."""
+"""Base models: one module with a ``load`` function, and one entry here, per architecture."""
 
 from __future__ import annotations
 
-import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_steps.files.errors import StepError
@@ -13,39 +13,51 @@ if TYPE_CHECKING:
     from pipeline_steps.settings.base import Weights
 
 
+def _stable_diffusion(folder: Path, name: str, resolution: int) -> BaseModel:
+    from pipeline_steps.diffusion.base_models import stable_diffusion
+
+    return stable_diffusion.load(folder, name=name, resolution=resolution)
+
+
+def _stable_diffusion_xl(folder: Path, name: str, resolution: int) -> BaseModel:
+    from pipeline_steps.diffusion.base_models import stable_diffusion_xl
+
+    return stable_diffusion_xl.load(folder, name=name, resolution=resolution)
+
+
+ARCHITECTURES = {
+    "stable-diffusion": _stable_diffusion,
+    "stable-diffusion-xl": _stable_diffusion_xl,
+}
+
+
 def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp32") -> BaseModel:
     """Load a registry entry of task ``base_model``; all its networks are frozen.
 
     Args:
-        weights: ``architecture`` names the module (dashes for underscores), e.g.
-            "stable-diffusion"; ``source`` is a pipeline folder as diffusers writes it;
-            ``options.resolution`` is the image side in pixels.
+        weights: ``architecture`` is a key of ``ARCHITECTURES``; ``source`` is a pipeline folder as
+            diffusers writes it; ``options.resolution`` is the image side in pixels.
         device: "cpu" or "cuda".
         precision: "fp32", "bf16" or "fp16": the type of the frozen weights.
 
     Raises:
         StepError: the architecture is unknown, or the weights are missing or unfit.
     """
-    name = f"{__name__}.{weights.architecture.replace('-', '_')}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
+    load = ARCHITECTURES.get(weights.architecture)
+    if load is None:
         raise StepError(
             f"weights {weights.name!r}: architecture {weights.architecture!r} is no base model; "
-            "write e.g. stable-diffusion"
-        ) from error
+            f"write {' or '.join(ARCHITECTURES)}"
+        )
     resolution = weights.options.get("resolution")
     if not isinstance(resolution, int):
         raise StepError(f"weights {weights.name!r}: options.resolution (pixels) is missing")
     folder = locate(weights)
     _quiet_loading()
     try:
-        loaded: BaseModel = module.load(folder, name=weights.name, resolution=resolution)
+        return load(folder, weights.name, resolution).to(device, precision)
     except (OSError, ValueError) as error:
         raise StepError(f"base model {weights.name!r} at {folder} is unfit: {error}") from error
-    return loaded.to(device, precision)
 
 
 def _quiet_loading() -> None:

@@ -87,7 +87,7 @@ class BaseModel:
         """Move all networks, in place; ``precision`` is "fp32", "bf16", "fp16" or a torch type."""
         dtype = PRECISIONS[precision] if isinstance(precision, str) else precision
         for network in (self.unet, self.vae, *self.text_encoders):
-            # Module.to: diffusers' own warns of layers to keep in float32 even where there are none.
+            # Module.to: diffusers' own warns of layers to keep in float32 where there are none.
             nn.Module.to(network, device=device, dtype=dtype)
             network.requires_grad_(False).eval()
         self.alphas_cumprod = self.alphas_cumprod.to(device)

@@ -1,8 +1,8 @@
 """Stable Diffusion XL: two CLIP text encoders, a pooled text vector and six size numbers.
 
-Source: Podell et al., 2024. Prompts are encoded as diffusers' pipeline does: the last but one hidden
-layers of both encoders side by side, the second encoder's projection as pooled vector; the size
-numbers say an uncropped image at the model's own resolution.
+Source: Podell et al., 2024. Prompts are encoded as diffusers' pipeline does: the last but one
+hidden layers of both encoders side by side, the second encoder's projection as pooled vector; the
+size numbers say an uncropped image at the model's own resolution.
 """
 
 from __future__ import annotations

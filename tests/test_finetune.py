@@ -1,0 +1,237 @@
+"""The finetune step: cohorts, content keys, failures of single identities, the real networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline_steps import finetune, prior
+from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.images import write_png
+from pipeline_steps.settings.base import Frozen, Weights, load_frozen
+from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.settings.prior import PriorSettings
+from tests.diffusion.tiny_study import (
+    EveryFace,
+    base_weights,
+    recogniser_weights,
+    write_dataset,
+    write_frozen,
+)
+
+COUNTS = {"ID_1": 3, "ID_2": 2, "ID_10": 4}
+SETTINGS = FinetuneSettings(steps=3, learning_rate=1e-2, rank=2, alpha=2.0)
+LORA = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
+    folder = tmp_path_factory.mktemp("weights")
+    return {
+        "base_model": base_weights(write_random_pipeline(folder / "tiny")),
+        "recogniser": recogniser_weights(folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Weights]) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_dataset(folder / "dataset", COUNTS)
+    settings = {"images": 4, "steps": 2}
+    config = write_frozen(folder / "prior.json", settings, weights, {"base_model": "tiny"})
+    prior.run(load_frozen(config, PriorSettings), out=folder / "prior", faces=EveryFace())
+    return folder
+
+
+@pytest.fixture
+def dataset(inputs: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(inputs / "dataset", tmp_path / "dataset"))
+
+
+Train = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def train(weights: dict[str, Weights], inputs: Path, dataset: Path, tmp_path: Path) -> Train:
+    def call(
+        method: str = "idbooth",
+        out: str = "out",
+        settings: FinetuneSettings = SETTINGS,
+        **more: Any,
+    ) -> dict[str, str]:
+        frozen = Frozen(
+            "test",
+            "finetune",
+            7,
+            settings.resolved("tiny", method),
+            weights,
+            {"base_model": "tiny", "method": method},
+        )
+        options: dict[str, Any] = {"faces": EveryFace()} | more
+        return finetune.run(
+            frozen, dataset=dataset, prior=inputs / "prior", out=tmp_path / out, **options
+        )
+
+    return call
+
+
+def written(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Identity to time and content of its weights."""
+    return {
+        path.parent.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob(LORA)
+    }
+
+
+def test_a_cohort_writes_weights_record_and_summary(train: Train, tmp_path: Path) -> None:
+    keys = train()
+    assert list(keys) == ["ID_1", "ID_2", "ID_10"]
+    summary = json.loads((tmp_path / "out/cohorts/0-of-1.json").read_text())
+    assert {identity: entry["key"] for identity, entry in summary.items()} == keys
+    record = json.loads((tmp_path / "out/ID_2/training.json").read_text())
+    assert record["key"] == keys["ID_2"]
+    assert record["settings"]["margin"] == 1.0
+    assert [len(values) for values in record["losses"].values()] == [3] * 4
+    assert record["losses"]["face_found"] == [1.0] * 3
+    assert min(record["losses"]["identity"]) > 0
+    tensors = load_file(tmp_path / "out/ID_2" / LORA)
+    assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+
+
+def test_the_division_into_cohorts_and_fleets_changes_no_weights(
+    train: Train, tmp_path: Path
+) -> None:
+    train(out="whole")
+    for cohort in range(2):
+        train(out="parts", cohort=cohort, cohorts=2, at_once=1)
+    whole, parts = written(tmp_path / "whole"), written(tmp_path / "parts")
+    assert set(whole) == set(parts) == set(COUNTS)
+    for identity in COUNTS:
+        a = load_file(tmp_path / "whole" / identity / LORA)
+        b = load_file(tmp_path / "parts" / identity / LORA)
+        for name, tensor in a.items():
+            torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-5)
+    assert {path.name for path in (tmp_path / "parts/cohorts").iterdir()} == {
+        "0-of-2.json",
+        "1-of-2.json",
+    }
+
+
+def test_finished_identities_are_kept_until_their_inputs_change(
+    train: Train, dataset: Path, tmp_path: Path
+) -> None:
+    train()
+    before = written(tmp_path / "out")
+    train(cohort=0, cohorts=2, at_once=1)
+    assert written(tmp_path / "out") == before
+
+    write_dataset(dataset, COUNTS | {"ID_2": 3, "ID_11": 2})
+    train()
+    after = written(tmp_path / "out")
+    assert set(after) == {*COUNTS, "ID_11"}
+    assert after["ID_2"] != before["ID_2"]
+    assert after["ID_1"] == before["ID_1"]
+    assert after["ID_10"] == before["ID_10"]
+
+    train(settings=SETTINGS.model_copy(update={"margin": 0.5}))
+    assert all(written(tmp_path / "out")[identity] != after[identity] for identity in after)
+
+
+def test_what_a_method_does_not_use_reruns_nothing(
+    train: Train, dataset: Path, tmp_path: Path
+) -> None:
+    train("dreambooth", faces=None)
+    before = written(tmp_path / "out")
+    shutil.rmtree(dataset / "embeddings")
+    changed = SETTINGS.model_copy(update={"margin": 0.5, "identity_weight": 3.0})
+    train("dreambooth", settings=changed, faces=None)
+    assert written(tmp_path / "out") == before
+
+
+def test_weights_that_were_cut_short_are_trained_again(train: Train, tmp_path: Path) -> None:
+    train("dreambooth")
+    before = written(tmp_path / "out")
+    path = tmp_path / "out/ID_1" / LORA
+    path.write_bytes(path.read_bytes()[:-100])
+    (tmp_path / "out/ID_2/training.json").write_text("{")
+    train("dreambooth")
+    after = written(tmp_path / "out")
+    assert {identity: content for identity, (_, content) in after.items()} == {
+        identity: content for identity, (_, content) in before.items()
+    }
+    assert after["ID_10"] == before["ID_10"]
+
+
+def test_one_identity_that_cannot_be_trained_stops_no_other_and_is_named(
+    train: Train, dataset: Path, tmp_path: Path
+) -> None:
+    write_dataset(dataset, COUNTS | {"ID_3": 0})
+    (dataset / "images/ID_1/0.png").write_bytes(b"broken")
+    write_png(dataset / "images/ID_2/0.png", np.zeros((32, 40, 3), dtype=np.uint8))
+    with pytest.raises(StepError) as caught:
+        train()
+    message = str(caught.value)
+    assert "3 of 4" in message
+    assert all(f"{identity}:" in message for identity in ("ID_1", "ID_2", "ID_3"))
+    assert "no usable image" in message and "not square" in message
+    assert set(written(tmp_path / "out")) == {"ID_10"}
+    assert not (tmp_path / "out/cohorts").exists()
+
+
+def test_missing_embeddings_are_named(train: Train, dataset: Path) -> None:
+    (dataset / "embeddings/ID_1.safetensors").unlink()
+    with pytest.raises(StepError, match=r"ID_1: .*embeddings"):
+        train("portraitbooth")
+
+
+def test_images_of_another_size_are_resized(train: Train, dataset: Path, tmp_path: Path) -> None:
+    write_png(dataset / "images/ID_1/0.png", np.full((48, 48, 3), 90, dtype=np.uint8))
+    train("dreambooth")
+    assert set(written(tmp_path / "out")) == set(COUNTS)
+
+
+def test_the_command_line_runs_the_real_detector_and_recogniser(
+    weights: dict[str, Weights], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS.resolved("tiny", "idbooth").model_dump(mode="json")
+    variant = {"base_model": "tiny", "method": "idbooth"}
+    config = write_frozen(tmp_path / "idbooth.json", settings, weights, variant)
+    common = ["--config", str(config), "--prior", str(inputs / "prior")]
+    data = ["--dataset", str(inputs / "dataset"), "--out", str(tmp_path / "out")]
+    arguments = [*common, *data, "--cohort", "0", "--cohorts", "3"]
+    assert run_main(lambda: finetune.main(arguments)) == 0
+    assert set(written(tmp_path / "out")) == {"ID_1"}
+    assert "step 3/3" in capsys.readouterr().err
+    assert run_main(lambda: finetune.main([*arguments[:-3], "5", "--cohorts", "3"])) == 2
+    assert "cohort 5 of 3" in capsys.readouterr().err
+
+
+def test_settings_resolve_by_base_model_and_method() -> None:
+    settings = FinetuneSettings(overrides={"sdxl": {"steps": 1000}})
+    assert settings.resolved("sd21", "idbooth").steps == 6400
+    assert settings.resolved("sdxl", "idbooth").steps == 1000
+    assert settings.for_method("portraitbooth").margin is None
+    assert settings.for_method("dreambooth").identity_weight is None
+    assert settings.for_method("idbooth").margin == 1.0
+    with pytest.raises(ValueError, match="stepps"):
+        FinetuneSettings(overrides={"sdxl": {"stepps": 1}}).resolved("sdxl", "idbooth")
+    with pytest.raises(ValueError, match="token"):
+        FinetuneSettings(instance_prompt="photo of a person")
+
+
+def test_instance_prompts_may_name_the_gender() -> None:
+    plain = FinetuneSettings()
+    assert plain.instance_prompt_for("F") == "photo of sks person"
+    worded = FinetuneSettings(instance_prompt="photo of {gender} {token} person")
+    assert worded.instance_prompt_for("F") == "photo of female sks person"
+    assert worded.instance_prompt_for(None) == "photo of sks person"

@@ -1,0 +1,182 @@
+"""The sample step: paired prompts and noise, resume by image, manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline_steps import sample
+from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.lora_files import save_lora
+from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.images import read_image
+from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.settings.base import Frozen, Weights
+from pipeline_steps.settings.sample import SampleSettings, read_prompt_set
+from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen
+
+PROMPTS = Path(__file__).parents[1] / "config" / "prompts"
+COUNTS = {"ID_1": 1, "ID_2": 1, "ID_10": 1}
+SETTINGS = SampleSettings(images_per_identity=4, steps=2)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
+    folder = tmp_path_factory.mktemp("weights")
+    return {"base_model": base_weights(write_random_pipeline(folder / "tiny"))}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Weights]) -> Path:
+    """A dataset and strong random adapters."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_dataset(folder / "dataset", COUNTS)
+    base = load_base_model(weights["base_model"])
+    bank = AdapterBank(base.unet, count=3, rank=2, alpha=4.0, targets=("to_q", "to_v"))
+    with torch.no_grad():
+        bank.weights.normal_(std=0.4, generator=torch.Generator().manual_seed(0))
+    for k, identity in enumerate(COUNTS):
+        to = folder / "loras" / identity
+        save_lora(to, bank.adapter(k), rank=2, alpha=4.0, targets=("to_q", "to_v"))
+        (to / "training.json").write_text(json.dumps({"settings": {"token": "sks"}}))
+    return folder
+
+
+Draw = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def draw(weights: dict[str, Weights], inputs: Path, tmp_path: Path) -> Draw:
+    def call(
+        method: str = "idbooth",
+        prompts: str = "complex",
+        out: str = "out",
+        settings: SampleSettings = SETTINGS,
+        **more: Any,
+    ) -> pd.DataFrame:
+        frozen = Frozen(
+            "test",
+            "sample",
+            7,
+            settings.with_prompts(read_prompt_set(PROMPTS / f"{prompts}.yaml")),
+            weights,
+            {"base_model": "tiny", "method": method, "prompts": prompts},
+        )
+        options: dict[str, Any] = {
+            "dataset": inputs / "dataset",
+            "loras": None if method == "untuned" else inputs / "loras",
+            "out": tmp_path / out,
+        }
+        rows = sample.run(frozen, **(options | more))
+        return pd.DataFrame(rows)
+
+    return call
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in folder.rglob("*.png")
+    }
+
+
+def test_the_manifest_tells_each_image(draw: Draw, tmp_path: Path) -> None:
+    draw()
+    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
+    assert list(manifest.columns) == list(sample.COLUMNS)
+    assert list(zip(manifest["identity"], manifest["index"], strict=True)) == [
+        (identity, index) for identity in COUNTS for index in range(4)
+    ]
+    for file, digest in zip(manifest["file"], manifest["sha256"], strict=True):
+        assert sha256_file(tmp_path / "out" / file) == digest
+        assert read_image(tmp_path / "out" / file).shape == (32, 32, 3)
+    assert set(manifest["method"]) == {"idbooth"} and set(manifest["prompts"]) == {"complex"}
+    assert manifest["seed"].is_unique
+    assert manifest["weights_sha256"].nunique() == 3
+
+
+def test_methods_share_prompts_and_noise_and_differ_by_their_weights(
+    draw: Draw, tmp_path: Path
+) -> None:
+    tuned, untuned = draw(out="tuned"), draw("untuned", out="untuned")
+    assert list(tuned["seed"]) == list(untuned["seed"])
+    assert [text.replace("sks ", "") for text in tuned["prompt"]] == list(untuned["prompt"])
+    assert list(tuned["negative_prompt"]) == list(untuned["negative_prompt"])
+    images = [read_image(tmp_path / part / "ID_1/0.png") for part in ("tuned", "untuned")]
+    assert np.abs(images[0].astype(int) - images[1].astype(int)).max() > 5
+
+
+def test_cohorts_and_batches_change_no_image(draw: Draw, tmp_path: Path) -> None:
+    whole = draw(out="whole", batch_size=16)
+    parts = [draw(out="parts", cohort=k, cohorts=2, batch_size=3) for k in range(2)]
+    columns = ["identity", "index", "prompt", "seed", "weights_sha256"]
+    joined = pd.concat(parts).sort_values(["identity", "index"])[columns]
+    expected = whole.sort_values(["identity", "index"])[columns]
+    assert joined.to_dict("records") == expected.to_dict("records")
+    for file in whole["file"]:
+        a, b = (read_image(tmp_path / part / file).astype(int) for part in ("whole", "parts"))
+        assert np.abs(a - b).max() <= 1
+
+
+def test_finished_images_are_kept_and_lost_or_outdated_ones_made(
+    draw: Draw, tmp_path: Path
+) -> None:
+    first = draw()
+    before = times(tmp_path / "out")
+    draw()
+    assert times(tmp_path / "out") == before
+
+    (tmp_path / "out/ID_1/2.png").unlink()
+    (tmp_path / "out/ID_2/0.png").write_bytes(b"broken")
+    again = draw()
+    after = times(tmp_path / "out")
+    changed = {file for file in after if after[file] != before.get(file)}
+    assert changed == {"ID_1/2.png", "ID_2/0.png"}
+    assert list(again["index"]) == list(first["index"])
+
+    more = draw(settings=SETTINGS.model_copy(update={"images_per_identity": 5}))
+    assert len(more) == 15
+    grown = times(tmp_path / "out")
+    assert {file: grown[file] for file in after} == after
+
+    draw(settings=SETTINGS.model_copy(update={"guidance": 2.0}))
+    assert all(times(tmp_path / "out")[file] != after[file] for file in after)
+
+
+def test_missing_or_foreign_weights_are_refused(draw: Draw, inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="ID_1"):
+        draw(loras=tmp_path)
+    with pytest.raises(StepError, match="--loras"):
+        draw(loras=None)
+    with pytest.raises(StepError, match="--loras"):
+        draw("untuned", loras=inputs / "loras")
+    with pytest.raises(StepError, match="token 'sks'"):
+        draw(settings=SETTINGS.model_copy(update={"token": "olis"}))
+    with pytest.raises(StepError, match="magicbooth"):
+        draw("magicbooth")
+
+
+def test_the_command_line_samples_the_untuned_model(
+    weights: dict[str, Weights], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS.with_prompts(read_prompt_set(PROMPTS / "base.yaml"))
+    variant = {"base_model": "tiny", "method": "untuned", "prompts": "base"}
+    config = write_frozen(
+        tmp_path / "base.json", settings.model_dump(mode="json"), weights, variant
+    )
+    arguments = ["--config", str(config), "--dataset", str(inputs / "dataset")]
+    arguments += ["--out", str(tmp_path / "out"), "--batch-size", "8"]
+    assert run_main(lambda: sample.main(arguments)) == 0
+    assert "12 images wanted, 0 of them finished" in capsys.readouterr().err
+    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
+    assert set(manifest["prompt"]) == {"photo of person, close-up portrait"}
