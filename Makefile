@@ -1,0 +1,67 @@
+# make demo      environment, then the whole study of config/demo.yaml
+# make test      environment, then all tests
+# make lint      style, types, workflow
+# make clean     remove results, rendered data and the workflow's notes (the environment stays)
+# Others: pretrain-demo-world, generate, lock.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := demo
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+READY := .venv/.ready
+SMK := Snakefile $(wildcard workflow/rules/*.smk)
+
+.PHONY: demo test lint clean pretrain-demo-world generate lock environment
+
+environment: $(READY)
+
+# Made anew when the lock or the project's metadata change. --no-deps: the lock is complete, and some
+# packages' own bounds are tighter than what works (envs/overrides.txt).
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --no-deps --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -qq --no-deps --disable-pip-version-check --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/snakemake --cores $(CORES)
+	@echo; cat results/demo/tables/identity.md
+	@echo; echo "All tables: results/demo/tables   Figures: results/demo/figures"
+	@echo "Everything on one page: results/demo/report.html"
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check $(SMK)
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m pipeline_steps.settings.generate --check
+
+clean:
+	rm -rf results data/demo_world .snakemake .pytest_cache .ruff_cache .mypy_cache
+
+# The embedded weights, from a seed. Hours on a CPU; the result is part of the project.
+pretrain-demo-world: $(READY)
+	$(BIN)/python -m pipeline_steps.demo_world.pretrain
+	$(BIN)/python -m pipeline_steps.settings.generate
+
+# Schema, commented default configuration and pinned hashes, from the settings models.
+generate: $(READY)
+	$(BIN)/python -m pipeline_steps.settings.generate
+
+# The lock, from pyproject.toml; versions already in it are kept. Needs uv (pip install uv).
+UV ?= uv
+lock:
+	$(UV) pip compile pyproject.toml --extra dev --override envs/overrides.txt --universal \
+		--python-version 3.11 --no-emit-index-url --no-header --no-annotate --system-certs \
+		--quiet --output-file requirements.lock
+	$(PYTHON) envs/clean_lock.py requirements.lock

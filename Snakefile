@@ -1,0 +1,43 @@
+# From photographs of consenting people to a synthetic face-recognition dataset, with evidence.
+#
+#   snakemake --cores all                                        the study of config/demo.yaml
+#   snakemake --cores all --configfile config/paper_sd21.yaml    another study
+#   snakemake --profile profiles/slurm                           on a cluster
+#
+# Everything a study makes lies under results/<study>/.
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+if not workflow.configfiles:
+
+    configfile: "config/demo.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=S,
+    logs=f"{S}/logs",
+    benchmarks=f"{S}/benchmarks",
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/freeze.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/diffusion.smk"
+include: "workflow/rules/faces.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/recognition.smk"
+include: "workflow/rules/evidence.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{S}/report.html",

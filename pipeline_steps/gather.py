@@ -1,0 +1,98 @@
+"""Join the cohorts' sample manifests of one variant into one.
+
+In:  the manifests that the sample step wrote, one per cohort (--parts).
+Out: one manifest with all rows, ordered by identity (ID_2 before ID_10) and index.
+
+The result does not depend on how many cohorts there were or in which order they come.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline_steps.evidence.sources import natural_key
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.manifests import read_manifest, write_manifest
+
+KEY = ["identity", "index"]
+UNIFORM = ("base_model", "method", "prompts")
+
+
+def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
+    """Join manifests and write the result.
+
+    Args:
+        parts: Manifests with the same columns, among them identity and index.
+        out: Manifest to write.
+
+    Returns:
+        The joined rows.
+
+    Raises:
+        StepError: a part is missing or broken, parts disagree in columns or variant, an image
+            occurs twice, or there is none at all.
+    """
+    joined = join([(str(path), read_manifest(path, KEY)) for path in parts])
+    write_manifest(out, joined)
+    get_logger("gather").info("%d rows from %d parts", len(joined), len(parts))
+    return joined
+
+
+def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """All rows of named manifests in natural order of identity, then by index.
+
+    Raises:
+        StepError: see :func:`run`.
+    """
+    filled = [(name, frame) for name, frame in parts if len(frame)]
+    if not filled:
+        raise StepError("no part holds an image: the dataset has no identity to sample")
+    first_name, first = filled[0]
+    for name, frame in filled[1:]:
+        if list(frame.columns) != list(first.columns):
+            raise StepError(
+                f"{name} has the columns {list(frame.columns)}, {first_name} has "
+                f"{list(first.columns)}: sample both again with one version"
+            )
+    joined = pd.concat([frame for _, frame in filled], ignore_index=True)
+    for column in UNIFORM:
+        if column in joined and joined[column].nunique(dropna=False) > 1:
+            found = sorted(map(str, joined[column].unique()))
+            raise StepError(f"the parts mix {column} {', '.join(found)}: pass those of one variant")
+    twice = joined[joined.duplicated(KEY)]
+    if len(twice):
+        row = twice.iloc[0]
+        raise StepError(
+            f"image {row['index']} of {row['identity']} is in two parts: pass the cohorts of one "
+            "division only"
+        )
+    order = sorted(
+        range(len(joined)),
+        key=lambda i: (natural_key(joined["identity"][i]), int(joined["index"][i])),
+    )
+    return joined.iloc[order].reset_index(drop=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.gather",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--parts", type=Path, required=True, nargs="+", help="manifests of the cohorts"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    arguments = parser.parse_args(argv)
+    run(parts=arguments.parts, out=arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,261 @@
+"""Write down what a study's results came from, and what they cost.
+
+In:  the study's frozen configurations (--configs), the folder of the files in which the workflow
+     noted each job's time and memory (--benchmarks), and the files that were put in: archives,
+     folders, benchmark sets (--sources).
+Out: provenance.json with
+     code       git revision and whether files were changed since; None outside a repository
+     versions   Python, and every installed package
+     hardware   processor, cores, memory, GPUs of the machine that wrote this file
+     config     every frozen configuration with its SHA-256
+     weights    per registry entry: source, revision, licence, SHA-256 of every file found
+     sources    SHA-256 of files; of folders that of their listing
+     steps      jobs, wall seconds, processor seconds and largest memory per step
+
+Times are those that the workflow measured around each job. A job that found its results finished
+measured only that; so the sum of reruns may be less than what a study from scratch takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.files.atomic import write_json
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file, sha256_json
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.weights import PROJECT_ROOT, content_hashes
+from pipeline_steps.settings.base import Weights, validated
+
+NUMBERS = {"wall_seconds": "s", "processor_seconds": "cpu_time", "memory_mib": "max_rss"}
+
+
+def run(
+    *, configs: Sequence[Path], benchmarks: Path, sources: Sequence[Path], out: Path
+) -> dict[str, Any]:
+    """Collect everything and write it.
+
+    Args:
+        configs: Frozen configurations.
+        benchmarks: Folder of the workflow's benchmark files.
+        sources: Files and folders that were put in.
+        out: JSON file to write.
+
+    Returns:
+        What was written.
+
+    Raises:
+        StepError: a configuration or a source is missing, or configurations are of two studies.
+    """
+    frozen = frozen_configs(configs)
+    content = {
+        "study": study_name(frozen),
+        "code": git_state(PROJECT_ROOT),
+        "versions": versions(),
+        "hardware": hardware(),
+        "config": frozen,
+        "weights": weights(frozen),
+        "sources": {str(path): source_hash(path) for path in sources},
+        "steps": steps(benchmarks),
+    }
+    write_json(out, content)
+    get_logger("provenance").info("%d configurations: %s", len(frozen), out)
+    return content
+
+
+def frozen_configs(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Path of every frozen configuration to its hash and content."""
+    found = {}
+    for path in sorted(paths):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise StepError(f"configuration {path} cannot be read: {error}") from error
+        found[str(path)] = {"sha256": sha256_json(content), "content": content}
+    return found
+
+
+def study_name(configs: dict[str, dict[str, Any]]) -> str:
+    """The one study that the configurations are of; the rendered world belongs to any."""
+    contents = [config["content"] for config in configs.values()]
+    names = {item["study"] for item in contents if item["step"] != "render_demo_world"}
+    if len(names) != 1:
+        raise StepError(f"configurations of {sorted(names)}; pass those of one study")
+    return str(names.pop())
+
+
+def weights(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per registry entry in use: where from, under which licence, and hashes of its files."""
+    entries: dict[str, dict[str, Any]] = {}
+    for path, config in configs.items():
+        for role, raw in config["content"]["weights"].items():
+            entry = validated(Weights, raw, f"{path}: weights.{role}")
+            if entry.name in entries:
+                continue
+            entries[entry.name] = {
+                "source": entry.source,
+                "revision": entry.revision,
+                "licence": entry.licence,
+                "commercial_use": entry.commercial_use,
+                "sha256": _hashes(entry),
+            }
+    return entries
+
+
+def source_hash(path: Path) -> dict[str, Any]:
+    """SHA-256 of a file, or of a folder's listing (names and sizes), with the size in bytes.
+
+    Raises:
+        StepError: nothing is there.
+    """
+    if path.is_file():
+        return {"kind": "file", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    if not path.is_dir():
+        raise StepError(f"source {path} is missing")
+    listing = {
+        file.relative_to(path).as_posix(): file.stat().st_size
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+    return {
+        "kind": "folder",
+        "files": len(listing),
+        "bytes": sum(listing.values()),
+        "sha256": sha256_json(listing),
+    }
+
+
+def steps(folder: Path) -> dict[str, dict[str, float]]:
+    """Jobs, summed times and largest memory per step, from the workflow's benchmark files.
+
+    A file lies at ``<step>.tsv`` or ``<step>/<variant>.tsv``; unmeasured values ("NA", "-") count
+    as nothing.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        step = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        entry = found.setdefault(step, {"jobs": 0, **dict.fromkeys(NUMBERS, 0.0)})
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                entry["jobs"] += 1
+                for name, column in NUMBERS.items():
+                    value = _number(row.get(column))
+                    if name == "memory_mib":
+                        entry[name] = max(entry[name], value)
+                    else:
+                        entry[name] = round(entry[name] + value, 2)
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Revision of the repository a folder is in, and whether tracked files differ from it."""
+    program = shutil.which("git")
+    if program is None:
+        return None
+    command = [program, "-C", str(folder)]
+    revision = subprocess.run(
+        [*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if revision.returncode != 0:
+        return None
+    changed = subprocess.run(
+        [*command, "status", "--porcelain", "--untracked-files=no"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    files = [line[3:] for line in changed.stdout.splitlines()]
+    return {"revision": revision.stdout.strip(), "changed_files": files}
+
+
+def versions() -> dict[str, str]:
+    """Python and every installed package."""
+    packages = {item.metadata["Name"]: item.version for item in distributions()}
+    return {"python": platform.python_version()} | dict(sorted(packages.items()))
+
+
+def hardware() -> dict[str, Any]:
+    """This machine."""
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": pages * size // 2**20,
+        "gpus": _gpus(),
+    }
+
+
+def _hashes(entry: Weights) -> dict[str, str]:
+    """Hashes of an entry's files as they lie here; the pinned ones where none lie here."""
+    try:
+        return content_hashes(entry)
+    except StepError:
+        return dict(entry.sha256)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _gpus() -> list[str]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        return []
+    return [line.partition(" (UUID")[0] for line in listed.stdout.splitlines() if line]
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.provenance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--configs", type=Path, required=True, nargs="+", help="frozen configurations (JSON)"
+    )
+    parser.add_argument(
+        "--benchmarks", type=Path, required=True, help="folder of the workflow's benchmark files"
+    )
+    parser.add_argument(
+        "--sources", type=Path, nargs="*", default=[], help="files and folders that were put in"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args(argv)
+    run(
+        configs=arguments.configs,
+        benchmarks=arguments.benchmarks,
+        sources=arguments.sources,
+        out=arguments.out,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,96 @@
+"""Which modules a step stands on: editing one of them has to run the step again."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+NAME = PACKAGE.name
+
+# Modules that say how something is written, shown or checked, never what comes out. Settings are
+# followed by value, through the frozen configurations.
+COSMETIC = frozenset(
+    f"{NAME}.{name}"
+    for name in (
+        "files.atomic",
+        "files.errors",
+        "files.hashes",
+        "files.lease",
+        "files.logs",
+        "files.manifests",
+        "files.tensors",
+        "files.weights",
+    )
+)
+COSMETIC_PACKAGES = (f"{NAME}.settings",)
+
+
+def modules_behind(step: str) -> list[str]:
+    """The step's module and all modules of this package that it imports, directly or not.
+
+    Imports inside functions count, those for type checking too. Cosmetic modules and what only they
+    import are left out. A module's data files (``page.html.j2`` of ``page.py``) come with it.
+
+    Args:
+        step: Module name within the package, e.g. "finetune".
+
+    Returns:
+        Paths relative to the project's root, sorted.
+    """
+    found = [
+        file
+        for module in _closure(f"{NAME}.{step}")
+        if not _cosmetic(module)
+        for file in (_file(module), *_data_files(_file(module)))
+    ]
+    return sorted(f"{NAME}/{file.relative_to(PACKAGE).as_posix()}" for file in found)
+
+
+def _closure(start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if not _cosmetic(module):
+            waiting.extend(_imports(module))
+    return seen
+
+
+def _cosmetic(module: str) -> bool:
+    in_package = any(module == name or module.startswith(f"{name}.") for name in COSMETIC_PACKAGES)
+    return module in COSMETIC or in_package
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Modules of this package that one module imports, packages' ``__init__`` included."""
+    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    inside = {name for name in names if name.startswith(f"{NAME}.")}
+    parents = {name.rpartition(".")[0] for name in inside} - {NAME}
+    return frozenset(name for name in inside | parents if _exists(name))
+
+
+def _data_files(module: Path) -> list[Path]:
+    siblings = module.parent.glob(f"{module.stem}.*")
+    return [path for path in siblings if path.suffix not in (".py", ".pyi", ".pyc")]
+
+
+def _exists(module: str) -> bool:
+    return _file(module).is_file()
+
+
+def _file(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

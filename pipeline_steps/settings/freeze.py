@@ -1,0 +1,164 @@
+"""Frozen configurations: for every step one JSON with all it depends on, and nothing else.
+
+A job reads only its own file, and the workflow reruns a job when that file's content changes.
+So whatever one step does not use must not stand in its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.base import Section, Weights
+from pipeline_steps.settings.registry import pick
+from pipeline_steps.settings.sample import PromptSet
+from pipeline_steps.settings.score import ScoreSettings
+from pipeline_steps.settings.study import Study
+
+SCORE_KINDS = ("quality", "identity", "pose")
+JsonObject = dict[str, Any]
+
+
+def freeze(
+    study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
+) -> dict[str, JsonObject]:
+    """All frozen configurations of a study.
+
+    Args:
+        study: The study.
+        models: The weights registry.
+        prompt_sets: The study's prompt sets by name.
+
+    Returns:
+        Path relative to ``results/<study>/config`` to the JSON object of that file.
+
+    Raises:
+        StepError: the study names weights that the registry lacks or has for another task, or
+            whose resolution is not that of the prepared images.
+    """
+    frozen: dict[str, JsonObject] = {}
+
+    def add(
+        step: str,
+        settings: Section | JsonObject,
+        *,
+        variant: Mapping[str, str] | None = None,
+        weights: Mapping[str, Weights] | None = None,
+        path: str | None = None,
+    ) -> None:
+        named = dict(variant or {})
+        path = path or "/".join((step, *named.values()))
+        frozen[f"{path}.json"] = {
+            "study": study.name,
+            "step": step,
+            "seed": study.seed,
+            "settings": settings.model_dump(mode="json")
+            if isinstance(settings, Section)
+            else settings,
+            "weights": {
+                role: entry.model_dump(mode="json") for role, entry in (weights or {}).items()
+            },
+            "variant": named,
+        }
+
+    judge = pick(models, study.recogniser, "recogniser", "recogniser")
+    add("prepare", study.prepare)
+    add("embed", study.embed, weights={"recogniser": judge})
+    add("align", study.align)
+    for base_model in study.base_models:
+        entry = pick(models, base_model, "base_models", "base_model")
+        if entry.options.get("resolution") != study.prepare.resolution:
+            raise StepError(
+                f"prepare.resolution is {study.prepare.resolution}, but base model {base_model!r} "
+                f"has {entry.options.get('resolution')}: make them equal"
+            )
+        of_model = {"base_model": base_model}
+        weights = {"base_model": entry}
+        add("prior", study.prior, variant=of_model, weights=weights | {"recogniser": judge})
+        for method in study.methods:
+            of_method = of_model | {"method": method}
+            if method in METHODS:
+                add(
+                    "finetune",
+                    study.finetune.resolved(base_model, method),
+                    variant=of_method,
+                    weights=weights | ({"recogniser": judge} if uses_judge(method) else {}),
+                )
+            for name in study.prompt_sets:
+                settings = study.sample.with_prompts(prompt_sets[name])
+                add("sample", settings, variant=of_method | {"prompts": name}, weights=weights)
+    for extractor in extractors(study):
+        add(
+            "features",
+            study.features,
+            variant={"extractor": extractor},
+            weights={"extractor": pick(models, extractor, "score")},
+        )
+    for kind in SCORE_KINDS:
+        part = {kind: getattr(study.score, kind).model_dump(mode="json")}
+        add("score", part, variant={"kind": kind})
+    # How many repetitions there are changes none of them.
+    once = study.recognise.model_copy(update={"repetitions": 1})
+    for source in study.training_sets:
+        for repetition in range(study.recognise.repetitions):
+            named = {"trained_on": trained_on(source), "repetition": str(repetition)}
+            path = recognise_path(source, repetition)
+            add("recognise", once, variant=named, path=f"recognise/{path}")
+    for step in ("verify", "tables", "figures", "report"):
+        add(step, getattr(study, step))
+    return frozen
+
+
+def freeze_world(study: Study) -> JsonObject:
+    """The frozen configuration of the rendered world, which all studies of one machine share."""
+    return {
+        "study": "demo_world",
+        "step": "render_demo_world",
+        "seed": 0,
+        "settings": study.render_demo_world.model_dump(mode="json"),
+        "weights": {},
+        "variant": {},
+    }
+
+
+def uses_judge(method: str) -> bool:
+    """Whether a method's objective looks at faces, and so needs the recogniser and embeddings."""
+    return METHODS[method].identity_term is not None
+
+
+def score_extractors(settings: ScoreSettings, kind: str) -> tuple[str, ...]:
+    """Names of the extractors whose features one kind of score needs."""
+    if kind == "identity":
+        return _once(settings.identity.recognisers)
+    if kind == "pose":
+        return (settings.pose.extractor,)
+    quality = settings.quality
+    return _once(
+        (
+            quality.frechet_extractor,
+            quality.cmmd_extractor,
+            quality.prdc_extractor,
+            quality.face_quality_extractor,
+        )
+    )
+
+
+def extractors(study: Study) -> tuple[str, ...]:
+    """Names of all extractors of a study."""
+    return _once(name for kind in SCORE_KINDS for name in score_extractors(study.score, kind))
+
+
+def trained_on(source: str) -> str:
+    """Folder name of a training set: ``real`` or ``<base model>-<method>-<prompts>``."""
+    return source.replace("/", "-")
+
+
+def recognise_path(source: str, repetition: int) -> str:
+    """Folder of one model below ``recognition`` and of its configuration below ``recognise``."""
+    return f"{trained_on(source)}/seed{repetition}"
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,241 @@
+"""What the workflow needs to know of a study: names, paths, code and frozen configurations.
+
+Rules ask this module instead of the configuration, so that they hold no logic of their own. A plan
+is fixed when a workflow starts: jobs that start hours later on a cluster read the snapshot of it,
+whatever became of the configuration files meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.diffusion.objectives import UNTUNED
+from pipeline_steps.files.atomic import json_text, write_text
+from pipeline_steps.files.hashes import sha256_bytes
+from pipeline_steps.files.weights import PROJECT_ROOT
+from pipeline_steps.settings.base import Weights, validated
+from pipeline_steps.settings.code import modules_behind
+from pipeline_steps.settings.freeze import (
+    SCORE_KINDS,
+    extractors,
+    freeze,
+    freeze_world,
+    recognise_path,
+    score_extractors,
+    trained_on,
+    uses_judge,
+)
+from pipeline_steps.settings.registry import read_models
+from pipeline_steps.settings.sample import PromptSet, read_prompt_set
+from pipeline_steps.settings.study import REAL, WILD, Study, benchmark_name, read_study
+
+SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows
+SNAPSHOTS = Path(".snakemake") / "studies"
+WORLD = "data/demo_world"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with everything its configuration refers to.
+
+    Attributes:
+        study: The study.
+        models: The weights registry.
+        prompt_sets: The study's prompt sets by name.
+    """
+
+    study: Study
+    models: dict[str, Weights]
+    prompt_sets: dict[str, PromptSet]
+
+    @property
+    def results(self) -> str:
+        """Folder of everything the study makes."""
+        return f"results/{self.study.name}"
+
+    @cached_property
+    def frozen(self) -> dict[str, str]:
+        """Path of every frozen configuration to its content, canonical JSON."""
+        files = freeze(self.study, self.models, self.prompt_sets)
+        paths = {f"{self.results}/config/{path}": json_text(obj) for path, obj in files.items()}
+        return paths | {f"{WORLD}/render_demo_world.json": json_text(freeze_world(self.study))}
+
+    def code(self, step: str) -> list[str]:
+        """Modules whose change has to run the step again, relative to the working folder."""
+        return [project_file(module) for module in modules_behind(step)]
+
+    @property
+    def sources(self) -> list[str]:
+        """All sets of images: real, wild, and every variant."""
+        return [REAL, WILD, *self.study.variants]
+
+    @property
+    def manifests(self) -> list[str]:
+        """Manifests that tell which images were left out and why."""
+        aligned = [f"{self.results}/aligned/{source}/manifest.parquet" for source in self.sources]
+        return [f"{self.results}/dataset/manifest.parquet", *aligned]
+
+    @property
+    def cohorts(self) -> list[str]:
+        """Names of the cohorts, ``<k>-of-<n>``."""
+        return [f"{k}-of-{self.study.cohorts}" for k in range(self.study.cohorts)]
+
+    @property
+    def extractors(self) -> tuple[str, ...]:
+        """All extractors of the study."""
+        return extractors(self.study)
+
+    @property
+    def photographs(self) -> list[str]:
+        """Archives and folders of photographs, and the gender table where there is one."""
+        prepare = self.study.prepare
+        return [*prepare.sources, *([prepare.gender_table] if prepare.gender_table else [])]
+
+    @property
+    def put_in(self) -> list[str]:
+        """All files and folders that come from outside."""
+        return [*self.photographs, self.study.in_the_wild, *self.study.benchmarks]
+
+    def lora_flag(self, base_model: str, method: str) -> str:
+        """The sample step's flag for fine-tuned weights; empty for the untuned model."""
+        if not self.tuned(method):
+            return ""
+        return f"--loras {self.results}/loras/{base_model}/{method}"
+
+    def aligned(self, training_set: str) -> str:
+        """Manifest of the aligned images of a training set, by its folder name."""
+        sources = {trained_on(source): source for source in self.study.training_sets}
+        return f"{self.results}/aligned/{sources[training_set]}/manifest.parquet"
+
+    def reference_features(self, source: str, kind: str) -> list[str]:
+        """Features of a reference set; identity has no use for people seen once."""
+        return [] if (source, kind) == (WILD, "identity") else self.features(source, kind)
+
+    def features(self, source: str, kind: str) -> list[str]:
+        """Feature files of a set of images that one kind of score needs."""
+        names = score_extractors(self.study.score, kind)
+        return [f"{self.results}/features/{source}/{name}.safetensors" for name in names]
+
+    def judge_features(self, source: str) -> str:
+        """Embeddings of a set of images by the first recogniser that judges identity."""
+        return self.features(source, "identity")[0]
+
+    @property
+    def scores(self) -> list[str]:
+        """All score tables: the reference sets' own and every variant's, of every kind."""
+        return [
+            f"{self.results}/scores/{kind}/{name}.csv"
+            for kind in SCORE_KINDS
+            for name in ("reference", *self.study.variants)
+        ]
+
+    @property
+    def replicates(self) -> list[str]:
+        """Bootstrap replicates of every variant's error rates."""
+        return [f"{self.results}/scores/identity/{name}.parquet" for name in self.study.variants]
+
+    @property
+    def models_trained(self) -> list[str]:
+        """Folders of all recognisers that the study trains."""
+        return [
+            f"{self.results}/recognition/{recognise_path(source, repetition)}"
+            for source in self.study.training_sets
+            for repetition in range(self.study.recognise.repetitions)
+        ]
+
+    @property
+    def validation(self) -> str:
+        """The benchmark that chooses a recogniser's epoch."""
+        name = self.study.recognise.validation
+        return next(path for path in self.study.benchmarks if benchmark_name(path) == name)
+
+    @staticmethod
+    def tuned(method: str) -> bool:
+        """Whether a method has fine-tuned weights."""
+        return method != UNTUNED
+
+    @staticmethod
+    def judged(method: str) -> bool:
+        """Whether a method's objective needs face embeddings."""
+        return uses_judge(method)
+
+
+def project_file(path: str) -> str:
+    """Path of one of the project's files from the working folder, so that both can move."""
+    return os.path.normpath(os.path.join(os.path.relpath(PROJECT_ROOT), path))
+
+
+def make_plan(config: Mapping[str, Any], where: str, root: Path = PROJECT_ROOT) -> Plan:
+    """Read all that a configuration refers to.
+
+    Args:
+        config: The parsed configuration.
+        where: Its file's name, for messages.
+        root: Folder with ``config/models.yaml`` and ``config/prompts``.
+
+    Raises:
+        StepError: unknown keys, unfit values, or a name that stands for nothing.
+    """
+    study = read_study(config, where)
+    folder = root / "config"
+    prompt_sets = {
+        name: read_prompt_set(folder / "prompts" / f"{name}.yaml") for name in study.prompt_sets
+    }
+    plan = Plan(study, read_models(folder / "models.yaml"), prompt_sets)
+    _ = plan.frozen  # names of weights are checked here, before any job starts
+    return plan
+
+
+def open_plan(config: Mapping[str, Any], configfiles: Sequence[Any], *, main: bool) -> Plan:
+    """The plan of a workflow: made in its main process, the same in all its jobs.
+
+    The main process writes a snapshot under a name that is its content's hash, so nothing ever
+    changes under a job's feet, and tells it to jobs by an environment variable.
+
+    Args:
+        config: The merged configuration.
+        configfiles: Files it came from, for messages.
+        main: Whether this is the workflow's main process.
+
+    Raises:
+        StepError: as :func:`make_plan`.
+    """
+    snapshot = os.environ.get(SNAPSHOT_VARIABLE)
+    if not main and snapshot:
+        return read_plan(Path(snapshot).read_text(encoding="utf-8"))
+    plan = make_plan(config, ", ".join(map(str, configfiles)) or "configuration")
+    text = plan_text(plan)
+    path = SNAPSHOTS / f"{sha256_bytes(text.encode())[:16]}.json"
+    if not path.is_file():
+        write_text(path, text)
+    os.environ[SNAPSHOT_VARIABLE] = str(path.resolve())
+    return plan
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan as canonical JSON."""
+    return json_text(
+        {
+            "study": plan.study.model_dump(mode="json"),
+            "models": {name: entry.model_dump(mode="json") for name, entry in plan.models.items()},
+            "prompt_sets": {
+                name: entry.model_dump(mode="json") for name, entry in plan.prompt_sets.items()
+            },
+        }
+    )
+
+
+def read_plan(text: str) -> Plan:
+    """The plan that :func:`plan_text` wrote."""
+    raw = json.loads(text)
+    return Plan(
+        read_study(raw["study"], "snapshot"),
+        {name: validated(Weights, entry, name) for name, entry in raw["models"].items()},
+        {name: validated(PromptSet, entry, name) for name, entry in raw["prompt_sets"].items()},
+    )

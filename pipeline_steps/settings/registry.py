@@ -1,0 +1,47 @@
+"""The weights registry: which weights a name stands for, from where, and under what licence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.base import Weights, validated
+
+
+def read_models(path: str | os.PathLike[str]) -> dict[str, Weights]:
+    """Read ``config/models.yaml``: a mapping of names to entries.
+
+    Raises:
+        StepError: the file is missing or no such mapping, or an entry has unknown or unfit keys.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StepError(f"weights registry {path} is missing") from error
+    except yaml.YAMLError as error:
+        raise StepError(f"weights registry {path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise StepError(f"weights registry {path}: expected a mapping of names to entries")
+    return {
+        name: validated(Weights, {"name": name, **(entry or {})}, f"{path}: {name}")
+        for name, entry in raw.items()
+    }
+
+
+def pick(models: Mapping[str, Weights], name: str, key: str, task: str | None = None) -> Weights:
+    """The entry that a study's key names.
+
+    Raises:
+        StepError: there is no such entry, or it is for another task.
+    """
+    if name not in models:
+        raise StepError(
+            f"{key}: config/models.yaml has no entry {name!r}; it has {', '.join(sorted(models))}"
+        )
+    if task is not None and models[name].task != task:
+        raise StepError(f"{key}: {name!r} is for {models[name].task}, not {task}")
+    return models[name]

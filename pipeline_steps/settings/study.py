@@ -1,0 +1,169 @@
+"""A study: everything its configuration file may say, one section per step.
+
+The defaults are the paper's values. A configuration file states what differs from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline_steps.diffusion.objectives import METHODS, UNTUNED
+from pipeline_steps.settings.align import AlignSettings
+from pipeline_steps.settings.base import Section, validated
+from pipeline_steps.settings.embed import EmbedSettings
+from pipeline_steps.settings.features import FeaturesSettings
+from pipeline_steps.settings.figures import FiguresSettings
+from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.settings.prepare import PrepareSettings
+from pipeline_steps.settings.prior import PriorSettings
+from pipeline_steps.settings.recognise import RecogniseSettings
+from pipeline_steps.settings.render_demo_world import RenderDemoWorldSettings
+from pipeline_steps.settings.report import ReportSettings
+from pipeline_steps.settings.sample import SampleSettings
+from pipeline_steps.settings.score import ScoreSettings
+from pipeline_steps.settings.tables import TablesSettings
+from pipeline_steps.settings.verify import VerifySettings
+
+# Names become folders and wildcards; "-" joins them in recognition/<trained_on>.
+NAME = r"^[a-z0-9][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+REAL = "real"
+WILD = "wild"
+
+
+class Study(Section):
+    """One study: what is compared, on which data, and how every step works."""
+
+    name: Name = Field(description="Name of the study; its results lie in results/<name>.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
+    base_models: tuple[Name, ...] = Field(
+        default=("sd21",),
+        min_length=1,
+        description="Diffusion models, by their names in config/models.yaml.",
+    )
+    methods: tuple[str, ...] = Field(
+        default=("untuned", "dreambooth", "portraitbooth", "idbooth"),
+        min_length=1,
+        description="Fine-tuning methods, of pipeline_steps/diffusion/objectives.py; untuned "
+        "samples the base model as it is.",
+    )
+    prompt_sets: tuple[Name, ...] = Field(
+        default=("base", "complex"),
+        min_length=1,
+        description="Prompt sets, by their file names in config/prompts.",
+    )
+    cohorts: int = Field(
+        default=1,
+        ge=1,
+        description="Jobs per variant, each with its share of the identities. Changes speed and "
+        "memory, no result.",
+    )
+    recogniser: Name = Field(
+        default="arcface_r100",
+        description="Recogniser of the identity losses, by its name in config/models.yaml.",
+    )
+    in_the_wild: str = Field(
+        default="data/ffhq",
+        description="Archive (.zip) or folder of the in-the-wild reference images.",
+    )
+    training_sets: tuple[str, ...] = Field(
+        default=(),
+        description="What recognisers are trained on: real, or <base model>/<method>/<prompts>.",
+    )
+    benchmarks: tuple[str, ...] = Field(
+        default=(
+            "data/benchmarks/lfw.bin",
+            "data/benchmarks/agedb_30.bin",
+            "data/benchmarks/calfw.bin",
+            "data/benchmarks/cfp_fp.bin",
+            "data/benchmarks/cplfw.bin",
+        ),
+        min_length=1,
+        description="Verification benchmarks, InsightFace's .bin format; a benchmark is called by "
+        "its file name.",
+    )
+
+    render_demo_world: RenderDemoWorldSettings = Field(default=RenderDemoWorldSettings())
+    prepare: PrepareSettings
+    embed: EmbedSettings = Field(default=EmbedSettings())
+    prior: PriorSettings = Field(default=PriorSettings())
+    finetune: FinetuneSettings = Field(default=FinetuneSettings())
+    sample: SampleSettings = Field(default=SampleSettings())
+    align: AlignSettings = Field(default=AlignSettings())
+    features: FeaturesSettings = Field(default=FeaturesSettings())
+    score: ScoreSettings = Field(default=ScoreSettings())
+    recognise: RecogniseSettings = Field(default=RecogniseSettings())
+    verify: VerifySettings = Field(default=VerifySettings())
+    tables: TablesSettings = Field(default=TablesSettings())
+    figures: FiguresSettings = Field(default=FiguresSettings())
+    report: ReportSettings = Field(default=ReportSettings())
+
+    @field_validator(
+        "base_models", "methods", "prompt_sets", "training_sets", "benchmarks", mode="after"
+    )
+    @classmethod
+    def _no_repetition(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("an entry stands there twice")
+        return value
+
+    @field_validator("methods", mode="after")
+    @classmethod
+    def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for method in value:
+            if method != UNTUNED and method not in METHODS:
+                known = ", ".join((UNTUNED, *METHODS))
+                raise ValueError(f"{method!r} is no method; there are {known}")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Study:
+        known = [REAL, *(variant for variant in self.variants if f"/{UNTUNED}/" not in variant)]
+        for source in self.training_sets:
+            if source not in known:
+                raise ValueError(
+                    f"training_sets: {source!r} is none of this study's: {', '.join(known)}"
+                )
+        names = [benchmark_name(path) for path in self.benchmarks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"benchmarks: two files of one name among {', '.join(names)}")
+        if self.training_sets and self.recognise.validation not in names:
+            raise ValueError(
+                f"recognise.validation: {self.recognise.validation!r} is none of the benchmarks "
+                f"{', '.join(names)}"
+            )
+        if self.sample.prompt_set is not None:
+            raise ValueError("sample.prompt_set: name prompt sets under prompt_sets instead")
+        return self
+
+    @property
+    def variants(self) -> list[str]:
+        """All variants as ``<base model>/<method>/<prompts>``."""
+        return [
+            f"{base_model}/{method}/{prompts}"
+            for base_model in self.base_models
+            for method in self.methods
+            for prompts in self.prompt_sets
+        ]
+
+
+def benchmark_name(path: str) -> str:
+    """Name of a benchmark: its file's name without folder and ending."""
+    return re.sub(r"\.bin$", "", path.rpartition("/")[2])
+
+
+def read_study(config: Mapping[str, Any], where: str) -> Study:
+    """The study of a parsed configuration file.
+
+    Args:
+        config: What the file says.
+        where: Name of the file, for messages.
+
+    Raises:
+        StepError: unknown keys or unfit values, each named.
+    """
+    return validated(Study, dict(config), where)

@@ -1,0 +1,35 @@
+# What all rules share: the plan of the study, the name of its results folder S, and the wildcards.
+
+import sys
+from pathlib import Path
+
+from pipeline_steps.files.lease import candidate_gpus
+from pipeline_steps.settings.plan import WORLD, open_plan, project_file
+
+PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
+STUDY = PLAN.study
+S = PLAN.results
+ENVIRONMENT = workflow.source_path("../../envs/environment.yaml")
+
+# Jobs run `python` of the environment that runs Snakemake, activated or not.
+os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+# --resources gpu=0 means that no card is used, also where there is one.
+if workflow.resource_settings.resources.get("gpu") == 0:
+    os.environ.update(CUDA_VISIBLE_DEVICES="")
+
+
+wildcard_constraints:
+    base_model="|".join(STUDY.base_models),
+    method="|".join(STUDY.methods),
+    prompts="|".join(STUDY.prompt_sets),
+    cohort=r"\d+",
+    cohorts=r"\d+",
+    source="|".join(PLAN.sources),
+    variant="|".join(STUDY.variants),
+    extractor="|".join(PLAN.extractors),
+    repetition=r"\d+",
+
+
+# A machine without any GPU needs no turns taken; elsewhere jobs that can use one ask for one.
+GPU = lambda wildcards: int(not workflow.local_exec or bool(candidate_gpus()))

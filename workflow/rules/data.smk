@@ -1,0 +1,82 @@
+# Photographs: rendered where a study asks for the embedded world, prepared, and embedded.
+
+
+rule render_demo_world:
+    input:
+        code=PLAN.code("render_demo_world"),
+        config=f"{WORLD}/render_demo_world.json",
+    output:
+        photographs=expand(
+            f"{WORLD}/tfd/TD_RGB_A_Set{{number}}.zip", number=[1, 2, 3, 4]
+        ),
+        gender=f"{WORLD}/tfd/gender.csv",
+        in_the_wild=f"{WORLD}/in_the_wild.zip",
+        benchmarks=expand(
+            f"{WORLD}/benchmarks/{{name}}.bin",
+            name=["plain", "cross_age", "cross_pose", "frontal_profile", "age_gap"],
+        ),
+    log:
+        "<logs>/render_demo_world.log",
+    benchmark:
+        "<benchmarks>/render_demo_world.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=30,
+    params:
+        out=subpath(output.in_the_wild, parent=True),
+    shell:
+        "python -m pipeline_steps.render_demo_world --config {input.config} --out {params.out} &> {log}"
+
+
+rule prepare:
+    input:
+        code=PLAN.code("prepare"),
+        config="<results>/config/prepare.json",
+        sources=PLAN.photographs,
+    output:
+        manifest="<results>/dataset/manifest.parquet",
+        identities="<results>/dataset/identities.csv",
+    log:
+        "<logs>/prepare.log",
+    benchmark:
+        "<benchmarks>/prepare.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m pipeline_steps.prepare --config {input.config} --out {params.out}"
+        " --workers {threads} &> {log}"
+
+
+rule embed:
+    input:
+        code=PLAN.code("embed"),
+        config="<results>/config/embed.json",
+        manifest=rules.prepare.output.manifest,
+    output:
+        "<results>/dataset/embeddings/index.json",
+    log:
+        "<logs>/embed.log",
+    benchmark:
+        "<benchmarks>/embed.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        dataset=subpath(input.manifest, parent=True),
+    shell:
+        "python -m pipeline_steps.embed --config {input.config} --dataset {params.dataset} &> {log}"

@@ -1,0 +1,115 @@
+# Diffusion models: the prior set, fine-tuning to identities, and sampling.
+
+
+rule prior:
+    input:
+        code=PLAN.code("prior"),
+        config="<results>/config/prior/{base_model}.json",
+    output:
+        manifest="<results>/prior/{base_model}/manifest.parquet",
+        embeddings="<results>/prior/{base_model}/embeddings.safetensors",
+    log:
+        "<logs>/prior/{base_model}.log",
+    benchmark:
+        "<benchmarks>/prior/{base_model}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m pipeline_steps.prior --config {input.config}"
+        " --out {params.out} &> {log}"
+
+
+rule finetune:
+    input:
+        code=PLAN.code("finetune"),
+        config="<results>/config/finetune/{base_model}/{method}.json",
+        manifest=rules.prepare.output.manifest,
+        identities=rules.prepare.output.identities,
+        prior=rules.prior.output.manifest,
+        embeddings=branch(
+            lambda wildcards: PLAN.judged(wildcards.method),
+            then=[*rules.embed.output, rules.prior.output.embeddings],
+        ),
+    output:
+        "<results>/loras/{base_model}/{method}/cohorts/{cohort}-of-{cohorts}.json",
+    log:
+        "<logs>/finetune/{base_model}/{method}/{cohort}-of-{cohorts}.log",
+    benchmark:
+        "<benchmarks>/finetune/{base_model}/{method}/{cohort}-of-{cohorts}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=24000,
+        runtime=2880,
+    params:
+        dataset=subpath(input.manifest, parent=True),
+        prior=subpath(input.prior, parent=True),
+        out=subpath(output[0], ancestor=2),
+    shell:
+        "python -m pipeline_steps.finetune --config {input.config} --dataset {params.dataset}"
+        " --prior {params.prior} --out {params.out}"
+        " --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
+
+
+rule sample:
+    input:
+        code=PLAN.code("sample"),
+        config="<results>/config/sample/{base_model}/{method}/{prompts}.json",
+        manifest=rules.prepare.output.manifest,
+        identities=rules.prepare.output.identities,
+        loras=branch(
+            lambda wildcards: PLAN.tuned(wildcards.method), then=rules.finetune.output
+        ),
+    output:
+        "<results>/samples/{base_model}/{method}/{prompts}/cohorts/{cohort}-of-{cohorts}.parquet",
+    log:
+        "<logs>/sample/{base_model}/{method}/{prompts}/{cohort}-of-{cohorts}.log",
+    benchmark:
+        "<benchmarks>/sample/{base_model}/{method}/{prompts}/{cohort}-of-{cohorts}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        dataset=subpath(input.manifest, parent=True),
+        out=subpath(output[0], ancestor=2),
+        loras=lambda wildcards: PLAN.lora_flag(wildcards.base_model, wildcards.method),
+    shell:
+        "python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
+        " --out {params.out} {params.loras} --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
+
+
+rule gather:
+    input:
+        code=PLAN.code("gather"),
+        parts=expand(
+            "<results>/samples/{{base_model}}/{{method}}/{{prompts}}/cohorts/{cohort}.parquet",
+            cohort=PLAN.cohorts,
+        ),
+    output:
+        "<results>/samples/{base_model}/{method}/{prompts}/manifest.parquet",
+    log:
+        "<logs>/gather/{base_model}/{method}/{prompts}.log",
+    benchmark:
+        "<benchmarks>/gather/{base_model}/{method}/{prompts}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "python -m pipeline_steps.gather --parts {input.parts} --out {output} &> {log}"

@@ -1,0 +1,146 @@
+# What a study shows: tables, figures, one page, and where it all came from.
+
+
+rule tables:
+    input:
+        code=PLAN.code("tables"),
+        config="<results>/config/tables.json",
+        scores=PLAN.scores,
+        replicates=PLAN.replicates,
+        verification=expand("{model}/verification.csv", model=PLAN.models_trained),
+    output:
+        report(
+            expand(
+                "<results>/tables/{table}.csv",
+                table=["quality", "identity", "pose", "recognition"],
+            ),
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        expand(
+            "<results>/tables/{table}.{ending}",
+            table=["quality", "identity", "pose", "recognition"],
+            ending=["md", "tex"],
+        ),
+        "<results>/tables/comparison.csv",
+    log:
+        "<logs>/tables.log",
+    benchmark:
+        "<benchmarks>/tables.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m pipeline_steps.tables --config {input.config} --scores {input.scores}"
+        " --replicates {input.replicates} --verification {input.verification}"
+        " --out {params.out} &> {log}"
+
+
+rule figures:
+    input:
+        code=PLAN.code("figures"),
+        config="<results>/config/figures.json",
+        dataset=rules.prepare.output.manifest,
+        real=PLAN.judge_features("real"),
+        variants=[PLAN.judge_features(variant) for variant in STUDY.variants],
+        samples=expand(
+            "<results>/samples/{variant}/manifest.parquet", variant=STUDY.variants
+        ),
+    output:
+        report(
+            expand(
+                "<results>/figures/{figure}.svg",
+                figure=["distributions", "samples", "overview"],
+            ),
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
+        expand(
+            "<results>/figures/{figure}.png",
+            figure=["distributions", "samples", "overview"],
+        ),
+    log:
+        "<logs>/figures.log",
+    benchmark:
+        "<benchmarks>/figures.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=30,
+    params:
+        dataset=subpath(input.dataset, parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m pipeline_steps.figures --config {input.config} --dataset {params.dataset}"
+        " --real {input.real} --variant-features {input.variants} --samples {input.samples}"
+        " --out {params.out} &> {log}"
+
+
+rule provenance:
+    input:
+        code=PLAN.code("provenance"),
+        configs=list(PLAN.frozen),
+        sources=PLAN.put_in,
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+    output:
+        "<results>/provenance.json",
+    log:
+        "<logs>/provenance.log",
+    benchmark:
+        "<benchmarks>/provenance.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=60,
+    params:
+        benchmarks=f"{S}/benchmarks",
+    shell:
+        "python -m pipeline_steps.provenance --configs {input.configs} --sources {input.sources}"
+        " --benchmarks {params.benchmarks} --out {output} &> {log}"
+
+
+rule report:
+    input:
+        code=PLAN.code("report"),
+        config="<results>/config/report.json",
+        manifests=PLAN.manifests,
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+        provenance=rules.provenance.output,
+    output:
+        report(
+            "<results>/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=10,
+    params:
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        figures=lambda wildcards, input: Path(input.figures[0]).parent,
+    shell:
+        "python -m pipeline_steps.report --config {input.config} --tables {params.tables}"
+        " --figures {params.figures} --manifests {input.manifests}"
+        " --provenance {input.provenance} --out {output} &> {log}"

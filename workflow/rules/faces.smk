@@ -1,0 +1,103 @@
+# Faces in all sets of images: aligned to the template, and described by extractors.
+
+
+rule align_photographs:
+    input:
+        code=PLAN.code("align"),
+        config="<results>/config/align.json",
+        manifest=rules.prepare.output.manifest,
+    output:
+        "<results>/aligned/real/manifest.parquet",
+    log:
+        "<logs>/align/real.log",
+    benchmark:
+        "<benchmarks>/align/real.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        root=subpath(input.manifest, parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
+        " --root {params.root} --out {params.out} &> {log}"
+
+
+rule align_in_the_wild:
+    input:
+        code=PLAN.code("align"),
+        config="<results>/config/align.json",
+        images=STUDY.in_the_wild,
+    output:
+        "<results>/aligned/wild/manifest.parquet",
+    log:
+        "<logs>/align/wild.log",
+    benchmark:
+        "<benchmarks>/align/wild.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=480,
+    params:
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m pipeline_steps.align --config {input.config} --images {input.images}"
+        " --out {params.out} &> {log}"
+
+
+rule align:
+    input:
+        code=PLAN.code("align"),
+        config="<results>/config/align.json",
+        manifest="<results>/samples/{variant}/manifest.parquet",
+    output:
+        "<results>/aligned/{variant}/manifest.parquet",
+    log:
+        "<logs>/align/{variant}.log",
+    benchmark:
+        "<benchmarks>/align/{variant}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        root=subpath(input.manifest, parent=True),
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
+        " --root {params.root} --out {params.out} &> {log}"
+
+
+rule features:
+    input:
+        code=PLAN.code("features"),
+        config="<results>/config/features/{extractor}.json",
+        aligned="<results>/aligned/{source}/manifest.parquet",
+    output:
+        "<results>/features/{source}/{extractor}.safetensors",
+    log:
+        "<logs>/features/{source}/{extractor}.log",
+    benchmark:
+        "<benchmarks>/features/{source}/{extractor}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        aligned=subpath(input.aligned, parent=True),
+    shell:
+        "python -m pipeline_steps.features --config {input.config} --aligned {params.aligned}"
+        " --out {output} &> {log}"

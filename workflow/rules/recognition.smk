@@ -1,0 +1,54 @@
+# Face recognition trained on each training set, and its accuracy on the benchmarks.
+
+
+rule recognise:
+    input:
+        code=PLAN.code("recognise"),
+        config="<results>/config/recognise/{trained_on}/seed{repetition}.json",
+        aligned=lambda wildcards: PLAN.aligned(wildcards.trained_on),
+        validation=PLAN.validation,
+    output:
+        model="<results>/recognition/{trained_on}/seed{repetition}/model.safetensors",
+        history="<results>/recognition/{trained_on}/seed{repetition}/history.csv",
+    log:
+        "<logs>/recognise/{trained_on}/seed{repetition}.log",
+    benchmark:
+        "<benchmarks>/recognise/{trained_on}/seed{repetition}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        aligned=subpath(input.aligned, parent=True),
+        out=subpath(output.model, parent=True),
+    shell:
+        "python -m pipeline_steps.recognise --config {input.config}"
+        " --aligned {params.aligned} --validation {input.validation}"
+        " --out {params.out} &> {log}"
+
+
+rule verify:
+    input:
+        code=PLAN.code("verify"),
+        config="<results>/config/verify.json",
+        model=rules.recognise.output.model,
+        benchmarks=STUDY.benchmarks,
+    output:
+        "<results>/recognition/{trained_on}/seed{repetition}/verification.csv",
+    log:
+        "<logs>/verify/{trained_on}/seed{repetition}.log",
+    benchmark:
+        "<benchmarks>/verify/{trained_on}/seed{repetition}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=120,
+    shell:
+        "python -m pipeline_steps.verify --config {input.config} --model {input.model}"
+        " --benchmarks {input.benchmarks} --out {output} &> {log}"

@@ -1,0 +1,83 @@
+# Scores: every variant against the references, and the references against each other.
+
+
+rule score:
+    input:
+        code=PLAN.code("score"),
+        config="<results>/config/score/{kind}.json",
+        variant=lambda wildcards: PLAN.features(wildcards.variant, wildcards.kind),
+        real=lambda wildcards: PLAN.features("real", wildcards.kind),
+        wild=lambda wildcards: PLAN.features("wild", wildcards.kind),
+    output:
+        "<results>/scores/{kind}/{variant}.csv",
+    log:
+        "<logs>/score/{kind}/{variant}.log",
+    benchmark:
+        "<benchmarks>/score/{kind}/{variant}.tsv"
+    wildcard_constraints:
+        kind="quality|pose",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime=120,
+    shell:
+        "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
+        " --variant-features {input.variant} --real {input.real} --wild {input.wild}"
+        " --out {output} &> {log}"
+
+
+rule score_identity:
+    input:
+        code=PLAN.code("score"),
+        config="<results>/config/score/identity.json",
+        variant=lambda wildcards: PLAN.features(wildcards.variant, "identity"),
+        real=PLAN.features("real", "identity"),
+    output:
+        table="<results>/scores/identity/{variant}.csv",
+        replicates="<results>/scores/identity/{variant}.parquet",
+    log:
+        "<logs>/score/identity/{variant}.log",
+    benchmark:
+        "<benchmarks>/score/identity/{variant}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime=120,
+    shell:
+        "python -m pipeline_steps.score --config {input.config} --kind identity"
+        " --variant-features {input.variant} --real {input.real}"
+        " --out {output.table} --replicates {output.replicates} &> {log}"
+
+
+rule score_references:
+    input:
+        code=PLAN.code("score"),
+        config="<results>/config/score/{kind}.json",
+        real=lambda wildcards: PLAN.features("real", wildcards.kind),
+        wild=lambda wildcards: PLAN.reference_features("wild", wildcards.kind),
+    output:
+        "<results>/scores/{kind}/reference.csv",
+    log:
+        "<logs>/score/{kind}/reference.log",
+    benchmark:
+        "<benchmarks>/score/{kind}/reference.tsv"
+    wildcard_constraints:
+        kind="quality|identity|pose",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        wild=lambda wildcards, input: f"--wild {input.wild}" if input.wild else "",
+    shell:
+        "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
+        " --real {input.real} {params.wild} --out {output} &> {log}"
