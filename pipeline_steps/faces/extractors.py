@@ -6,6 +6,7 @@ further one is a function and an entry in EXTRACTORS.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,10 @@ def _inception(weights: Weights, device: str | torch.device) -> Extractor:
     verify(weights)
     path = locate(weights)
     try:
-        network: Any = torch.jit.load(path, map_location=device).eval()
+        with warnings.catch_warnings():
+            # TorchScript is the only form in which these weights were published.
+            warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+            network: Any = torch.jit.load(path, map_location=device).eval()
         layers = network.layers
     except (RuntimeError, AttributeError, OSError) as error:
         raise StepError(
@@ -240,11 +244,20 @@ def _from_folder(weights: Weights, model: Any, device: str | torch.device) -> An
     verify(weights)
     path = locate(weights)
     try:
-        network = model.from_pretrained(path, local_files_only=True)
+        network, loading = model.from_pretrained(
+            path, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise StepError(
             f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: {error}"
         ) from error
+    # Left alone, transformers would draw what a file lacks at random.
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise StepError(
+            f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: it lacks "
+            f"{len(missing)} tensors, {missing[0]} among them"
+        )
     return network.float().eval().to(device)
 
 

@@ -1,0 +1,168 @@
+"""Extractors: preprocessing, and the networks of small local folders and files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cleanfid.resize import build_resizer
+from safetensors.torch import save_file
+
+from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
+from pipeline_steps.faces.attributes import AttributeNet
+from pipeline_steps.faces.extractors import AlignedFaces, load_extractor, normalised, resized
+from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.base import Weights
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+FACES = AlignedFaces(IMAGES, np.repeat(ARCFACE_TEMPLATE[None], 3, axis=0))
+
+
+def entry(task, architecture, source, **options):
+    return Weights(
+        name="small",
+        task=task,
+        architecture=architecture,
+        source=str(source),
+        licence="Apache-2.0",
+        commercial_use=True,
+        options=options,
+    )
+
+
+def test_resizing_equals_clean_fids():
+    clean = build_resizer("clean")
+    expected = np.stack([clean(image) for image in IMAGES]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(resized(IMAGES, 299).numpy(), expected)
+
+
+def test_normalisation_is_by_channel():
+    pixels = torch.full((1, 3, 2, 2), 255.0)
+    out = normalised(pixels, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+    assert out[0, :, 0, 0].tolist() == [1.0, 3.0, 0.5]
+
+
+def test_attribute_features_are_the_penultimate_activations(tmp_path):
+    torch.manual_seed(0)
+    network = AttributeNet({"place": 11, "gender": 2}, widths=(4, 6, 8)).eval()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    extractor = load_extractor(entry("features", "attributes", tmp_path / "model.safetensors"))
+    found = extractor.extract(FACES)
+    x = torch.from_numpy(IMAGES).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        logits = network(x)
+        features = torch.from_numpy(found)
+        assert {name: tuple(rows.shape) for name, rows in logits.items()} == {
+            "place": (3, 11),
+            "gender": (3, 2),
+        }
+        for name, head in network.heads.items():
+            torch.testing.assert_close(head(features), logits[name], rtol=1e-4, atol=1e-5)
+    assert found.shape == (3, 8)
+    assert found.dtype == np.float32
+
+
+class TinyInception(torch.nn.Module):
+    """The interface of clean-fid's TorchScript file: a submodule `layers`."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_inception_sees_clean_fids_preprocessing(tmp_path):
+    torch.manual_seed(0)
+    network = TinyInception().eval()
+    torch.jit.script(network).save(tmp_path / "inception.pt")
+    extractor = load_extractor(entry("features", "inception-v3", tmp_path / "inception.pt"))
+    clean = build_resizer("clean")
+    x = torch.from_numpy(np.stack([clean(image) for image in IMAGES])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = network.layers((x - 128) / 128)
+    np.testing.assert_allclose(extractor.extract(FACES), expected, atol=1e-5)
+
+
+def test_clip_gives_projected_image_embeddings(tmp_path):
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
+        projection_dim=12,
+    )
+    network = CLIPVisionModelWithProjection(config).eval()
+    network.save_pretrained(tmp_path / "clip")
+    extractor = load_extractor(entry("features", "clip", tmp_path / "clip"))
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    with torch.no_grad():
+        x = normalised(resized(IMAGES, 56), mean, std)
+        expected = network(pixel_values=x).image_embeds
+    found = extractor.extract(FACES)
+    assert found.shape == (3, 12)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert "56x56" in extractor.preprocessing
+
+
+def test_dinov2_gives_the_class_token(tmp_path):
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=56
+    )
+    network = Dinov2Model(config).eval()
+    network.save_pretrained(tmp_path / "dino")
+    extractor = load_extractor(entry("features", "dinov2", tmp_path / "dino"))
+    with torch.no_grad():
+        x = normalised(resized(IMAGES, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        expected = network(pixel_values=x).pooler_output
+    np.testing.assert_allclose(extractor.extract(FACES), expected, atol=1e-5)
+
+
+def test_recogniser_and_quality_share_a_file(tmp_path):
+    torch.manual_seed(0)
+    options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
+    path = tmp_path / "model.safetensors"
+    save_file(IResNet(**options, quality_head=True).state_dict(), path)
+    embeddings = load_extractor(entry("recogniser", "iresnet", path, **options)).extract(FACES)
+    quality = load_extractor(entry("quality", "iresnet", path, **options)).extract(FACES)
+    assert (embeddings.shape, quality.shape) == ((3, 512), (3, 1))
+    save_file(IResNet(**options).state_dict(), path)
+    with pytest.raises(StepError, match="no quality head"):
+        load_extractor(entry("quality", "iresnet", path, **options))
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "message"),
+    [
+        ("features", "vgg", "there are features/attributes"),
+        ("features", "attributes", "no tensors of an attribute network"),
+        ("features", "inception-v3", "not clean-fid's TorchScript"),
+        ("features", "dinov2", "cannot be opened as Dinov2Model"),
+    ],
+)
+def test_unfit_weights_are_named(tmp_path, task, architecture, message):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    source = tmp_path if architecture == "dinov2" else path
+    with pytest.raises(StepError, match=message):
+        load_extractor(entry(task, architecture, source))
+
+
+def test_anything_but_uint8_colour_is_refused():
+    with pytest.raises(ValueError, match="uint8"):
+        resized(IMAGES.astype(np.float32), 299)
+    with pytest.raises(ValueError, match="uint8"):
+        resized(IMAGES[..., 0], 299)

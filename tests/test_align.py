@@ -1,0 +1,152 @@
+"""The align step on real photographs, from manifests, archives and folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage import data
+from skimage.transform import SimilarityTransform, warp
+
+from pipeline_steps import align
+from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
+from pipeline_steps.faces.detection import Detector
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.images import encode_png, read_image, write_png
+from pipeline_steps.files.manifests import read_manifest, write_manifest
+from pipeline_steps.settings.align import AlignSettings
+from pipeline_steps.settings.base import Frozen
+
+FACE = np.ascontiguousarray(data.astronaut()[40:200, 140:300])  # NASA, public domain
+CAT = np.ascontiguousarray(data.chelsea()[:160, :160])
+FROZEN = Frozen("test", "align", 0, AlignSettings())
+
+
+def from_manifest(tmp_path, rows):
+    manifest = tmp_path / "in" / "manifest.parquet"
+    write_manifest(manifest, rows)
+    items = align.items_of_manifest(manifest, tmp_path / "in")
+    align.run(FROZEN, items, out=tmp_path / "out", device="cpu")
+    return read_manifest(tmp_path / "out/manifest.parquet").set_index("source_file")
+
+
+def test_faces_come_to_stand_on_the_template(tmp_path):
+    write_png(tmp_path / "in/ID_1/0.png", FACE)
+    table = from_manifest(tmp_path, [{"identity": "ID_1", "file": "ID_1/0.png"}])
+    row = table.loc["ID_1/0.png"]
+    assert (row["identity"], row["file"], row["kept"], row["reason"]) == (
+        "ID_1",
+        "ID_1/0.png",
+        True,
+        "",
+    )
+    assert row["sha256"] == sha256_file(tmp_path / "out/ID_1/0.png")
+    aligned = read_image(tmp_path / "out/ID_1/0.png")
+    assert aligned.shape == (112, 112, 3)
+
+    found = Detector().detect([FACE], padding=0.5)[0]
+    np.testing.assert_allclose(row["landmarks"], found.landmarks.ravel(), atol=1e-3)
+    np.testing.assert_allclose(row["box"], found.box, atol=1e-3)
+    transform = SimilarityTransform.from_estimate(found.landmarks, ARCFACE_TEMPLATE)
+    expected = warp(FACE, transform.inverse, output_shape=(112, 112), preserve_range=True)
+    assert np.abs(aligned - expected).mean() < 0.6
+    again = Detector().detect([aligned], padding=0.5)[0]
+    np.testing.assert_allclose(again.landmarks, transform(found.landmarks), atol=3.0)
+
+
+def test_every_miss_is_a_row_with_its_reason_and_harms_no_neighbour(tmp_path):
+    root = tmp_path / "in"
+    for name, image in {"a": FACE, "cat": CAT, "z": FACE[:, ::-1]}.items():
+        write_png(root / f"ID_1/{name}.png", image)
+    (root / "ID_1/cut.png").write_bytes(encode_png(FACE)[:9000])
+    (root / "ID_1/text.png").write_bytes(b"text")
+    names = ["a", "cat", "cut", "gone", "text", "z"]
+    rows = [{"identity": "ID_1", "file": f"ID_1/{name}.png", "kept": True} for name in names]
+    rows.append({"identity": "ID_2", "file": None, "kept": False})
+    table = from_manifest(tmp_path, rows)
+    assert table["reason"].to_dict() == {
+        "ID_1/a.png": "",
+        "ID_1/cat.png": "no face",
+        "ID_1/cut.png": "truncated",
+        "ID_1/gone.png": "missing",
+        "ID_1/text.png": "not an image",
+        "ID_1/z.png": "",
+    }
+    assert table["kept"].tolist() == [True, False, False, False, False, True]
+    missed = table[~table["kept"]]
+    assert missed[["file", "sha256", "landmarks", "box"]].isna().all(axis=None)
+    written = sorted(path.name for path in (tmp_path / "out/ID_1").iterdir())
+    assert written == ["a.png", "z.png"]
+
+
+def test_batches_and_other_identities_change_no_byte(tmp_path):
+    root = tmp_path / "in"
+    rows = []
+    for identity in ("ID_1", "ID_2"):
+        for index in range(3):
+            write_png(root / f"{identity}/{index}.png", np.roll(FACE, 3 * index, axis=1))
+            rows.append({"identity": identity, "file": f"{identity}/{index}.png"})
+    from_manifest(tmp_path, rows)
+    before = (tmp_path / "out/ID_2/2.png").read_bytes()
+    from_manifest(tmp_path, rows[3:])
+    assert (tmp_path / "out/ID_2/2.png").read_bytes() == before
+    assert not (tmp_path / "out/ID_1/0.png").exists()  # no longer part of the source
+    assert [len(batch) for batch in align.batches(align.items_of_images(root))] == [3, 3]
+
+
+def test_archives_and_folders_of_images_in_the_wild(tmp_path):
+    jpeg = io.BytesIO()
+    Image.fromarray(FACE).save(jpeg, "JPEG")
+    members = {"00007.png": encode_png(FACE), "x/7.jpg": jpeg.getvalue(), "x/7.png": b""}
+    with zipfile.ZipFile(tmp_path / "wild.zip", "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    items = align.items_of_images(tmp_path / "wild.zip")
+    align.run(FROZEN, items, out=tmp_path / "out", device="cpu")
+    table = read_manifest(tmp_path / "out/manifest.parquet").set_index("source_file")
+    assert table.loc["wild.zip/00007.png", ["identity", "file"]].tolist() == ["00007", "00007.png"]
+    assert table.loc["wild.zip/x/7.jpg", ["identity", "file"]].tolist() == ["x", "x/7.png"]
+    assert pd.isna(table.loc["wild.zip/x/7.png", "file"])
+    assert read_image(tmp_path / "out/00007.png").shape == (112, 112, 3)
+
+
+def test_no_face_at_all_is_told_and_no_image_at_all_is_an_error(tmp_path, caplog):
+    write_png(tmp_path / "in/a/0.png", CAT)
+    table = from_manifest(tmp_path, [{"identity": "a", "file": "a/0.png"}])
+    assert table["kept"].tolist() == [False]
+    (tmp_path / "empty").mkdir()
+    items = align.items_of_images(tmp_path / "empty")
+    with pytest.raises(StepError, match="no image to align"):
+        align.run(FROZEN, items, out=tmp_path / "out", device="cpu")
+
+
+def test_padding_is_a_setting(tmp_path):
+    photograph = data.astronaut()
+    face = Detector().detect([photograph])[0]
+    # Cut through the eyebrows.
+    write_png(tmp_path / "in/a/0.png", photograph[int(face.box[1]) + 40 :, 120:320])
+    items = align.items_of_images(tmp_path / "in")
+    unpadded = Frozen("test", "align", 0, AlignSettings(padding=0.0))
+    (without,) = align.run(unpadded, items, out=tmp_path / "0", device="cpu")
+    (padded,) = align.run(FROZEN, items, out=tmp_path / "1", device="cpu")
+    assert (without["kept"], padded["kept"]) == (False, True)
+
+
+def test_command_line(tmp_path):
+    write_png(tmp_path / "in/ID_1/0.png", FACE)
+    write_manifest(tmp_path / "in/manifest.parquet", [{"identity": "ID_1", "file": "ID_1/0.png"}])
+    config = tmp_path / "align.json"
+    frozen = {"study": "t", "step": "align", "seed": 0, "settings": {}, "weights": {}}
+    config.write_text(json.dumps(frozen | {"variant": {}}))
+    arguments = ["--config", str(config), "--manifest", str(tmp_path / "in/manifest.parquet")]
+    assert align.main([*arguments, "--out", str(tmp_path / "a")]) == 0
+    arguments = ["--config", str(config), "--images", str(tmp_path / "in")]
+    assert align.main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    one, other = (tmp_path / name / "ID_1/0.png" for name in "ab")
+    assert one.read_bytes() == other.read_bytes()

@@ -1,0 +1,140 @@
+"""The embed step: the face region of the identity losses, on a real photograph."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from skimage import data
+from torch.nn import functional as F
+
+from pipeline_steps import embed
+from pipeline_steps.faces.detection import Detector
+from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.images import write_png
+from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.files.tensors import load_features
+from pipeline_steps.settings.base import Frozen, Weights
+from pipeline_steps.settings.embed import EmbedSettings
+
+FACE = np.ascontiguousarray(data.astronaut()[40:200, 140:300])  # NASA, public domain
+CAT = np.ascontiguousarray(data.chelsea()[:160, :160])
+LAYERS, WIDTHS = [1, 1, 1, 1], [4, 4, 4, 6, 8]
+
+
+def network():
+    torch.manual_seed(0)
+    return IResNet(LAYERS, WIDTHS).eval()
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(network().state_dict(), path)
+    weights = Weights(
+        name="small",
+        task="recogniser",
+        architecture="iresnet",
+        source=str(path),
+        licence="Apache-2.0",
+        commercial_use=True,
+        options={"layers": LAYERS, "widths": WIDTHS},
+    )
+    return Frozen("test", "embed", 0, EmbedSettings(), {"recogniser": weights})
+
+
+def dataset(tmp_path, images):
+    """A prepared dataset of identity to images; one excluded row without a file."""
+    rows = [{"identity": "ID_1", "file": None, "kept": False}]
+    for identity, pictures in images.items():
+        for index, picture in enumerate(pictures):
+            file = f"images/{identity}/{index}.png"
+            write_png(tmp_path / "dataset" / file, picture)
+            rows.append({"identity": identity, "file": file, "kept": True})
+    write_manifest(tmp_path / "dataset" / "manifest.parquet", rows)
+    return tmp_path / "dataset"
+
+
+def test_embeddings_are_those_of_the_stretched_face_box(tmp_path, frozen):
+    folder = dataset(tmp_path, {"ID_2": [FACE, FACE[:, ::-1]], "ID_10": [FACE]})
+    index = embed.run(frozen, dataset=folder, device="cpu")
+
+    rows = load_features(folder / "embeddings/ID_2.safetensors", key="embeddings")
+    assert rows.files == ["images/ID_2/0.png", "images/ID_2/1.png"]
+    assert rows.features.shape == (2, 512)
+    np.testing.assert_allclose(np.linalg.norm(rows.features, axis=1), 1.0, rtol=1e-5)
+    x1, y1, x2, y2 = Detector().detect([FACE])[0].box.astype(int)
+    cut = torch.from_numpy(FACE[y1:y2, x1:x2]).permute(2, 0, 1)[None].double() / 127.5 - 1
+    region = F.interpolate(cut, (112, 112), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        expected = F.normalize(network()(region.float()))[0]
+    np.testing.assert_allclose(rows.features[0], expected, atol=1e-5)
+
+    assert json.loads((folder / "embeddings/index.json").read_text()) == index
+    assert list(index["identities"]) == ["ID_2", "ID_10"]
+    entry = index["identities"]["ID_2"]
+    assert entry["sha256"] == sha256_file(folder / "embeddings/ID_2.safetensors")
+    assert (entry["n"], entry["without_face"]) == (2, [])
+    assert rows.metadata["weights_sha256"] == index["weights_sha256"]
+    assert rows.metadata["weights_sha256"] == sha256_file(frozen.weights["recogniser"].source)
+    assert "largest MTCNN box" in rows.metadata["face_region"]
+
+
+def test_images_without_a_face_have_no_embedding_and_are_listed(tmp_path, frozen):
+    folder = dataset(tmp_path, {"ID_1": [CAT, FACE]})
+    index = embed.run(frozen, dataset=folder, device="cpu")
+    assert index["identities"]["ID_1"]["without_face"] == ["images/ID_1/0.png"]
+    rows = load_features(folder / "embeddings/ID_1.safetensors", key="embeddings")
+    assert rows.files == ["images/ID_1/1.png"]
+
+
+def test_identities_without_any_face_are_named(tmp_path, frozen):
+    folder = dataset(tmp_path, {"ID_1": [FACE], "ID_3": [CAT], "ID_4": [CAT]})
+    with pytest.raises(StepError, match="ID_3, ID_4"):
+        embed.run(frozen, dataset=folder, device="cpu")
+
+
+def test_another_identity_changes_no_byte_and_a_withdrawn_one_goes(tmp_path, frozen):
+    folder = dataset(tmp_path, {"ID_1": [FACE], "ID_2": [FACE[:, ::-1]]})
+    embed.run(frozen, dataset=folder, device="cpu")
+    before = (folder / "embeddings/ID_2.safetensors").read_bytes()
+    dataset(tmp_path, {"ID_2": [FACE[:, ::-1]], "ID_3": [FACE]})
+    embed.run(frozen, dataset=folder, device="cpu")
+    assert (folder / "embeddings/ID_2.safetensors").read_bytes() == before
+    assert not (folder / "embeddings/ID_1.safetensors").exists()
+
+
+def test_what_is_missing_is_named(tmp_path, frozen):
+    with pytest.raises(StepError, match=r"manifest\.parquet is missing"):
+        embed.run(frozen, dataset=tmp_path, device="cpu")
+    folder = dataset(tmp_path, {"ID_1": [FACE]})
+    (folder / "images/ID_1/0.png").write_bytes(b"")
+    with pytest.raises(StepError, match=r"ID_1/0\.png cannot be read"):
+        embed.run(frozen, dataset=folder, device="cpu")
+    without = Frozen("test", "embed", 0, EmbedSettings())
+    with pytest.raises(StepError, match="recogniser"):
+        embed.run(without, dataset=folder, device="cpu")
+
+
+def test_command_line(tmp_path, frozen):
+    folder = dataset(tmp_path, {"ID_1": [FACE]})
+    config = tmp_path / "embed.json"
+    config.write_text(
+        json.dumps(
+            {
+                "study": "t",
+                "step": "embed",
+                "seed": 0,
+                "settings": {},
+                "weights": {"recogniser": frozen.weights["recogniser"].model_dump()},
+                "variant": {},
+            }
+        )
+    )
+    assert embed.main(["--config", str(config), "--dataset", str(folder)]) == 0
+    assert (folder / "embeddings/index.json").is_file()

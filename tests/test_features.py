@@ -1,0 +1,134 @@
+"""The features step: rows, files and metadata, for each task."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline_steps import features
+from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
+from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.faces.recogniser import load_recogniser
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.images import write_png
+from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.files.tensors import load_features
+from pipeline_steps.settings.base import Frozen, Weights
+from pipeline_steps.settings.features import FeaturesSettings
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
+LAYERS, WIDTHS = [1, 1, 1, 1], [4, 4, 4, 6, 8]
+
+
+def entry(task, architecture, source, **options):
+    return Weights(
+        name=f"small_{task}",
+        task=task,
+        architecture=architecture,
+        source=str(source),
+        licence="Apache-2.0",
+        commercial_use=True,
+        options=options,
+    )
+
+
+@pytest.fixture
+def recogniser(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    save_file(IResNet(LAYERS, WIDTHS, quality_head=True).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def aligned(tmp_path):
+    folder = tmp_path / "aligned"
+    rows = [{"identity": "ID_1", "file": None, "landmarks": None, "kept": False}]
+    for index, image in enumerate(IMAGES):
+        file = f"ID_{index % 2 + 1}/{index}.png"
+        write_png(folder / file, image)
+        landmarks = 3.0 * ARCFACE_TEMPLATE + 20.0
+        landmarks[2, 0] += 3.0 * index  # the nose moves to the image's right
+        rows.append(
+            {"identity": file[:4], "file": file, "landmarks": landmarks.ravel(), "kept": True}
+        )
+    write_manifest(folder / "manifest.parquet", rows)
+    return folder
+
+
+def extracted(tmp_path, aligned, weights, **options):
+    frozen = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": weights})
+    out = tmp_path / "features" / f"{weights.name}.safetensors"
+    features.run(frozen, aligned=aligned, out=out, device="cpu", **options)
+    return load_features(out)
+
+
+def test_embeddings_of_kept_faces_in_the_manifests_order(tmp_path, aligned, recogniser):
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    found = extracted(tmp_path, aligned, weights)
+    assert found.files == [f"ID_{index % 2 + 1}/{index}.png" for index in range(5)]
+    np.testing.assert_allclose(
+        found.features, load_recogniser(weights).embed(IMAGES), rtol=1e-5, atol=1e-6
+    )
+    assert found.metadata["extractor"] == "small_recogniser"
+    assert found.metadata["task"] == "recogniser"
+    assert len(found.metadata["weights_sha256"]) == 64
+    assert found.metadata["preprocessing"] == "RGB 112x112, (x / 255 - 0.5) / 0.5"
+
+
+def test_quality_is_one_column(tmp_path, aligned, recogniser):
+    weights = entry("quality", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    found = extracted(tmp_path, aligned, weights)
+    assert found.features.shape == (5, 1)
+    np.testing.assert_allclose(
+        found.features[:, 0], load_recogniser(weights).quality(IMAGES), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_pose_is_read_from_the_landmarks_in_the_aligned_face(tmp_path, aligned):
+    found = extracted(tmp_path, aligned, entry("pose", "landmarks", "none"))
+    pitch, yaw, roll = found.features.T
+    assert (np.diff(yaw) > 1.0).all()
+    np.testing.assert_allclose(found.features[0], 0.0, atol=2.0)
+    assert np.abs(pitch).max() < 5
+    assert np.abs(roll).max() < 5
+    assert "solvePnP on five landmarks" in found.metadata["preprocessing"]
+    assert found.metadata["weights_sha256"] == ""
+
+
+def test_batch_size_changes_nothing(tmp_path, aligned, recogniser):
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    one = extracted(tmp_path, aligned, weights, batch_size=2).features
+    np.testing.assert_allclose(one, extracted(tmp_path, aligned, weights).features, atol=1e-5)
+
+
+def test_what_is_wrong_is_named(tmp_path, aligned, recogniser):
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    write_png(aligned / "ID_1/0.png", IMAGES[0, :64, :64])
+    with pytest.raises(StepError, match="64x64 pixels, expected 112x112"):
+        extracted(tmp_path, aligned, weights)
+    (aligned / "ID_1/0.png").unlink()
+    with pytest.raises(StepError, match=r"ID_1/0\.png cannot be read"):
+        extracted(tmp_path, aligned, weights)
+    row = {"identity": "a", "file": None, "landmarks": None, "kept": False}
+    write_manifest(aligned / "manifest.parquet", [row])
+    with pytest.raises(StepError, match="keeps no face"):
+        extracted(tmp_path, aligned, weights)
+    frozen = Frozen("t", "features", 0, FeaturesSettings())
+    with pytest.raises(StepError, match="role extractor"):
+        features.run(frozen, aligned=aligned, out=tmp_path / "f", device="cpu")
+
+
+def test_command_line(tmp_path, aligned):
+    config = tmp_path / "features.json"
+    frozen = {"study": "t", "step": "features", "seed": 0, "settings": {}, "variant": {}}
+    weights = {"extractor": entry("pose", "landmarks", "none").model_dump()}
+    config.write_text(json.dumps(frozen | {"weights": weights}))
+    out = tmp_path / "pose.safetensors"
+    arguments = ["--config", str(config), "--aligned", str(aligned), "--out", str(out)]
+    assert features.main(arguments) == 0
+    assert load_features(out).features.shape == (5, 3)
