@@ -143,22 +143,23 @@ def _distributions(
 
 def _samples(settings: FiguresSettings, gallery: Gallery) -> Figure:
     names, count = Names(settings.labels), settings.samples_columns
+    models = sorted({source.base_model for source in gallery.samples}, key=order_key)
     rows: list[GridRow] = []
-    headers: list[str] = []
     for identity in _identities(settings, gallery, settings.samples_identities):
         rows.append(GridRow("Photographs", tuple(gallery.photograph_tiles(identity, count))))
-        for base_model, prompts in _settings_of(gallery.samples):
-            if prompts != _shown_prompts(settings, gallery, base_model):
-                continue
-            for source in _methods_of(gallery.samples, base_model, prompts):
-                tiles = gallery.sample_tiles(source, identity, count)
+        for base_model in models:
+            prompts = _shown_prompts(settings, gallery, base_model)
+            sources = _methods_of(gallery.samples, base_model, prompts)
+            # All methods got the same prompts, so they stand once, above the first one's images.
+            headers = tuple(distinct_words(gallery.prompts_of(sources[0], identity, count)))
+            for source in sources:
                 label = _method_name(names, source.method)
-                several = len({key for key, _ in _settings_of(gallery.samples)}) > 1
-                label = f"{names(base_model)}\n{label}" if several else label
-                rows.append(GridRow(label, tuple(tiles)))
-                if settings.samples_identities == 1 and not headers:
-                    headers = distinct_words(gallery.prompts_of(source, identity, count))
-    return grid_figure(rows, headers, width=settings.width)
+                if len(models) > 1:
+                    label = f"{names(base_model)}\n{label}"
+                tiles = tuple(gallery.sample_tiles(source, identity, count))
+                rows.append(GridRow(label, tiles, headers))
+                headers = ()
+    return grid_figure(rows, width=settings.width)
 
 
 def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
@@ -170,7 +171,7 @@ def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
     for identity in _identities(settings, gallery, settings.overview_identities):
         tiles = gallery.sample_tiles(source, identity, settings.overview_columns)
         rows.append(GridRow("", (gallery.portrait_tile(identity), *tiles)))
-    return grid_figure(rows, (), width=settings.width, gap_after_first=True)
+    return grid_figure(rows, width=settings.width, gap_after_first=True)
 
 
 def _settings_of(sources: Iterable[Source]) -> list[tuple[str, str]]:

@@ -14,11 +14,13 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipeline_steps.evidence.findings import (
-    dropped_rows,
+    ImageCount,
+    count_images,
     error_sentences,
     order_claims,
     order_sentences,
@@ -38,6 +40,7 @@ from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.report import ReportSettings
 
+VARIANT = ("base_model", "method", "prompts")
 KINDS = ("identity", "quality", "recognition", "pose")
 PICTURES = (
     (
@@ -87,13 +90,13 @@ def run(
     compared = tables / "comparison.csv"
     comparison = read_csv(compared) if compared.is_file() else pd.DataFrame()
     claims = order_claims(frames["identity"], comparison, settings.expected_order, names)
-    dropped = dropped_rows(_manifests(manifests, names))
+    counts = _counts(manifests, names)
     laid_out = paper_tables(frames, names)
     page = Page(
         title=settings.title,
         study=frozen.study,
         lead=_lead(frozen, frames["identity"], names),
-        facts=_facts(frames["identity"], dropped),
+        facts=_facts(frames["identity"], _people(manifests), counts),
         findings=(
             ("Do the generated people look like the consenting people?", order_sentences(claims)),
             ("How often are they confused?", error_sentences(frames["identity"], names)),
@@ -110,7 +113,7 @@ def run(
             for file, caption, alt in PICTURES
         ],
         tables=[to_html(table) for kind in KINDS for table in laid_out.get(kind, [])],
-        dropped=dropped,
+        counts=counts,
         provenance=provenance_excerpt(_read_json(provenance)) if provenance else {},
     )
     write_text(out, render(page))
@@ -132,50 +135,63 @@ def _lead(frozen: Frozen[ReportSettings], identity: pd.DataFrame, names: Names) 
 
 
 def _facts(
-    identity: pd.DataFrame, dropped: Sequence[Mapping[str, str | int]]
+    identity: pd.DataFrame, people: int, counts: Sequence[ImageCount]
 ) -> list[tuple[str, str]]:
-    aligned = [row for row in dropped if "/" in str(row["what"])]
-    generated = sum(int(row["images"]) for row in aligned)
-    kept = sum(int(row["kept"]) for row in aligned)
+    """The tiles at the top."""
     variants = identity[~identity["base_model"].isin(REFERENCES)]
-    facts = [
-        ("Variants", str(len(variants[["base_model", "method", "prompts"]].drop_duplicates())))
-    ]
-    if generated:
-        facts += [
-            ("Generated images", f"{generated:,}".replace(",", "\u202f")),
-            ("with a face", f"{kept / generated:.1%}"),
-        ]
-    photographs = next((row for row in dropped if row["what"] == "photographs"), None)
+    photographs = sum(count.kept for count in counts if count.kind == "photographs")
+    generated = [count for count in counts if count.kind == "generated"]
+    images, faces = sum(c.images for c in generated), sum(c.kept for c in generated)
+    facts = [("Variants", str(len(variants[list(VARIANT)].drop_duplicates())))]
     if photographs:
-        facts.insert(0, ("Photographs", str(photographs["kept"])))
-    facts.append(("Recognisers that judge", str(identity["recogniser"].nunique())))
+        facts = [("People", str(people)), ("Photographs", _thousands(photographs)), *facts]
+    if images:
+        facts += [
+            ("Generated images", _thousands(images)),
+            ("of which with a face", f"{faces / images:.1%}"),
+        ]
+    facts.append(("Judges of identity", str(identity["recogniser"].nunique())))
     return facts
+
+
+def _thousands(number: int) -> str:
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def _listed(values: pd.Series, names: Names) -> str:
     return ", ".join(names(value) for value in sorted(values.astype(str).unique(), key=order_key))
 
 
-def _manifests(paths: Sequence[Path], names: Names) -> list[tuple[str, pd.DataFrame]]:
-    """(what it is about, rows) of every manifest, photographs first."""
-    found = []
+def _counts(paths: Sequence[Path], names: Names) -> list[ImageCount]:
+    """Images of every manifest, photographs first."""
+    found: list[tuple[tuple[Any, ...], ImageCount]] = []
     for path in paths:
         frame = read_manifest(path, ["kept", "reason"])
-        if path.parent.name == "dataset":
-            found.append(((0, ()), "photographs", frame))
+        if _is_dataset(path):
+            found.append(((0,), count_images("photographs", "Photographs, prepared", frame)))
             continue
         source = source_of(path, "aligned")
         if source.is_reference:
+            what = f"{names(source.name)}, aligned"
             found.append(
-                ((1, order_key(source.base_model)), f"{names(source.name)}, aligned", frame)
+                ((1, order_key(source.name)), count_images("reference", what, frame)),
             )
             continue
         key = variant_key(source.base_model, source.prompts, source.method)
         method = UNTUNED if source.method == UNTUNED else names(source.method)
-        what = f"{names(source.base_model)} / {method} / {names(source.prompts)}"
-        found.append(((2, key), what, frame))
-    return [(what, frame) for _, what, frame in sorted(found, key=lambda item: item[0])]
+        what = f"{names(source.base_model)}, {names(source.prompts)}, {method}"
+        found.append(((2, key), count_images("generated", what, frame)))
+    return [count for _, count in sorted(found, key=lambda item: item[0])]
+
+
+def _people(paths: Sequence[Path]) -> int:
+    """Identities with a kept photograph."""
+    frames = [read_manifest(path, ["identity", "kept"]) for path in paths if _is_dataset(path)]
+    return sum(frame.loc[frame["kept"].astype(bool), "identity"].nunique() for frame in frames)
+
+
+def _is_dataset(path: Path) -> bool:
+    return path.parent.name == "dataset"
 
 
 def _read_json(path: Path) -> Mapping[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -91,7 +92,7 @@ def order_claims(
             OrderClaim(
                 setting=(versus, names(base_model), names(prompts), names(recogniser)),
                 ratios=tuple((names(m), r) for m, r in zip(methods, ratios, strict=True)),
-                holds=all(a.value < b.value for a, b in zip(ratios, ratios[1:], strict=False)),
+                holds=all(a.value < b.value for a, b in pairwise(ratios)),
                 overlap=ratios[0].overlaps(ratios[-1]),
                 difference=_difference(comparison, key, last, first),
             )
@@ -132,10 +133,10 @@ def error_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     for (recogniser, base_model, prompts), rows in _sorted_groups(
         against_real, ["recogniser", "base_model", "prompts"]
     ):
-        tuned = rows[rows["method"].map(lambda method: competes(str(method)))]
+        tuned = _fine_tuned(rows)
         if tuned.empty:
             continue
-        best = tuned.loc[tuned["eer"].astype(float).idxmin()]
+        best = tuned.iloc[int(tuned["eer"].to_numpy(dtype=float).argmin())]
         text = (
             f"{names(base_model)}, {names(prompts)} prompts, {names(recogniser)}: lowest equal "
             f"error rate against the real images {_estimate(best, 'eer').text()} "
@@ -156,10 +157,10 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
     for (base_model, prompts, reference), rows in _sorted_groups(
         variants, ["base_model", "prompts", "reference"]
     ):
-        tuned = rows[rows["method"].map(lambda method: competes(str(method)))]
+        tuned = _fine_tuned(rows)
         if tuned.empty:
             continue
-        best = tuned.loc[tuned["fid"].astype(float).idxmin()]
+        best = tuned.iloc[int(tuned["fid"].to_numpy(dtype=float).argmin())]
         text = (
             f"{names(base_model)}, {names(prompts)} prompts: closest to “{names(reference)}” is "
             f"{names(str(best['method']))}, Fréchet distance {_estimate(best, 'fid').text(2)}"
@@ -200,27 +201,38 @@ def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
     return sentences
 
 
-def dropped_rows(manifests: Sequence[tuple[str, pd.DataFrame]]) -> list[dict[str, str | int]]:
-    """Images per manifest: how many, how many kept, and the reasons of the others.
+@dataclass(frozen=True)
+class ImageCount:
+    """Images of one manifest.
 
-    Args:
-        manifests: (what it is about, rows with kept and reason).
+    Attributes:
+        kind: "photographs", "reference" (aligned) or "generated" (aligned).
+        what: name as shown.
+        images, kept, dropped: counts.
+        reasons: reasons of the dropped ones with their counts, most frequent first.
     """
-    rows: list[dict[str, str | int]] = []
-    for what, frame in manifests:
-        kept = frame["kept"].astype(bool)
-        reasons = frame.loc[~kept, "reason"].fillna("").replace("", "no reason given")
-        counts = reasons.value_counts().sort_index().sort_values(ascending=False, kind="stable")
-        rows.append(
-            {
-                "what": what,
-                "images": len(frame),
-                "kept": int(kept.sum()),
-                "dropped": int((~kept).sum()),
-                "reasons": ", ".join(f"{reason} ({count})" for reason, count in counts.items()),
-            }
-        )
-    return rows
+
+    kind: str
+    what: str
+    images: int
+    kept: int
+    dropped: int
+    reasons: str
+
+
+def count_images(kind: str, what: str, manifest: pd.DataFrame) -> ImageCount:
+    """Counts of a manifest with the columns kept and reason."""
+    kept = manifest["kept"].astype(bool)
+    reasons = manifest.loc[~kept, "reason"].fillna("").replace("", "no reason given")
+    counts = sorted(reasons.value_counts().items(), key=lambda item: (-int(item[1]), str(item[0])))
+    return ImageCount(
+        kind=kind,
+        what=what,
+        images=len(manifest),
+        kept=int(kept.sum()),
+        dropped=int((~kept).sum()),
+        reasons=", ".join(f"{reason} ({count})" for reason, count in counts),
+    )
 
 
 def _sorted_groups(
@@ -228,6 +240,10 @@ def _sorted_groups(
 ) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     found = [(tuple(map(str, key)), rows) for key, rows in frame.groupby(keys, sort=False)]
     return sorted(found, key=lambda item: [order_key(part) for part in item[0]])
+
+
+def _fine_tuned(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[[competes(str(method)) for method in rows["method"]]]
 
 
 def _estimate(row: pd.Series, key: str) -> Estimate:

@@ -100,7 +100,9 @@ class Gallery:
         others = [
             other for key, other in self.real.items() if key[0] == identity and key != leave_out
         ]
-        return f"{float(np.mean(np.stack(others) @ embedding)):.2f}" if others else ""
+        if not others:
+            return ""
+        return f"{float(np.mean(np.stack(others) @ embedding)):.2f}".replace("-", "−")
 
 
 def unit_embeddings(features: Features) -> dict[ImageKey, NDArray[np.float64]]:
@@ -113,14 +115,24 @@ def unit_embeddings(features: Features) -> dict[ImageKey, NDArray[np.float64]]:
 
 
 def distinct_words(prompts: Sequence[str]) -> list[str]:
-    """Prompts without the comma-separated phrases that all of them share.
+    """Prompts without the words that all of them share.
 
-    A grid's header has room for what differs; where nothing does, the whole prompt is shown.
+    A header has room for what differs: "neutral, forest" of "photo of person, neutral expression,
+    busy forest environment". Where nothing differs, the headers are empty.
     """
-    parts = [[part.strip() for part in prompt.split(",")] for prompt in prompts]
-    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    shown = [", ".join(part for part in row if part not in shared) for row in parts]
-    return shown if any(shown) else [""] * len(prompts)
+    if len(prompts) < 2:
+        return list(prompts)
+    phrases = [[part.split() for part in prompt.split(",")] for prompt in prompts]
+    words = [{word for part in prompt for word in part} for prompt in phrases]
+    shared = set.intersection(*words)
+    return [
+        ", ".join(
+            kept
+            for part in prompt
+            if (kept := " ".join(word for word in part if word not in shared))
+        )
+        for prompt in phrases
+    ]
 
 
 def _key(identity: str, file: str) -> ImageKey:

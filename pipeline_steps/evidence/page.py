@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.evidence.findings import OrderClaim
+from pipeline_steps.evidence.findings import ImageCount, OrderClaim
 from pipeline_steps.files.errors import StepError
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -48,7 +48,7 @@ class Page:
         claims: rows of the table of Fisher ratios; all with equally many methods.
         pictures: figures.
         tables: HTML of the tables.
-        dropped: rows with what, images, kept, dropped, reasons.
+        counts: images of every manifest.
         provenance: see `provenance_excerpt`; empty leaves the section out.
     """
 
@@ -60,7 +60,7 @@ class Page:
     claims: Sequence[OrderClaim]
     pictures: Sequence[Picture]
     tables: Sequence[str]
-    dropped: Sequence[Mapping[str, Any]]
+    counts: Sequence[ImageCount]
     provenance: Mapping[str, Any]
 
 

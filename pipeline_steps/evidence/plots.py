@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": 7.5,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "legend.fontsize": 7.5,
+    "legend.fontsize": 7,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "axes.spines.top": False,
@@ -89,10 +89,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class GridRow:
-    """One row of images with its label at the left."""
+    """One row of images.
+
+    Attributes:
+        label: text at the left, upright.
+        tiles: the images, left-aligned.
+        headers: text above each image, wrapped to its width; may be empty.
+    """
 
     label: str
     tiles: tuple[Tile, ...]
+    headers: tuple[str, ...] = ()
 
 
 def colour_of(method: str, methods: Sequence[str], own: Mapping[str, str]) -> str:
@@ -150,60 +157,52 @@ def distributions_figure(
         figure.legend(
             handles=handles,
             loc="outside upper center",
-            ncols=min(len(handles), 6),
+            ncols=len(handles) if len(handles) <= 6 else (len(handles) + 1) // 2,
             frameon=False,
-            handlelength=1.8,
-            columnspacing=1.4,
+            handlelength=1.5,
+            columnspacing=1.0,
         )
     return figure
 
 
-def grid_figure(
-    rows: Sequence[GridRow], headers: Sequence[str], *, width: float, gap_after_first: bool = False
-) -> Figure:
+def grid_figure(rows: Sequence[GridRow], *, width: float, gap_after_first: bool = False) -> Figure:
     """Rows of square images with captions beneath.
 
     Args:
         rows: the rows; shorter ones leave the right side empty.
-        headers: text above each column, wrapped to its width; may be empty.
         width: inches.
         gap_after_first: separate the first column (a photograph) from the generated images.
     """
     columns = max(len(row.tiles) for row in rows)
     captions = any(tile.caption for row in rows for tile in row.tiles)
     # All measures in inches.
-    left = 0.22 if any(row.label for row in rows) else 0.02
+    left = 0.24 if any(row.label for row in rows) else 0.02
     gap, space = (0.10 if gap_after_first else 0.0), 0.04
     side = (width - left - gap - space * columns) / columns
     under = 0.15 if captions else space
-    wrap = max(8, int(side * 17))
-    titles = [fill(header, wrap) for header in headers]
-    top = 0.04 + 0.115 * max((title.count("\n") + 1 for title in titles if title), default=0)
-    height = top + len(rows) * (side + under) + 0.02
+    headers = [[fill(text, max(8, int(side * 17))) for text in row.headers] for row in rows]
+    above = [
+        0.03 + 0.105 * max((text.count("\n") + 1 for text in texts if text), default=0)
+        for texts in headers
+    ]
+    height = sum(above) + len(rows) * (side + under)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
-        for r, row in enumerate(rows):
-            bottom = height - top - r * (side + under) - side
-            if row.label:
-                figure.text(
-                    0.5 * left / width,
-                    (bottom + side / 2) / height,
-                    row.label,
-                    rotation=90,
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                )
-            for c, tile in enumerate(row.tiles):
-                if tile.image is None and not tile.caption:
-                    continue
-                x = left + c * (side + space) + (gap if c else 0.0)
+        bottom = height
+        for row, texts, room in zip(rows, headers, above, strict=True):
+            bottom -= room + side
+            middle = (bottom + side / 2) / height
+            figure.text(
+                0.45 * left / width, middle, row.label, rotation=90, ha="center", va="center"
+            )
+            for column, tile in enumerate(row.tiles):
+                x = left + column * (side + space) + (gap if column else 0.0)
                 box = (x / width, bottom / height, side / width, side / height)
                 _draw_tile(figure.add_axes(box), tile)
-        for c, title in enumerate(titles):
-            x = left + c * (side + space) + (gap if c else 0.0) + side / 2
-            place = (x / width, (height - top + 0.02) / height)
-            figure.text(*place, title, ha="center", va="bottom", fontsize=6, linespacing=1.05)
+                if column < len(texts):
+                    place = ((x + side / 2) / width, (bottom + side + 0.02) / height)
+                    figure.text(*place, texts[column], ha="center", va="bottom", fontsize=6)
+            bottom -= under
     return figure
 
 

@@ -59,8 +59,9 @@ class IdentitySettings(Section):
         "used in training: a judge that trained the images is no neutral judge.",
     )
     impostors: Literal["all", "equal"] = Field(
-        default="equal",
-        description="All impostor pairs, or as many as genuine ones by a seeded draw (the paper).",
+        default="all",
+        description="Impostor pairs: all of them, or as many as genuine ones by a seeded draw. The "
+        "paper draws; all pairs estimate the same numbers without the draw's noise.",
     )
     replicates: int = Field(
         default=1000, ge=0, description="Bootstrap replicates over identities; 0: no intervals."
