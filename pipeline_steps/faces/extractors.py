@@ -28,6 +28,8 @@ from pipeline_steps.faces.recogniser import (
     to_input,
     weights_file,
 )
+from pipeline_steps.faces.sixdrepnet import BORDER, SixDRepNet, pose_of
+from pipeline_steps.faces.sixdrepnet import INPUT_SIZE as SIXDREPNET_SIDE
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.weights import locate, verify
 from pipeline_steps.settings.base import Weights
@@ -106,6 +108,30 @@ def _landmark_pose(weights: Weights, _device: str | torch.device) -> Extractor:
         return head_pose(faces.landmarks, side, focal_length=focal * side).astype(np.float32)
 
     return Extractor(f"{POSE_EXTRACTOR} in the aligned face, focal length {focal:g} sides", extract)
+
+
+def _sixdrepnet(weights: Weights, device: str | torch.device) -> Extractor:
+    """Pitch, yaw, roll [n, 3] in degrees, with the signs of `pose`."""
+    verify(weights)
+    path = weights_file(weights)
+    network = SixDRepNet()
+    try:
+        network.load_state_dict(read_state_dict(path))
+    except RuntimeError as error:
+        raise StepError(f"weights {weights.name!r}: {path} is no 6DRepNet: {error}") from error
+    network.eval().to(device)
+
+    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
+        sides = ((0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0))
+        pixels = resized(np.pad(checked(faces.images), sides), SIXDREPNET_SIDE)
+        x = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
+        return _run(lambda batch: pose_of(network(batch)), x, device)
+
+    return Extractor(
+        f"RGB, {BORDER} px black border, PIL bicubic to {SIXDREPNET_SIDE}x{SIXDREPNET_SIDE} in "
+        "floating point, ImageNet's mean and standard deviation",
+        extract,
+    )
 
 
 def _attributes(weights: Weights, device: str | torch.device) -> Extractor:
@@ -194,6 +220,7 @@ EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extrac
     **{("recogniser", name): _recogniser for name in ("iresnet", *NAMED_LAYERS)},
     **{("quality", name): _quality for name in ("iresnet", *NAMED_LAYERS)},
     ("pose", "landmarks"): _landmark_pose,
+    ("pose", "sixdrepnet"): _sixdrepnet,
     ("features", "attributes"): _attributes,
     ("features", "inception-v3"): _inception,
     ("features", "clip"): _clip,

@@ -200,6 +200,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if path.suffix in (".pth", ".pt"):
             state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("model_state_dict", state)
             return {str(name).removeprefix("module."): value for name, value in state.items()}
     except Exception as error:  # each format has its own exceptions for broken files
         raise StepError(f"weights file {path} cannot be read: {error}") from error
