@@ -46,12 +46,12 @@ PICTURES = (
     (
         "overview.png",
         "Photographs (framed) and generated images of the same people.",
-        "Grid: per row one person's photograph, then generated images of that person",
+        "Grid: per row one person’s photograph, then generated images of that person",
     ),
     (
         "samples.png",
         "The same prompts, seeds and noise for every method. Under each image: mean cosine "
-        "similarity to the person's photographs.",
+        "similarity to the person’s photographs.",
         "Grid: photographs of one person, then a row of generated images per method",
     ),
     (

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
 from pipeline_steps.evidence.layout import competes
 from pipeline_steps.evidence.names import UNTUNED, Names, order_key
-from pipeline_steps.evidence.sources import REFERENCES, Source
+from pipeline_steps.evidence.sources import REFERENCES
 from pipeline_steps.recognition.protocol import average_with_interval
 
 CHANCE = 0.5  # accuracy and equal error rate of guessing
@@ -26,12 +25,19 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
 
+    def number(self, digits: int = 3) -> str:
+        """`0.123`."""
+        return f"{self.value:.{digits}f}"
+
+    def interval(self, digits: int = 3) -> str:
+        """`[0.100, 0.150]`, empty without interval."""
+        if math.isnan(self.low) or math.isnan(self.high):
+            return ""
+        return f"[{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
     def text(self, digits: int = 3) -> str:
         """`0.123 [0.100, 0.150]`."""
-        number = f"{self.value:.{digits}f}"
-        if math.isnan(self.low) or math.isnan(self.high):
-            return number
-        return f"{number} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{self.number(digits)} {self.interval(digits)}".strip()
 
     def overlaps(self, other: Estimate) -> bool | None:
         """Whether the two intervals overlap; None without intervals."""
@@ -109,7 +115,7 @@ def order_sentences(claims: Sequence[OrderClaim]) -> list[str]:
     first, last = longest.ratios[0][0], longest.ratios[-1][0]
     total, holds = len(claims), sum(claim.holds for claim in claims)
     sentences = [
-        f"The paper's order of the Fisher ratio, {order}, holds in {holds} of {total} comparisons."
+        f"The paper’s order of the Fisher ratio, {order}, holds in {holds} of {total} comparisons."
     ]
     known = [claim.overlap for claim in claims if claim.overlap is not None]
     if known:
@@ -173,32 +179,52 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
 
 
 def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
-    """Average test accuracy of each training set with an interval over the benchmarks' pairs."""
-    sentences = []
+    """Average test accuracy: the photographs, the best synthetic set, and how many beat chance."""
+    real: list[tuple[str, Estimate]] = []
+    synthetic: list[tuple[str, Estimate]] = []
     for (base_model, prompts, method), rows in _sorted_groups(
         recognition, ["base_model", "prompts", "method"]
     ):
-        tests = rows[rows["role"] == "test"]
-        if tests.empty:
+        average = average_accuracy(rows)
+        if average is None:
             continue
-        # Seeds meet the same pairs, so they sharpen the mean, not the number of pairs.
-        groups = [group for _, group in tests.groupby("benchmark")]
-        accuracies = [float(group["accuracy"].mean()) for group in groups]
-        pairs = [int(group["n_pairs"].iloc[0]) for group in groups]
-        estimate = Estimate(*average_with_interval(accuracies, pairs))
-        source = Source(base_model, method, prompts)
-        what = (
-            f"the photographs “{names(base_model)}”"
-            if source.is_reference
-            else f"{names(base_model)} {names(method)}, {names(prompts)} prompts"
-        )
-        by_seed = tests.groupby("seed")["accuracy"].mean().to_numpy(dtype=float)
-        spread = f", sd over {len(by_seed)} seeds {np.std(by_seed):.3f}" if len(by_seed) > 1 else ""
+        if base_model in REFERENCES:
+            real.append((f"the photographs ({names(base_model)})", average))
+        else:
+            what = f"{names(base_model)} {names(method)}, {names(prompts)} prompts"
+            synthetic.append((what, average))
+    sentences = [
+        f"Trained on {what}: average accuracy over the test benchmarks {average.text()}, "
+        f"{_against_chance(average, 'accuracy')}."
+        for what, average in real
+    ]
+    if synthetic:
+        what, best = max(synthetic, key=lambda item: item[1].value)
+        above = sum(average.low > CHANCE for _, average in synthetic)
         sentences.append(
-            f"Recogniser trained on {what}: average accuracy {estimate.text()} over {len(pairs)} "
-            f"test benchmarks, {_against_chance(estimate, 'accuracy')}{spread}."
+            f"Best synthetic training set: {what}, {best.text()}, "
+            f"{_against_chance(best, 'accuracy')}; {above} of {len(synthetic)} synthetic sets are "
+            "better than chance."
         )
     return sentences
+
+
+def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
+    """Accuracy averaged over seeds, then over test benchmarks; None without tests.
+
+    The interval is over the benchmarks' pairs. All seeds meet the same pairs, so they sharpen the
+    mean but not the interval.
+
+    Args:
+        rows: rows of the recognition table about one training set.
+    """
+    tests = rows[rows["role"] == "test"]
+    if tests.empty:
+        return None
+    groups = [group for _, group in tests.groupby("benchmark")]
+    accuracies = [float(group["accuracy"].mean()) for group in groups]
+    pairs = [int(group["n_pairs"].iloc[0]) for group in groups]
+    return Estimate(*average_with_interval(accuracies, pairs))
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,10 @@ def make_cell(values: Mapping[str, float], column: Column) -> Cell:
 
     def number(key: str) -> str:
         value = values.get(key, math.nan) if key else math.nan
-        return "" if math.isnan(value) else f"{value:.{column.digits}f}"
+        if math.isnan(value):
+            return ""
+        text = f"{value:.{column.digits}f}"
+        return text if float(text) else text.removeprefix("-")  # no "-0.0"
 
     text, sd = number(column.value), number(column.sd)
     low, high = number(column.low), number(column.high)

@@ -46,7 +46,7 @@ class Page:
         facts: (name, value) of the tiles at the top.
         findings: (heading, sentences).
         claims: rows of the table of Fisher ratios; all with equally many methods.
-        pictures: figures.
+        pictures: figures; the first opens the page.
         tables: HTML of the tables.
         counts: images of every manifest.
         provenance: see `provenance_excerpt`; empty leaves the section out.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from pipeline_steps.evidence.findings import average_accuracy
 from pipeline_steps.evidence.layout import Column, Record, Table, build_table, competes, numbers
 from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.scoring import ANGLES
@@ -125,7 +126,17 @@ def recognition_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
             columns.append(
                 Column(direction_title, names(benchmark), f"{benchmark}@{role}", "higher")
             )
-    columns.append(Column("Accuracy", "Average", "average", "higher", sd="average_sd"))
+    columns.append(
+        Column(
+            "Accuracy",
+            "Average",
+            "average",
+            "higher",
+            sd="average_sd",
+            low="average_low",
+            high="average_high",
+        )
+    )
     records = []
     for _, rows in _groups(frame, ["base_model", "prompts", "method"]):
         # Seeds are averaged first, so that every benchmark weighs the same in the average.
@@ -136,10 +147,15 @@ def recognition_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
             for _, part in rows.groupby(["role", "benchmark"])
         }
         values = {f"{benchmark}@{role}": mean for (role, benchmark), mean in means.items()}
-        tests = [mean for (role, _), mean in means.items() if role == "test"]
-        if tests:
-            values["average"] = float(np.mean(tests))
-            values["average_sd"] = float(np.std(tests))
+        average = average_accuracy(rows)
+        if average is not None:
+            tests = [mean for (role, _), mean in means.items() if role == "test"]
+            values |= {
+                "average": average.value,
+                "average_sd": float(np.std(tests)),
+                "average_low": average.low,
+                "average_high": average.high,
+            }
         records.append(_record(rows.iloc[0], names, values))
     seeds = frame.groupby("trained_on")["seed"].nunique()
     count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"

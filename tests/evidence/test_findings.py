@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from pipeline_steps.evidence.findings import (
+    Estimate,
+    count_images,
+    error_sentences,
+    order_claims,
+    order_sentences,
+    recognition_sentences,
+)
+from pipeline_steps.evidence.names import Names
+
+ORDER = ("dreambooth", "portraitbooth", "idbooth")
+
+
+def identity(fdr: dict[str, float], prompts: str = "base", half_width: float = 0.5) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "base_model": "sd21",
+                "method": method,
+                "prompts": prompts,
+                "versus": "real",
+                "recogniser": "arcface_r100",
+                "fdr": value,
+                "fdr_low": value - half_width,
+                "fdr_high": value + half_width,
+                "eer": 0.5 if method == "untuned" else 0.3 - value / 100,
+                "eer_low": 0.4 if method == "untuned" else 0.2,
+                "eer_high": 0.6 if method == "untuned" else 0.35,
+            }
+            for method, value in fdr.items()
+        ]
+    )
+
+
+def comparison(low: float, high: float) -> pd.DataFrame:
+    row = {"base_model": "sd21", "prompts": "base", "versus": "real", "metric": "fdr"}
+    names = {"recogniser": "arcface_r100", "method": "idbooth", "minus_method": "dreambooth"}
+    return pd.DataFrame([row | names | {"difference": 2.0, "low": low, "high": high}])
+
+
+RISING = {"untuned": 0.0, "idbooth": 4.0, "portraitbooth": 3.0, "dreambooth": 2.0}
+FALLING = {"idbooth": 3.0, "portraitbooth": 4.0, "dreambooth": 2.0}
+
+
+def test_the_order_is_judged_on_the_numbers() -> None:
+    (rising,) = order_claims(identity(RISING), pd.DataFrame(), ORDER, Names())
+    assert rising.holds
+    assert [name for name, _ in rising.ratios] == ["DreamBooth", "PortraitBooth", "ID-Booth"]
+    assert rising.setting == ("real", "SD-2.1", "Base", "ArcFace r100")
+    (falling,) = order_claims(identity(FALLING), pd.DataFrame(), ORDER, Names())
+    assert not falling.holds
+    equal = {"idbooth": 2.0, "portraitbooth": 2.0, "dreambooth": 2.0}
+    assert not order_claims(identity(equal), pd.DataFrame(), ORDER, Names())[0].holds
+
+
+def test_overlap_of_the_outer_intervals() -> None:
+    (apart,) = order_claims(identity(RISING, half_width=0.9), pd.DataFrame(), ORDER, Names())
+    (touching,) = order_claims(identity(RISING, half_width=1.1), pd.DataFrame(), ORDER, Names())
+    assert (apart.overlap, touching.overlap) == (False, True)
+    (none,) = order_claims(identity(RISING, half_width=math.nan), pd.DataFrame(), ORDER, Names())
+    assert none.overlap is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 3.0, 1), (-0.1, 3.0, 0), (-3.0, -0.1, -1), (math.nan,) * 2 + (0,)],
+)
+def test_paired_difference_decides_beyond_chance(low: float, high: float, verdict: int) -> None:
+    (claim,) = order_claims(identity(RISING), comparison(low, high), ORDER, Names())
+    assert claim.beyond_chance == verdict
+
+
+def test_sentences_count_what_holds() -> None:
+    frame = pd.concat([identity(RISING), identity(FALLING, prompts="complex")])
+    claims = order_claims(frame, comparison(0.1, 3.0), ORDER, Names())
+    first, second, third = order_sentences(claims)
+    assert first.endswith("DreamBooth < PortraitBooth < ID-Booth, holds in 1 of 2 comparisons.")
+    assert second == "The separate intervals of DreamBooth and ID-Booth overlap in 1 of 2."
+    assert "ID-Booth separates identities better than DreamBooth beyond chance in 1 of 2" in third
+    assert order_sentences([]) == []
+
+
+def test_error_rates_name_the_best_method_and_chance() -> None:
+    (sentence,) = error_sentences(identity(RISING), Names())
+    assert "0.260 [0.200, 0.350] (ID-Booth)" in sentence
+    assert "untuned 0.500 [0.400, 0.600], not told apart from chance" in sentence
+
+
+def recognition(base: str, method: str, accuracy: float, n_pairs: int = 1000) -> list[dict]:
+    names = {"base_model": base, "method": method, "prompts": "base" if method != "-" else "-"}
+    return [
+        names | {"seed": s, "role": role, "benchmark": b, "accuracy": a, "n_pairs": n_pairs}
+        for s in (0, 1)
+        for role, b, a in (
+            ("validation", "lfw", 0.99),
+            ("test", "x", accuracy),
+            ("test", "y", accuracy),
+        )
+    ]
+
+
+def test_recognition_compares_photographs_and_best_synthetic_set_with_chance() -> None:
+    rows = recognition("real", "-", 0.51) + recognition("sd21", "idbooth", 0.60)
+    frame = pd.DataFrame(rows + recognition("sd21", "dreambooth", 0.49))
+    real, best = recognition_sentences(frame, Names())
+    assert "the photographs (Real)" in real
+    assert "0.510 [" in real  # the validation benchmark is no test
+    assert "not told apart from chance" in real
+    assert "SD-2.1 ID-Booth, Base prompts, 0.600 [" in best
+    assert "better than chance (0.5); 1 of 2 synthetic sets" in best
+
+
+def test_estimates_without_interval_show_none() -> None:
+    assert Estimate(0.12345).text() == "0.123"
+    assert Estimate(2.0, 1.0, 3.0).text(1) == "2.0 [1.0, 3.0]"
+
+
+def test_reasons_are_counted_most_frequent_first() -> None:
+    manifest = pd.DataFrame(
+        {
+            "kept": [True, False, False, False, False],
+            "reason": ["", "truncated", "no face", "no face", None],
+        }
+    )
+    count = count_images("generated", "x", manifest)
+    assert (count.images, count.kept, count.dropped) == (5, 1, 4)
+    assert count.reasons == "no face (2), no reason given (1), truncated (1)"

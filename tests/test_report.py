@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
+from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.images import write_png
+from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.report import main
+from pipeline_steps.tables import RECOGNITION_COLUMNS
+
+METHODS = ("untuned", "dreambooth", "portraitbooth", "idbooth")
+
+
+def rows(columns: tuple[str, ...], **fixed: object) -> list[dict]:
+    """One row per method whose numbers are the method's position."""
+    found = []
+    for position, method in enumerate(METHODS, start=1):
+        names = {"base_model": "demo", "method": method, "prompts": "base"}
+        numbers: dict = dict.fromkeys(columns, position / 10)
+        found.append(numbers | names | fixed)
+    return found
+
+
+class Study:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        extractors = "frechet=a cmmd=a prdc=a face_quality=b"
+        quality = rows(QUALITY_COLUMNS, reference="real", extractors=extractors)
+        for row in quality:
+            row["n_synthetic"] = row["n_real"] = 9
+        self.table("quality", QUALITY_COLUMNS, quality)
+        identity = rows(IDENTITY_COLUMNS, versus="real", recogniser="judge")
+        self.table("identity", IDENTITY_COLUMNS, identity)
+        self.table("pose", POSE_COLUMNS, rows(POSE_COLUMNS, extractor="<b>pose</b>"))
+        self.table("recognition", RECOGNITION_COLUMNS, [])
+        difference = {"base_model": "demo", "prompts": "base", "versus": "real", "metric": "fdr"}
+        difference |= {"recogniser": "judge", "method": "idbooth", "minus_method": "dreambooth"}
+        difference |= {"difference": 0.2, "low": 0.1, "high": 0.3}
+        self.table("comparison", COMPARISON_COLUMNS, [difference])
+        for name in ("overview.png", "samples.png"):
+            write_png(root / "figures" / name, np.zeros((20, 20, 3), np.uint8))
+        svg = '<svg xmlns="http://www.w3.org/2000/svg"/>'
+        (root / "figures/distributions.svg").write_text(svg)
+        kept = [
+            {"identity": f"ID_{i % 3}", "kept": i > 0, "reason": "" if i else "no face"}
+            for i in range(7)
+        ]
+        self.manifests = [root / "dataset/manifest.parquet"]
+        self.manifests += [root / f"aligned/demo/{m}/base/manifest.parquet" for m in METHODS]
+        for manifest in self.manifests:
+            write_manifest(manifest, kept)
+        config = {"study": "s<1>", "step": "report", "seed": 5, "weights": {}, "variant": {}}
+        (root / "report.json").write_text(json.dumps(config | {"settings": {}}))
+
+    def table(self, kind: str, columns: tuple[str, ...], content: list[dict]) -> None:
+        path = self.root / "tables" / f"{kind}.csv"
+        path.parent.mkdir(exist_ok=True)
+        pd.DataFrame(content, columns=list(columns)).to_csv(path, index=False)
+
+    def run(self, *extra: str) -> str:
+        out = self.root / "report.html"
+        argv = ["--config", str(self.root / "report.json"), "--tables", str(self.root / "tables")]
+        argv += ["--figures", str(self.root / "figures"), "--out", str(out)]
+        assert main([*argv, "--manifests", *map(str, self.manifests), *extra]) == 0
+        return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+class Resources(HTMLParser):
+    """Collects what a browser would load, link targets, anchors, and unclosed tags."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.loaded += [str(found[key]) for key in ("src", "srcset", "data") if key in found]
+        assert tag not in ("script", "link", "iframe", "object")
+        if tag == "a":
+            self.links.append(str(found["href"]))
+        if "id" in found:
+            self.anchors.add(str(found["id"]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(study: Study) -> None:
+    page = study.run()
+    found = Resources()
+    found.feed(page)
+    assert found.open == []
+    assert len(found.loaded) == 3
+    assert all(source.startswith("data:image/") for source in found.loaded)
+    assert {link.removeprefix("#") for link in found.links} <= found.anchors
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_findings_tables_and_counts_are_on_the_page(study: Study) -> None:
+    text = re.sub(r"<[^>]+>", " ", study.run())
+    text = re.sub(r"\s+", " ", text)
+    assert "DreamBooth &lt; PortraitBooth &lt; ID-Booth, holds in 1 of 1 comparisons" in text
+    assert "better than DreamBooth beyond chance in 1 of 1" in text
+    assert "0.20 [0.10, 0.30]" in text
+    assert "Demo, Base, ID-Booth 7 6 1 no face (1)" in text
+    assert (
+        "People 3 Photographs 6 Variants 4 Generated images 28 of which with a face 85.7%" in text
+    )
+    assert "seed 5" in text
+
+
+def test_names_cannot_break_the_page(study: Study) -> None:
+    page = study.run()
+    assert "s&lt;1&gt;" in page
+    assert "<b>pose</b>" not in page
+
+
+def test_provenance_is_an_excerpt_and_optional(study: Study) -> None:
+    assert 'id="provenance"' not in study.run()
+    provenance = {
+        "code": {"revision": "abc123", "changed_files": ["x.py"]},
+        "versions": {"python": "3.11.9", "torch": "2.9", "leftpad": "1"},
+        "hardware": {"processor": "CPU X", "cores": 2, "gpus": [], "system": "Linux"},
+        "sources": {"data/set.zip": {"sha256": "beef"}},
+        "steps": {"finetune": {"jobs": 2, "wall_seconds": 61.4, "memory_mib": 900.0}},
+        "weights": {"demo": {"source": "res", "licence": "Apache-2.0", "commercial_use": True}},
+    }
+    file = study.root / "provenance.json"
+    file.write_text(json.dumps(provenance))
+    page = study.run("--provenance", str(file))
+    for text in ("abc123, 1 files changed since", "CPU X, 2 cores", "beef", "Apache-2.0", ">61<"):
+        assert text in page
+    assert "leftpad" not in page
+
+
+def test_the_same_study_gives_the_same_bytes(study: Study) -> None:
+    assert study.run() == study.run()
+
+
+def test_missing_parts_are_named(study: Study) -> None:
+    (study.root / "figures/overview.png").unlink()
+    with pytest.raises(StepError, match=r"overview.png is missing: run the figures step"):
+        study.run()
+    (study.root / "tables/pose.csv").unlink()
+    with pytest.raises(StepError, match=r"pose.csv is missing"):
+        study.run()
