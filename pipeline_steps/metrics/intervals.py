@@ -76,15 +76,15 @@ def percentile_interval(values: Values, n_units: int, level: float = 0.95) -> In
 def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates:
     """Error rates of bootstrap replicates, equal to those of the repeated scores.
 
-    The scores are sorted once; a replicate costs two cumulative sums of integer weights and a
-    binary search for the crossing of the two rates.
+    The scores are sorted once and summed once per pair of identities; a replicate then costs two
+    cumulative sums of integer weights and a binary search for the crossing of the two rates.
 
     Args:
         comparison: pairs over k identities.
         counts: draws [r, k], as from `draw_counts`. Two comparisons over the same identities with
             the same counts give paired replicates, whose differences may be taken.
     """
-    genuine, impostor = _sorted(comparison.genuine), _sorted(comparison.impostor)
+    genuine, impostor = _group(comparison.genuine), _group(comparison.impostor)
     merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
     genuine_below = np.searchsorted(genuine.scores, merged, side="left")
     impostor_below = np.searchsorted(impostor.scores, merged, side="left")
@@ -92,13 +92,16 @@ def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates
     for index, weights in enumerate(counts):
         genuine_weights = weights[genuine.first]
         impostor_weights = weights[impostor.first] * weights[impostor.second]
-        genuine_cumulative = np.concatenate([[0], np.cumsum(genuine_weights)])
-        impostor_cumulative = np.concatenate([[0], np.cumsum(impostor_weights)])
-        if genuine_cumulative[-1] == 0 or impostor_cumulative[-1] == 0:
+        if not genuine_weights.any() or not impostor_weights.any():
             continue
-        eer = _crossing(genuine_cumulative, impostor_cumulative, genuine_below, impostor_below)
-        genuine_mean, genuine_sd = _moments(genuine.scores, genuine_weights)
-        impostor_mean, impostor_sd = _moments(impostor.scores, impostor_weights)
+        eer = _crossing(
+            genuine.cumulative(genuine_weights),
+            impostor.cumulative(impostor_weights),
+            genuine_below,
+            impostor_below,
+        )
+        genuine_mean, genuine_sd = genuine.moments(genuine_weights)
+        impostor_mean, impostor_sd = impostor.moments(impostor_weights)
         fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
         result[:, index] = eer, fdr, genuine_mean
     return Replicates(eer=result[0], fdr=result[1], genuine_mean=result[2])
@@ -160,16 +163,58 @@ def frechet_interval(
     return Interval(max(interval.low, 0.0), interval.high)
 
 
-def _sorted(pairs: Pairs) -> Pairs:
+@dataclass(frozen=True)
+class _Grouped:
+    """Scores sorted, and summed over all images of each pair of identities.
+
+    Attributes:
+        scores: ascending [n].
+        group: pair of identities of each score [n].
+        first, second: the identities of each pair [g].
+        size, total, squares: number, sum and sum of squares of each pair's scores [g], the sums
+            about `centre`, which keeps their digits.
+        centre: mean of all scores.
+    """
+
+    scores: Values
+    group: NDArray[np.intp]
+    first: Counts
+    second: Counts
+    size: Values
+    total: Values
+    squares: Values
+    centre: float
+
+    def cumulative(self, weights: Counts) -> Counts:
+        """Weight of the i lowest scores, i = 0..n, from the pairs' weights [g]."""
+        return np.concatenate([[0], np.cumsum(weights[self.group])])
+
+    def moments(self, weights: Counts) -> tuple[float, float]:
+        """Weighted mean and population standard deviation, from the pairs' weights [g]."""
+        n = float(weights @ self.size)
+        mean = float(weights @ self.total) / n
+        variance = float(weights @ self.squares) / n - mean**2
+        return mean + self.centre, float(np.sqrt(max(variance, 0.0)))
+
+
+def _group(pairs: Pairs) -> _Grouped:
     order = np.argsort(pairs.scores, kind="stable")
-    return Pairs(pairs.scores[order], pairs.first[order], pairs.second[order])
-
-
-def _moments(scores: Values, weights: Counts) -> tuple[float, float]:
-    """Weighted mean and population standard deviation."""
-    total = weights.sum()
-    mean = float(weights @ scores / total)
-    return mean, float(np.sqrt(weights @ np.square(scores - mean) / total))
+    scores = pairs.scores[order]
+    identities = int(max(pairs.first.max(), pairs.second.max())) + 1
+    codes, group = np.unique(
+        pairs.first[order] * identities + pairs.second[order], return_inverse=True
+    )
+    centre = float(scores.mean())
+    return _Grouped(
+        scores=scores,
+        group=group,
+        first=codes // identities,
+        second=codes % identities,
+        size=np.bincount(group).astype(np.float64),
+        total=np.bincount(group, scores - centre).astype(np.float64),
+        squares=np.bincount(group, np.square(scores - centre)).astype(np.float64),
+        centre=centre,
+    )
 
 
 def _crossing(
