@@ -1,7 +1,9 @@
-"""Head pose from five landmarks: the perspective-n-point problem on an average head.
+"""Head pose from five landmarks: the perspective-n-point problem on an average head that may smile.
 
-Source: Terzakis & Lourakis, "A consistently fast and globally optimal solution to the
-perspective-n-point problem", ECCV 2020 (`cv2.SOLVEPNP_SQPNP`).
+Source: a first solution by Terzakis & Lourakis, "A consistently fast and globally optimal solution
+to the perspective-n-point problem", ECCV 2020 (`cv2.SOLVEPNP_SQPNP`), refined by Gauss-Newton steps
+in which the mouth may move and widen. On a rigid head a smile, which shortens the face and widens
+the mouth, would pass for a head bowed by tens of degrees.
 
 Signs, as seen in the image (x to the right, y down): **yaw** > 0 turns the nose to the image's
 right, **pitch** > 0 lifts it, **roll** > 0 turns the head clockwise. A face whose landmarks stand
@@ -12,11 +14,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
+from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE
 
-EXTRACTOR = "solvePnP on five landmarks"
+EXTRACTOR = "solvePnP on five landmarks, refined with a mouth that may move"
 
 EYE_DISTANCE_MM = 63.0
 """Mean distance of adults' pupils (Dodgson, 2004)."""
@@ -28,33 +30,46 @@ FOCAL_LENGTHS_PER_SIDE = 4.0
 """Focal length over image side: a face that fills two thirds of it is seen from about a metre."""
 
 
+LANDMARK_SD_MM = 1.5
+MOUTH_HEIGHT_SD_MM = 8.0
+MOUTH_WIDTH_SD_MM = 5.0
+"""How far landmarks are off, and how far mouth corners move up or down, and outwards (each)."""
+
+GAUSS_NEWTON_STEPS = 12
+_DIFFERENCE = 1e-5  # step of the numerical derivative, in radians and millimetres
+
+
 def _head_model() -> NDArray[np.float64]:
     """[5, 3] landmarks in millimetres: x right, y down, z away from the camera.
 
-    Across and down they follow the template, symmetric about x = 0, so that the template's face is
-    a frontal one.
+    Seen by the assumed portrait lens, they come to stand on the template, made symmetric about
+    x = 0: the template's face is a frontal one.
     """
     template = ARCFACE_TEMPLATE - ARCFACE_TEMPLATE[:2].mean(axis=0)
-    mirrored = template[[1, 0, 2, 4, 3]] * [-1.0, 1.0]
-    planar = (template + mirrored) / 2.0
-    planar *= EYE_DISTANCE_MM / (planar[1, 0] - planar[0, 0])
+    template = (template + template[[1, 0, 2, 4, 3]] * [-1.0, 1.0]) / 2.0
+    focal = FOCAL_LENGTHS_PER_SIDE * TEMPLATE_SIZE
+    distance = focal * EYE_DISTANCE_MM / (template[1, 0] - template[0, 0])
+    # What stands nearer is smaller than it looks.
+    planar = template * ((distance - _DEPTH_MM) / focal)[:, None]
     return np.column_stack([planar, -_DEPTH_MM])
 
 
 HEAD_MODEL: NDArray[np.float64] = _head_model()
 
 
-def rotation_from_pose(pitch: float, yaw: float, roll: float) -> NDArray[np.float64]:
-    """Rotation [3, 3] of the head (x right, y down, z away) for angles in degrees.
+def rotation_from_pose(pitch: ArrayLike, yaw: ArrayLike, roll: ArrayLike) -> NDArray[np.float64]:
+    """Rotations [..., 3, 3] of the head (x right, y down, z away) for angles [...] in degrees.
 
     The head pitches first, then yaws, then rolls: R = R_z(roll) R_y(-yaw) R_x(-pitch), written with
     rotations that are right-handed in these axes.
     """
-    a, b, c = np.radians([-pitch, -yaw, roll])
-    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return rz @ ry @ rx
+    a, b, c = (np.radians(np.asarray(angle)) for angle in (pitch, yaw, roll))
+    zero, one = np.zeros_like(a), np.ones_like(a)
+    rx = [[one, zero, zero], [zero, np.cos(a), np.sin(a)], [zero, -np.sin(a), np.cos(a)]]
+    ry = [[np.cos(b), zero, -np.sin(b)], [zero, one, zero], [np.sin(b), zero, np.cos(b)]]
+    rz = [[np.cos(c), -np.sin(c), zero], [np.sin(c), np.cos(c), zero], [zero, zero, one]]
+    x, y, z = (np.moveaxis(np.array(matrix), (0, 1), (-2, -1)) for matrix in (rx, ry, rz))
+    return np.asarray(z @ y @ x)
 
 
 def pose_from_rotation(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -79,7 +94,7 @@ def head_pose(
         focal_length: in pixels; default four times the longer side, a portrait lens.
 
     Returns:
-        float64 [n, 3]: pitch, yaw, roll in degrees; NaN where no pose was found.
+        float64 [n, 3]: pitch, yaw, roll in degrees; NaN where a landmark is not finite.
 
     Raises:
         ValueError: landmarks are not [n, 5, 2].
@@ -90,11 +105,68 @@ def head_pose(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     focal = focal_length or FOCAL_LENGTHS_PER_SIDE * max(height, width)
     camera = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
-    poses = np.full((len(landmarks), 3), np.nan)
+    rays = (landmarks - camera[:2, 2]) / focal
+    parameters = np.full((len(landmarks), N_PARAMETERS), np.nan)
     for row, points in enumerate(landmarks):
         if not np.isfinite(points).all():
             continue
-        found, axis, _ = cv2.solvePnP(HEAD_MODEL, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
-        if found:
-            poses[row] = pose_from_rotation(np.asarray(cv2.Rodrigues(axis)[0]))
-    return poses
+        found, axis, shift = cv2.solvePnP(
+            HEAD_MODEL, points, camera, None, flags=cv2.SOLVEPNP_SQPNP
+        )
+        if found and shift[2, 0] > 0:
+            angles = pose_from_rotation(np.asarray(cv2.Rodrigues(axis)[0]))
+            parameters[row] = [*np.radians(angles), *np.ravel(shift), 0.0, 0.0]
+        else:  # landmarks that fit no head before the camera: start from a frontal one
+            distance = EYE_DISTANCE_MM / max(
+                float(np.linalg.norm(rays[row, 1] - rays[row, 0])), 1e-3
+            )
+            centre = rays[row, :2].mean(axis=0) * distance
+            parameters[row] = [0.0, 0.0, 0.0, *centre, distance, 0.0, 0.0]
+    posed = np.isfinite(parameters).all(axis=1)
+    parameters[posed] = _refined(parameters[posed], rays[posed])
+    return np.degrees(parameters[:, :3])
+
+
+N_PARAMETERS = 8
+"""Pitch, yaw, roll in radians; x, y, z of the head and how far the mouth corners moved down and
+outwards in millimetres."""
+
+
+def _residuals(parameters: NDArray[np.float64], rays: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a pose leaves unexplained, in standard deviations: [n, 12] for n faces."""
+    model = np.repeat(HEAD_MODEL[None], len(parameters), axis=0)
+    model[:, 3:, 1] += parameters[:, 6:7]
+    model[:, 3:, 0] += parameters[:, 7:8] * [-1.0, 1.0]
+    rotations = rotation_from_pose(*np.degrees(parameters[:, :3]).T)
+    points = np.einsum("nij,npj->npi", rotations, model) + parameters[:, None, 3:6]
+    # Compared at the head's distance, so that the unit is the millimetre.
+    off = (points[:, :, :2] / points[:, :, 2:] - rays) * parameters[:, None, 5:6]
+    mouth = parameters[:, 6:] / [MOUTH_HEIGHT_SD_MM, MOUTH_WIDTH_SD_MM]
+    return np.concatenate([off.reshape(len(off), 10) / LANDMARK_SD_MM, mouth], axis=1)
+
+
+def _refined(parameters: NDArray[np.float64], rays: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The most probable parameters [n, 8] near the given ones, for landmarks as rays [n, 5, 2].
+
+    Where the steps leave the range of heads that show a face, the given ones are kept.
+    """
+    first = parameters
+    damping = 1e-6 * np.eye(N_PARAMETERS)
+    for _ in range(GAUSS_NEWTON_STEPS):
+        now = _residuals(parameters, rays)
+        slopes = np.stack(
+            [
+                (_residuals(parameters + _DIFFERENCE * axis, rays) - now) / _DIFFERENCE
+                for axis in np.eye(N_PARAMETERS)
+            ],
+            axis=2,
+        )
+        normal = np.einsum("nri,nrj->nij", slopes, slopes) + damping
+        gradient = np.einsum("nri,nr->ni", slopes, now)
+        step = np.linalg.solve(normal, gradient[:, :, None])[:, :, 0]
+        step[:, :3] = np.clip(
+            step[:, :3], -0.3, 0.3
+        )  # radians; a long step may turn the head round
+        parameters = parameters - step
+    sane = np.abs(parameters[:, :3]).max(axis=1, initial=0.0) <= np.pi / 2
+    return np.where(sane[:, None], parameters, first)

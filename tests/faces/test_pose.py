@@ -16,6 +16,11 @@ def project(points, pitch, yaw, roll, *, size=112, distance=900.0):
     return turned[:, :2] / turned[:, 2:] * 4.0 * size + (size - 1) / 2
 
 
+# Landmarks of a photograph of 512 x 512 pixels, scikit-image's astronaut.
+ASTRONAUT = np.array(
+    [[205.0, 101.7], [246.8, 103.7], [224.7, 129.0], [201.7, 139.2], [245.3, 141.9]]
+)
+
 ANGLES = [(0, 0, 0), (15, 0, 0), (-15, 0, 0), (0, 30, 0), (0, -45, 0), (0, 0, 20), (10, -25, -12)]
 
 
@@ -55,7 +60,18 @@ def test_signs_follow_the_image():
 
 def test_the_template_is_a_frontal_face():
     found = pose.head_pose(alignment.ARCFACE_TEMPLATE[None], 112)
-    np.testing.assert_allclose(found, [[0, 0, 0]], atol=2.0)
+    np.testing.assert_allclose(found, [[0, 0, 0]], atol=0.7)
+
+
+@pytest.mark.parametrize("angles", ANGLES)
+def test_a_smile_is_not_taken_for_a_bowed_head(angles):
+    smiling = pose.HEAD_MODEL.copy()
+    smiling[3:, 1] -= 9.0  # millimetres up
+    smiling[3:, 0] *= 1.25
+    found = pose.head_pose(project(smiling, *angles)[None], 112)
+    np.testing.assert_allclose(found, [angles], atol=6.0)
+    found = pose.head_pose(ASTRONAUT[None], 512)  # a broad smile, the face to the camera
+    assert np.abs(found).max() < 15.0
 
 
 def test_rotation_and_angles_are_inverse():
@@ -69,6 +85,12 @@ def test_missing_landmarks_give_no_pose():
     found = pose.head_pose(landmarks, 112)
     assert np.isnan(found[0]).all()
     assert np.isfinite(found[1]).all()
+
+
+def test_impossible_landmarks_give_some_pose_and_nothing_gives_nothing():
+    rng = np.random.default_rng(0)
+    assert np.isfinite(pose.head_pose(rng.uniform(0, 112, (200, 5, 2)), 112)).all()
+    assert pose.head_pose(np.zeros((0, 5, 2)), 112).shape == (0, 3)
 
 
 def test_wrong_shape_is_refused():
