@@ -13,7 +13,7 @@ min_version("9.20")
 
 if not workflow.configfiles:
 
-    configfile: "config/demo.yaml"
+    configfile: f"{workflow.basedir}/config/demo.yaml"
 
 
 include: "workflow/rules/common.smk"

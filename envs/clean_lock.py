@@ -4,8 +4,8 @@ The lock is made for one platform, so the markers ``sys_platform`` and ``platfor
 nothing there, and neither does the upper bound of Python, which pyproject.toml states. Markers that
 choose between versions stay.
 
-conda cannot install without dependencies, which the lock needs (some packages' bounds are too tight,
-see overrides.txt); so a script does it after conda has made the environment.
+conda cannot install without dependencies, which the lock needs (some packages' bounds are too
+tight, see overrides.txt); so a script does it after conda has made the environment.
 
 Usage: python envs/clean_lock.py requirements.lock
 """

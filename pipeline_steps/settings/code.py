@@ -42,7 +42,7 @@ def modules_behind(step: str) -> list[str]:
     found = [
         file
         for module in _closure(f"{NAME}.{step}")
-        if not _cosmetic(module)
+        if not _cosmetic(module) and not _empty(module)
         for file in (_file(module), *_data_files(_file(module)))
     ]
     return sorted(f"{NAME}/{file.relative_to(PACKAGE).as_posix()}" for file in found)
@@ -61,17 +61,26 @@ def _closure(start: str) -> set[str]:
     return seen
 
 
+def _empty(module: str) -> bool:
+    """Whether a module is nothing but its docstring, as most packages' ``__init__`` are."""
+    return len(_tree(module).body) <= 1
+
+
 def _cosmetic(module: str) -> bool:
     in_package = any(module == name or module.startswith(f"{name}.") for name in COSMETIC_PACKAGES)
     return module in COSMETIC or in_package
 
 
 @cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_file(module).read_text(encoding="utf-8"))
+
+
+@cache
 def _imports(module: str) -> frozenset[str]:
     """Modules of this package that one module imports, packages' ``__init__`` included."""
-    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

@@ -29,7 +29,8 @@ rule render_demo_world:
     params:
         out=subpath(output.in_the_wild, parent=True),
     shell:
-        "python -m pipeline_steps.render_demo_world --config {input.config} --out {params.out} &> {log}"
+        "python -m pipeline_steps.render_demo_world --config {input.config}"
+        " --out {params.out} &> {log}"
 
 
 rule prepare:

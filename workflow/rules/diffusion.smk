@@ -88,7 +88,8 @@ rule sample:
         loras=lambda wildcards: PLAN.lora_flag(wildcards.base_model, wildcards.method),
     shell:
         "python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
-        " --out {params.out} {params.loras} --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
+        " {params.loras} --out {params.out}"
+        " --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
 
 
 rule gather:

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline_steps.settings.plan import (
+    SNAPSHOT_VARIABLE,
+    Plan,
+    make_plan,
+    open_plan,
+    plan_text,
+    project_file,
+    read_plan,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
+    return loaded
+
+
+@pytest.fixture
+def plan(config: dict[str, Any]) -> Plan:
+    return make_plan(config, "demo.yaml")
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    # Set and deleted, so that what a test sets is undone.
+    monkeypatch.setenv(SNAPSHOT_VARIABLE, "")
+    monkeypatch.delenv(SNAPSHOT_VARIABLE)
+    return tmp_path
+
+
+def test_a_snapshot_holds_the_whole_plan(plan: Plan) -> None:
+    assert read_plan(plan_text(plan)) == plan
+    assert read_plan(plan_text(plan)).frozen == plan.frozen
+
+
+def test_jobs_follow_the_plan_of_the_main_process_whatever_the_file_says_now(
+    config: dict[str, Any],
+) -> None:
+    started = open_plan(config, ["demo.yaml"], main=True)
+    config["finetune"]["learning_rate"] = 999.0
+    config["methods"] = ["untuned"]
+    config["training_sets"] = ["real"]
+    assert open_plan(config, ["demo.yaml"], main=False) == started
+    assert open_plan({"nonsense": 1}, ["demo.yaml"], main=False) == started
+
+
+def test_another_main_process_changes_nothing_under_running_jobs(config: dict[str, Any]) -> None:
+    started = open_plan(config, [], main=True)
+    snapshot = Path(os.environ[SNAPSHOT_VARIABLE])
+    before = snapshot.read_bytes()
+    config["seed"] = 5
+    assert open_plan(config, [], main=True).study.seed == 5
+    assert os.environ[SNAPSHOT_VARIABLE] != str(snapshot)
+    assert snapshot.read_bytes() == before
+    assert read_plan(snapshot.read_text()) == started
+
+
+def test_frozen_paths_lie_in_the_study_and_hold_json(plan: Plan) -> None:
+    world = "data/demo_world/render_demo_world.json"
+    for path, text in plan.frozen.items():
+        assert path.startswith("results/demo/config/") or path == world
+        assert json.loads(text)["step"] in path
+
+
+def test_paths_of_the_project_are_relative_to_the_working_folder(working_folder: Path) -> None:
+    path = project_file("pipeline_steps/seeds.py")
+    assert not Path(path).is_absolute()
+    assert (working_folder / path).resolve() == ROOT / "pipeline_steps" / "seeds.py"
+    os.chdir(ROOT)
+    assert project_file("pipeline_steps/seeds.py") == "pipeline_steps/seeds.py"
+
+
+def test_identity_scores_need_no_features_of_people_seen_once(plan: Plan) -> None:
+    assert plan.reference_features("wild", "identity") == []
+    assert plan.reference_features("wild", "pose") == [
+        "results/demo/features/wild/landmark_pose.safetensors"
+    ]
+
+
+def test_lists_of_a_study(plan: Plan) -> None:
+    n_variants = len(plan.study.variants)
+    assert len(plan.scores) == 3 * (n_variants + 1)
+    assert len(plan.sources) == n_variants + 2
+    assert plan.cohorts[0] == f"0-of-{plan.study.cohorts}"
+    assert plan.validation in plan.study.benchmarks
+    assert plan.aligned("real") == "results/demo/aligned/real/manifest.parquet"
+    assert plan.lora_flag("demo", "untuned") == ""
+    assert plan.lora_flag("demo", "idbooth") == "--loras results/demo/loras/demo/idbooth"
+    assert set(plan.put_in) >= {plan.study.in_the_wild, *plan.study.benchmarks}

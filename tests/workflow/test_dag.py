@@ -1,0 +1,171 @@
+"""The workflow's graph, by dry runs of the real Snakefile in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A Snakemake run in a folder that is not the project's."""
+    program = Path(sys.executable).with_name("snakemake")
+    place = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
+    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return subprocess.run(
+        [program, *place, "--cores", "2", *arguments],
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def snakemake(folder: Path, *arguments: str | Path) -> str:
+    """Output of a run that has to succeed."""
+    result = run(folder, *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Rule to number of jobs, from the table of a dry run; empty when nothing is to be done."""
+    if "Nothing to be done" in output:
+        return {}
+    table = output.split("Job stats:")[1].split("total")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
+
+
+def write_config(path: Path, **changes: Any) -> Path:
+    """The demo's configuration with two methods and one prompt set, and with dotted changes."""
+    config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
+    config |= {
+        "methods": ["untuned", "dreambooth", "idbooth"],
+        "prompt_sets": ["base"],
+        "training_sets": ["real", "demo/idbooth/base"],
+        "cohorts": 2,
+    }
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        part = config
+        for name in parents:
+            part = part[name]
+        part[last] = value
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Path) -> None:
+    counts = job_counts(snakemake(tmp_path, "-n"))
+    config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
+    cohorts, trained = config["cohorts"], len(config["training_sets"])
+    repetitions = config["recognise"]["repetitions"]
+    tuned = len(config["methods"]) - ("untuned" in config["methods"])
+    variants = len(config["methods"]) * len(config["prompt_sets"])
+    assert counts.pop("freeze") > 20
+    assert counts.pop("features") >= 3 * variants
+    assert counts == {
+        "render_demo_world": 1,
+        "prepare": 1,
+        "embed": 1,
+        "prior": 1,
+        "finetune": tuned * cohorts,
+        "sample": variants * cohorts,
+        "gather": variants,
+        "align_photographs": 1,
+        "align_in_the_wild": 1,
+        "align": variants,
+        "score": 2 * variants,
+        "score_identity": variants,
+        "score_references": 3,
+        "recognise": trained * repetitions,
+        "verify": trained * repetitions,
+        "tables": 1,
+        "figures": 1,
+        "provenance": 1,
+        "report": 1,
+        "all": 1,
+    }
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every output of a small study stands and is recorded as made."""
+    folder = tmp_path_factory.mktemp("study")
+    config = write_config(folder / "config.yaml")
+    summary = snakemake(folder, "--configfile", config, "--summary")
+    for line in summary.splitlines():
+        if "\tmissing\t" in line:
+            path = folder / line.split("\t")[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(path))
+    snakemake(folder, "--configfile", config, "--touch")
+    return folder
+
+
+def test_finished_is_finished(finished: Path) -> None:
+    output = snakemake(finished, "--configfile", finished / "config.yaml", "-n")
+    assert "Nothing to be done" in output
+
+
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: Path) -> None:
+    changes = {
+        "finetune__margin": 0.5,  # ID-Booth only: one method of two, in two cohorts
+        "score__pose__extractor": "landmark_pose",  # as it was
+        "recognise__repetitions": 2,  # the models of the first repetition stay
+        "figures__dpi": 99,
+    }
+    config = write_config(finished / "changed.yaml", **changes)
+    counts = job_counts(snakemake(finished, "--configfile", config, "-n"))
+    n_extractors = counts.pop("features")
+    assert n_extractors >= 3
+    assert counts == {
+        "freeze": 2 + 2,
+        "finetune": 2,
+        "sample": 2,
+        "gather": 1,
+        "align": 1,
+        "score": 2,
+        "score_identity": 1,
+        "recognise": 1 + 2,
+        "verify": 1 + 2,
+        "tables": 1,
+        "figures": 1,
+        "provenance": 1,
+        "report": 1,
+        "all": 1,
+    }
+
+
+def test_frozen_files_are_rewritten_only_when_their_content_changes(finished: Path) -> None:
+    config = write_config(finished / "first.yaml", tables__intervals=True)
+    target = "results/demo/config/tables.json"
+    other = finished / "results" / "demo" / "config" / "align.json"
+    before = other.stat().st_mtime_ns
+    snakemake(finished, target, "--configfile", config)
+    assert '"intervals": true' in (finished / target).read_text()
+    assert other.stat().st_mtime_ns == before
+    written = (finished / target).stat().st_mtime_ns
+    output = snakemake(finished, target, "--configfile", config)
+    assert "Nothing to be done" in output
+    assert (finished / target).stat().st_mtime_ns == written
+    # Unchanged again for the tests that follow.
+    snakemake(finished, target, "--configfile", write_config(finished / "config.yaml"))
+    snakemake(finished, "--configfile", finished / "config.yaml", "--touch")
+
+
+def test_a_mistake_in_the_configuration_is_named(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", finetune__rnak=4)
+    result = run(tmp_path, "--configfile", config, "-n")
+    assert result.returncode != 0
+    assert "unknown key 'finetune.rnak'" in result.stdout + result.stderr
