@@ -167,10 +167,16 @@ def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
     prompts = _shown_prompts(settings, gallery, base_model)
     sources = _methods_of(gallery.samples, base_model, prompts)
     source = next((s for s in sources if s.method == settings.overview_method), sources[-1])
+    names = Names(settings.labels)
+    headers: tuple[str, ...] = (
+        "Photograph",
+        f"{_method_name(names, source.method)}, {names(source.prompts)}",
+    )
     rows = []
     for identity in _identities(settings, gallery, settings.overview_identities):
         tiles = gallery.sample_tiles(source, identity, settings.overview_columns)
-        rows.append(GridRow("", (gallery.portrait_tile(identity), *tiles)))
+        rows.append(GridRow("", (gallery.portrait_tile(identity), *tiles), headers))
+        headers = ()
     return grid_figure(rows, width=settings.width, gap_after_first=True)
 
 
