@@ -37,6 +37,8 @@ from pipeline_steps.settings.study import REAL, WILD, Study, benchmark_name, rea
 
 SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows
 SNAPSHOTS = Path(".snakemake") / "studies"
+MARKERS = Path(".snakemake") / "frozen"
+LONG_AGO = 1.0  # seconds since 1970
 WORLD = "data/demo_world"
 
 
@@ -215,7 +217,22 @@ def open_plan(config: Mapping[str, Any], configfiles: Sequence[Any], *, main: bo
     if not path.is_file():
         write_text(path, text)
     os.environ[SNAPSHOT_VARIABLE] = str(path.resolve())
+    mark_changes(plan)
     return plan
+
+
+def mark_changes(plan: Plan) -> None:
+    """Make a marker for every frozen configuration, new where the file's content has to change.
+
+    The rule that writes the files has its marker as input, so it runs where the marker is newer.
+    That holds by content alone: also where the workflow's notes on earlier runs are gone.
+    """
+    for name, text in plan.frozen.items():
+        frozen, marker = Path(name), MARKERS / name
+        same = frozen.is_file() and frozen.read_text(encoding="utf-8") == text
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != text:
+            write_text(marker, text)
+        os.utime(marker, (LONG_AGO, LONG_AGO) if same else None)
 
 
 def plan_text(plan: Plan) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline_steps.files.atomic import write_text
 from pipeline_steps.settings.plan import (
+    MARKERS,
     SNAPSHOT_VARIABLE,
     Plan,
     make_plan,
@@ -100,3 +102,20 @@ def test_lists_of_a_study(plan: Plan) -> None:
     assert plan.lora_flag("demo", "untuned") == ""
     assert plan.lora_flag("demo", "idbooth") == "--loras results/demo/loras/demo/idbooth"
     assert set(plan.put_in) >= {plan.study.in_the_wild, *plan.study.benchmarks}
+
+
+def test_markers_are_new_exactly_where_frozen_content_has_to_change(config: dict[str, Any]) -> None:
+    plan = open_plan(config, [], main=True)
+    for path, text in plan.frozen.items():
+        write_text(path, text)
+    open_plan(config, [], main=True)
+    ages = {path: (MARKERS / path).stat().st_mtime for path in plan.frozen}
+    assert all(age < Path(path).stat().st_mtime for path, age in ages.items())
+    config["score"]["quality"]["k"] = 4
+    changed = open_plan(config, [], main=True)
+    newer = [
+        path
+        for path in changed.frozen
+        if (MARKERS / path).stat().st_mtime >= Path(path).stat().st_mtime
+    ]
+    assert newer == ["results/demo/config/score/quality.json"]

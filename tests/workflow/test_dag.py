@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline_steps.files.atomic import write_text
+from pipeline_steps.settings.plan import make_plan
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -100,15 +103,14 @@ def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every output of a small study stands and is recorded as made."""
+    """A folder in which every output of a small study stands."""
     folder = tmp_path_factory.mktemp("study")
     config = write_config(folder / "config.yaml")
-    summary = snakemake(folder, "--configfile", config, "--summary")
-    for line in summary.splitlines():
+    for name, text in make_plan(yaml.safe_load(config.read_text()), "").frozen.items():
+        write_text(folder / name, text)
+    for line in snakemake(folder, "--configfile", config, "--summary").splitlines():
         if "\tmissing\t" in line:
-            path = folder / line.split("\t")[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(str(path))
+            write_text(folder / line.split("\t")[0], "finished")
     snakemake(folder, "--configfile", config, "--touch")
     return folder
 
@@ -127,8 +129,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: Path) -> 
     }
     config = write_config(finished / "changed.yaml", **changes)
     counts = job_counts(snakemake(finished, "--configfile", config, "-n"))
-    n_extractors = counts.pop("features")
-    assert n_extractors >= 3
+    assert counts.pop("features") >= 3
     assert counts == {
         "freeze": 2 + 2,
         "finetune": 2,
@@ -159,9 +160,6 @@ def test_frozen_files_are_rewritten_only_when_their_content_changes(finished: Pa
     output = snakemake(finished, target, "--configfile", config)
     assert "Nothing to be done" in output
     assert (finished / target).stat().st_mtime_ns == written
-    # Unchanged again for the tests that follow.
-    snakemake(finished, target, "--configfile", write_config(finished / "config.yaml"))
-    snakemake(finished, "--configfile", finished / "config.yaml", "--touch")
 
 
 def test_a_mistake_in_the_configuration_is_named(tmp_path: Path) -> None:

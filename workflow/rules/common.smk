@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from pipeline_steps.files.lease import candidate_gpus
-from pipeline_steps.settings.plan import WORLD, open_plan, project_file
+from pipeline_steps.settings.plan import MARKERS, WORLD, open_plan, project_file
 
 PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
 STUDY = PLAN.study

@@ -10,6 +10,7 @@ localrules:
 
 rule freeze:
     input:
+        marker=f"{MARKERS}/{{frozen}}",
         template=project_file("workflow/templates/frozen.json.jinja"),
     output:
         "{frozen}",
