@@ -74,6 +74,13 @@ def config(path: Path, *, repetition: str = "0", seed: int = 3, **settings: obje
     return path
 
 
+def model_bytes(config: Path, source: Path, validation: Path, out: Path) -> bytes:
+    """Run the step by its command line; the model file it wrote."""
+    inputs = {"config": config, "aligned": source, "validation": validation, "out": out}
+    assert recognise.main([f"--{name}={path}" for name, path in inputs.items()]) == 0
+    return (out / "model.safetensors").read_bytes()
+
+
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
     return [
@@ -109,11 +116,7 @@ def test_the_same_inputs_give_the_same_bytes_and_repetitions_differ(tmp_path: Pa
     models = []
     for run, repetition in enumerate(("0", "0", "1")):
         file = config(tmp_path / f"{run}.json", repetition=repetition, epochs=1)
-        recognise.main(
-            [f"--config={file}", f"--aligned={source}", f"--validation={validation}"]
-            + [f"--out={tmp_path / str(run)}"]
-        )
-        models.append((tmp_path / str(run) / "model.safetensors").read_bytes())
+        models.append(model_bytes(file, source, validation, tmp_path / str(run)))
     assert models[0] == models[1]
     assert models[0] != models[2]
 
@@ -139,22 +142,15 @@ def test_randaugment_and_dropout_run_and_stay_reproducible(tmp_path: Path) -> No
     source, validation = aligned(tmp_path / "real"), benchmark(tmp_path / "plain.bin")
     options = {"augmentation": "randaugment", "epochs": 1, "dropout": 0.4}
     file = config(tmp_path / "c.json", **options)
-    for name in ("a", "b"):
-        recognise.main(
-            [f"--config={file}", f"--aligned={source}", f"--validation={validation}"]
-            + [f"--out={tmp_path / name}"]
-        )
-    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
+    models = [model_bytes(file, source, validation, tmp_path / name) for name in ("a", "b")]
     assert models[0] == models[1]
 
 
 def test_divergence_is_one_clear_sentence(tmp_path: Path) -> None:
     file = config(tmp_path / "c.json", learning_rate_per_512=1e38, clip_norm=1e38)
-    with pytest.raises(StepError, match="diverged.*learning_rate_per_512"):
-        recognise.main(
-            [f"--config={file}", f"--aligned={aligned(tmp_path / 'real')}"]
-            + [f"--validation={benchmark(tmp_path / 'plain.bin')}", f"--out={tmp_path / 'out'}"]
-        )
+    source, validation = aligned(tmp_path / "real"), benchmark(tmp_path / "plain.bin")
+    with pytest.raises(StepError, match=r"diverged.*learning_rate_per_512"):
+        model_bytes(file, source, validation, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

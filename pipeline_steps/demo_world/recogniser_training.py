@@ -6,7 +6,9 @@ ratio CCS / (NNCCS + 1 + eps), the cosine to its own class centre over the cosin
 other one, regressed by a smooth L1 loss.
 
 Training images are degraded at random (resolution, blur, crop, colour, noise), because the
-recogniser judges samples of a 64-pixel diffusion model beside full-resolution renders.
+recogniser judges samples of a 64-pixel diffusion model beside full-resolution renders. One in eight
+is spoiled (hidden, scrambled, drowned in noise, a few pixels wide), so that the quality head sees
+what poor faces look like.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ EPSILON = 1e-9
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises
 MARGIN_RISE = 0.4  # fraction of the steps in which the margin rises
 CLIP_NORM = 5.0
+GROUPS = 8  # of a batch: one strength of degradation each; the first is spoiled
+QUALITY_LEARNING_RATE = (
+    0.1  # of the others': embeddings are long, so the head's steps must be short
+)
 SMOOTH_L1_BETA = 0.5
 HALF_PRECISION_MAX = 65504.0
 
@@ -45,12 +51,12 @@ def train_recogniser(
     weight_decay: float = 5e-4,
     scale: float = 32.0,
     margin: float = 0.35,  # final
-    quality_weight: float = 1.0,
+    quality_weight: float = 10.0,
     seed: int,
     threads: int,
     with_quality_head: bool = True,
     bfloat16: bool = True,  # autocast; about 1.5 times as fast where the CPU has it
-    compiled: bool = False,  # torch.compile: 1.7 times as fast after half a minute; needs a compiler
+    compiled: bool = False,  # torch.compile: 1.7 times as fast after 30 s; needs a C++ compiler
     on_step: Callable[[int, int, float], None] = lambda step, n_steps, loss: None,
 ) -> IResNet:
     """Train on aligned faces.
@@ -59,7 +65,7 @@ def train_recogniser(
         on_step: called with the number of finished steps, of all steps, and the margin loss.
 
     Returns:
-        the network in evaluation mode on the CPU, its state free of values that float16 cannot hold.
+        the network in evaluation mode on the CPU; float16 can hold its state.
 
     Raises:
         ValueError: images and labels that do not fit.
@@ -74,12 +80,15 @@ def train_recogniser(
         network = IResNet(layers, widths, quality_head=with_quality_head)
         head = MarginHead(network.embedding_dim, int(labels.max()) + 1, scale=scale, margin=0.0)
     # Normalisation, slopes and biases are not decayed: it would only pull their scale.
-    trained = [p for p in [*network.parameters(), *head.parameters()] if p.requires_grad]
+    named = [*network.named_parameters(), *head.named_parameters()]
+    trained = [(name.startswith("qs."), p) for name, p in named if p.requires_grad]
+    groups = [
+        ([p for qs, p in trained if not qs and p.ndim > 1], weight_decay, 1.0),
+        ([p for qs, p in trained if not qs and p.ndim == 1], 0.0, 1.0),
+        ([p for qs, p in trained if qs], weight_decay, QUALITY_LEARNING_RATE),
+    ]
     optimiser = torch.optim.SGD(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-        ],
+        [{"params": p, "weight_decay": decay} for p, decay, _ in groups],
         lr=learning_rate,
         momentum=momentum,
         nesterov=True,
@@ -99,8 +108,8 @@ def train_recogniser(
         x = degrade(to_input(torch.from_numpy(images[rows.numpy()]), 112), generator)
         progress = step / n_steps
         head.margin = margin * min(1.0, progress / MARGIN_RISE)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * one_cycle(progress)
+        for group, (_, _, factor) in zip(optimiser.param_groups, groups, strict=True):
+            group["lr"] = learning_rate * factor * one_cycle(progress)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             embeddings = forward(x)
         embeddings = embeddings.float()
@@ -158,8 +167,9 @@ def degrade(x: Tensor, generator: torch.Generator) -> Tensor:
     order = torch.randperm(len(x), generator=generator)
     x = _shift_crops(x[order], generator)
     # One strength per group of images: the resolution has to be the same within one call.
-    parts = [_blur(_lower_resolution(part, generator), generator) for part in x.chunk(8)]
-    x = torch.cat(parts)[torch.argsort(order)]
+    spoiled, *others = x.tensor_split(GROUPS)
+    parts = [_blur(_lower_resolution(part, 28, 84, generator), generator) for part in others]
+    x = torch.cat([_spoil(spoiled, generator), *parts])[torch.argsort(order)]
     n = len(x)
     gain = 1 + _uniform((n, 1, 1, 1), 0.25, generator)
     tint = 1 + _uniform((n, 3, 1, 1), 0.06, generator)
@@ -174,7 +184,7 @@ def _uniform(shape: tuple[int, ...], half_width: float, generator: torch.Generat
 
 
 def _shift_crops(x: Tensor, generator: torch.Generator) -> Tensor:
-    """What an imperfect alignment does: shift to 4 px, scale to 5 %, rotation to 4 degrees; flip."""
+    """What an imperfect alignment does: shift 4 px, scale 5 %, rotation 4 degrees at most; flip."""
     n = len(x)
     angle = _uniform((n,), math.radians(4), generator)
     scale = 1 + _uniform((n,), 0.05, generator)
@@ -192,13 +202,43 @@ def _shift_crops(x: Tensor, generator: torch.Generator) -> Tensor:
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _lower_resolution(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shrink to 28 ... 84 px and enlarge again, for two groups of three."""
+def _lower_resolution(x: Tensor, low: int, high: int, generator: torch.Generator) -> Tensor:
+    """Shrink to a size in low ... high px and enlarge again, for two groups of three."""
     if torch.rand((), generator=generator) > 2 / 3:
         return x
-    size = int(torch.randint(28, 85, (), generator=generator))
+    size = int(torch.randint(low, high + 1, (), generator=generator))
     small = functional.interpolate(x, size=(size, size), mode="area")
     return functional.interpolate(small, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _spoil(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Degrade [n, 3, h, w] until recognition suffers, by one of four ways for the whole group."""
+    if len(x) == 0:
+        return x
+    way = int(torch.randint(4, (), generator=generator))
+    height, width = x.shape[2:]
+    if way == 0:  # a few pixels
+        size = int(torch.randint(6, 21, (), generator=generator))
+        small = functional.interpolate(x, size=(size, size), mode="area")
+        return functional.interpolate(small, size=(height, width), mode="bilinear")
+    if way == 1:  # noise
+        level = torch.rand((len(x), 1, 1, 1), generator=generator)
+        return x + level * torch.randn(x.shape, generator=generator)
+    if way == 2:  # a bar over a third to a half of the face
+        rows = int(height * (1 / 3 + float(torch.rand((), generator=generator)) / 6))
+        top = int(torch.randint(0, height - rows + 1, (), generator=generator))
+        hidden = x.clone()
+        hidden[:, :, top : top + rows] = _uniform((len(x), 3, 1, 1), 1.0, generator)
+        return hidden
+    # tiles of a quarter of the side, some of them exchanged
+    tiles = x.unflatten(2, (4, -1)).unflatten(4, (4, -1)).transpose(3, 4).flatten(2, 3)
+    order = torch.arange(16)
+    chosen = torch.randperm(16, generator=generator)[
+        : int(torch.randint(4, 13, (), generator=generator))
+    ]
+    order[chosen] = chosen.roll(1)
+    shuffled = tiles[:, :, order].unflatten(2, (4, 4)).transpose(3, 4)
+    return shuffled.flatten(4, 5).flatten(2, 3)
 
 
 def _blur(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from pipeline_steps.recognition.inference import to_input
 from pipeline_steps.recognition.margins import MarginHead
 
 REFERENCE_BATCH = 512
+ROUNDING = 1e-9  # equal accuracies may differ by the rounding of an average over folds
 
 # uint8 [n, 112, 112, 3] and a CPU generator -> the same shape, augmented.
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -131,7 +132,7 @@ def train(
             on_epoch(history[-1])
             continue
         accuracy = validate(network)
-        improved = accuracy > best_accuracy
+        improved = accuracy > best_accuracy + ROUNDING
         if improved:
             best_accuracy, best_state, since_best = accuracy, _copy_state(network), 0
         else:

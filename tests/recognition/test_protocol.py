@@ -18,7 +18,7 @@ from pipeline_steps.recognition.protocol import (
 
 
 def naive_accuracy(distances: np.ndarray, same: np.ndarray, n_folds: int) -> tuple[float, float]:
-    """The protocol in plain loops, fold sizes as scikit-learn's KFold without shuffling has them."""
+    """The protocol in plain loops, fold sizes as scikit-learn's unshuffled KFold has them."""
     n = len(distances)
     sizes = [n // n_folds + (1 if fold < n % n_folds else 0) for fold in range(n_folds)]
     accuracies = []
