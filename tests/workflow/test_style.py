@@ -20,6 +20,7 @@ ORDER = [
     "threads",
     "resources",
     "params",
+    "message",
     "shell",
 ]
 
@@ -38,7 +39,7 @@ def test_a_rule_has_the_one_shape(name: str, body: str) -> None:
     directives = re.findall(r"^    (\w+):", body, re.MULTILINE)
     if name == "freeze":
         return
-    required = {"input", "output", "log", "benchmark", "conda", "threads", "resources", "shell"}
+    required = set(ORDER) - {"params", "wildcard_constraints"}
     assert required <= set(directives)
     assert directives == [directive for directive in ORDER if directive in directives]
     for resource in ("gpu", "mem_mb", "runtime"):

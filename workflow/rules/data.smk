@@ -28,6 +28,8 @@ rule render_demo_world:
         runtime=30,
     params:
         out=subpath(output.in_the_wild, parent=True),
+    message:
+        "Embedded world: render photographs, in-the-wild images and benchmarks"
     shell:
         "python -m pipeline_steps.render_demo_world --config {input.config}"
         " --out {params.out} &> {log}"
@@ -54,6 +56,8 @@ rule prepare:
         runtime=120,
     params:
         out=subpath(output.manifest, parent=True),
+    message:
+        "Photographs: find faces, crop, sort by identity"
     shell:
         "python -m pipeline_steps.prepare --config {input.config} --out {params.out}"
         " --workers {threads} &> {log}"
@@ -79,5 +83,7 @@ rule embed:
         runtime=60,
     params:
         dataset=subpath(input.manifest, parent=True),
+    message:
+        "Photographs: face embeddings"
     shell:
         "python -m pipeline_steps.embed --config {input.config} --dataset {params.dataset} &> {log}"

@@ -21,6 +21,8 @@ rule prior:
         runtime=120,
     params:
         out=subpath(output.manifest, parent=True),
+    message:
+        "{wildcards.base_model}: prior set"
     shell:
         "python -m pipeline_steps.prior --config {input.config}"
         " --out {params.out} &> {log}"
@@ -54,6 +56,8 @@ rule finetune:
         dataset=subpath(input.manifest, parent=True),
         prior=subpath(input.prior, parent=True),
         out=subpath(output[0], ancestor=2),
+    message:
+        "{wildcards.base_model}/{wildcards.method}: fine-tune cohort {wildcards.cohort}"
     shell:
         "python -m pipeline_steps.finetune --config {input.config} --dataset {params.dataset}"
         " --prior {params.prior} --out {params.out}"
@@ -86,6 +90,8 @@ rule sample:
         dataset=subpath(input.manifest, parent=True),
         out=subpath(output[0], ancestor=2),
         loras=lambda wildcards: PLAN.lora_flag(wildcards.base_model, wildcards.method),
+    message:
+        "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: sample cohort {wildcards.cohort}"
     shell:
         "python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
         " {params.loras} --out {params.out}"
@@ -112,5 +118,7 @@ rule gather:
         gpu=0,
         mem_mb=1000,
         runtime=10,
+    message:
+        "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: gather the cohorts"
     shell:
         "python -m pipeline_steps.gather --parts {input.parts} --out {output} &> {log}"

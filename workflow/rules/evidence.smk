@@ -36,6 +36,8 @@ rule tables:
         runtime=10,
     params:
         out=subpath(output[0], parent=True),
+    message:
+        "Tables"
     shell:
         "python -m pipeline_steps.tables --config {input.config} --scores {input.scores}"
         " --replicates {input.replicates} --verification {input.verification}"
@@ -79,6 +81,8 @@ rule figures:
     params:
         dataset=subpath(input.dataset, parent=True),
         out=subpath(output[0], parent=True),
+    message:
+        "Figures"
     shell:
         "python -m pipeline_steps.figures --config {input.config} --dataset {params.dataset}"
         " --real {input.real} --variant-features {input.variants} --samples {input.samples}"
@@ -107,6 +111,8 @@ rule provenance:
         runtime=60,
     params:
         benchmarks=f"{S}/benchmarks",
+    message:
+        "Provenance"
     shell:
         "python -m pipeline_steps.provenance --configs {input.configs} --sources {input.sources}"
         " --benchmarks {params.benchmarks} --out {output} &> {log}"
@@ -140,6 +146,8 @@ rule report:
     params:
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
         figures=lambda wildcards, input: Path(input.figures[0]).parent,
+    message:
+        "Report"
     shell:
         "python -m pipeline_steps.report --config {input.config} --tables {params.tables}"
         " --figures {params.figures} --manifests {input.manifests}"

@@ -22,6 +22,8 @@ rule align_photographs:
     params:
         root=subpath(input.manifest, parent=True),
         out=subpath(output[0], parent=True),
+    message:
+        "real: align faces"
     shell:
         "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
         " --root {params.root} --out {params.out} &> {log}"
@@ -47,6 +49,8 @@ rule align_in_the_wild:
         runtime=480,
     params:
         out=subpath(output[0], parent=True),
+    message:
+        "wild: align faces"
     shell:
         "python -m pipeline_steps.align --config {input.config} --images {input.images}"
         " --out {params.out} &> {log}"
@@ -73,6 +77,8 @@ rule align:
     params:
         root=subpath(input.manifest, parent=True),
         out=subpath(output[0], parent=True),
+    message:
+        "{wildcards.variant}: align faces"
     shell:
         "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
         " --root {params.root} --out {params.out} &> {log}"
@@ -98,6 +104,8 @@ rule features:
         runtime=120,
     params:
         aligned=subpath(input.aligned, parent=True),
+    message:
+        "{wildcards.source}: features by {wildcards.extractor}"
     shell:
         "python -m pipeline_steps.features --config {input.config} --aligned {params.aligned}"
         " --out {output} &> {log}"

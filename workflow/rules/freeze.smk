@@ -20,5 +20,7 @@ rule freeze:
         frozen=FROZEN,
     params:
         content=lambda wildcards: PLAN.frozen[wildcards.frozen],
+    message:
+        "Configuration {output}"
     template_engine:
         "jinja2"

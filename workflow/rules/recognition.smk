@@ -24,6 +24,8 @@ rule recognise:
     params:
         aligned=subpath(input.aligned, parent=True),
         out=subpath(output.model, parent=True),
+    message:
+        "Train a recogniser on {wildcards.trained_on}, repetition {wildcards.repetition}"
     shell:
         "python -m pipeline_steps.recognise --config {input.config}"
         " --aligned {params.aligned} --validation {input.validation}"
@@ -49,6 +51,8 @@ rule verify:
         gpu=GPU,
         mem_mb=8000,
         runtime=120,
+    message:
+        "Verify the recogniser trained on {wildcards.trained_on}, repetition {wildcards.repetition}"
     shell:
         "python -m pipeline_steps.verify --config {input.config} --model {input.model}"
         " --benchmarks {input.benchmarks} --out {output} &> {log}"

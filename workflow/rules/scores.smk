@@ -23,6 +23,8 @@ rule score:
         gpu=0,
         mem_mb=8000,
         runtime=120,
+    message:
+        "{wildcards.variant}: score {wildcards.kind}"
     shell:
         "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
         " --variant-features {input.variant} --real {input.real} --wild {input.wild}"
@@ -49,6 +51,8 @@ rule score_identity:
         gpu=0,
         mem_mb=8000,
         runtime=120,
+    message:
+        "{wildcards.variant}: score identity"
     shell:
         "python -m pipeline_steps.score --config {input.config} --kind identity"
         " --variant-features {input.variant} --real {input.real}"
@@ -78,6 +82,8 @@ rule score_references:
         runtime=120,
     params:
         wild=lambda wildcards, input: f"--wild {input.wild}" if input.wild else "",
+    message:
+        "Reference sets: score {wildcards.kind}"
     shell:
         "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
         " --real {input.real} {params.wild} --out {output} &> {log}"
