@@ -32,4 +32,5 @@ wildcard_constraints:
 
 
 # A machine without any GPU needs no turns taken; elsewhere jobs that can use one ask for one.
-GPU = lambda wildcards: int(not workflow.local_exec or bool(candidate_gpus()))
+HAS_GPU = bool(candidate_gpus())
+GPU = lambda wildcards: int(HAS_GPU or not workflow.local_exec)
