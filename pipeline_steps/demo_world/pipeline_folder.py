@@ -1,0 +1,50 @@
+"""Write the embedded base model as a Stable Diffusion pipeline folder that plain diffusers opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline_steps.demo_world.denoiser_training import SCHEDULE
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+
+def write_pipeline(
+    folder: Path,
+    *,
+    autoencoder: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    tokenizer_folder: Path,
+) -> None:
+    """Save every part in half precision; the tokenizer's files are copied as they are."""
+    from diffusers import DDPMScheduler
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in (("vae", autoencoder), ("unet", unet), ("text_encoder", text)):
+        kept = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        module.half().save_pretrained(folder / name, safe_serialization=True)
+        module.float().load_state_dict(kept)
+    DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(tokenizer_folder / name, folder / "tokenizer" / name)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.35.0",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")

@@ -1,0 +1,231 @@
+"""Train the weights of the embedded world from a seed: `make pretrain-demo-world`.
+
+Everything is rendered; no photograph of a real person is involved. Stages keep their results below --work and are not
+repeated when the command is given again; the finished weights are written below --out, in half precision, with their
+hashes and a card. Two CPU cores need about two hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline_steps.files.atomic import atomic_path, write_json
+from pipeline_steps.files.errors import run_main
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.logs import get_logger
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline_steps.demo_world.training_images import TrainingImages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Amounts of everything; the defaults made the shipped weights."""
+
+    seed: int = 2026
+    identities: int = 4000
+    images_each: int = 6
+    named: int = 500  # identities that carry a name of their own in captions
+    autoencoder_cycles: tuple[int, ...] = (1600, 1500, 1000)
+    autoencoder_batch: int = 16
+    recogniser_widths: tuple[int, ...] = (16, 16, 32, 64, 64)
+    second_recogniser_widths: tuple[int, ...] = (16, 16, 48, 64, 32)
+    recogniser_epochs: int = 4
+    attribute_steps: int = 1500
+    denoiser_steps: int = 9000
+    denoiser_batch: int = 32
+    threads: int = 2
+
+
+def _array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """A memory-mapped array, made first when the file is not there."""
+    if not path.exists():
+        made = make()
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, made, allow_pickle=False)
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def half_size(images: np.ndarray) -> np.ndarray:
+    """uint8 [n, 128, 128, 3] to [n, 64, 64, 3], block by block."""
+    from pipeline_steps.demo_world.autoencoder_training import halve
+
+    return np.concatenate(
+        [halve(np.asarray(images[i : i + 1000])) for i in range(0, len(images), 1000)]
+    )
+
+
+def save_half(
+    path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a state dict in float16 (integers as they are)."""
+    from safetensors.torch import save_file
+
+    kept = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(kept, str(temporary), metadata=metadata)
+
+
+def train_autoencoder_stage(plan: Plan, work: Path, images: np.ndarray) -> Path:
+    """The autoencoder's folder."""
+    from diffusers import AutoencoderKL
+
+    from pipeline_steps.demo_world.autoencoder_training import train_autoencoder
+
+    model = None
+    folder = work / "autoencoder"
+    for cycle, steps in enumerate(plan.autoencoder_cycles):
+        folder = work / f"autoencoder_{cycle}"
+        if not (folder / "config.json").exists():
+            model = train_autoencoder(
+                images,
+                steps=steps,
+                batch=plan.autoencoder_batch,
+                seed=plan.seed,
+                start=model,
+                cycle=cycle,
+            )
+            model.save_pretrained(folder)
+        else:
+            model = AutoencoderKL.from_pretrained(folder)
+    return folder
+
+
+def train_recogniser_stage(
+    plan: Plan,
+    path: Path,
+    crops: np.ndarray,
+    labels: np.ndarray,
+    widths: tuple[int, ...],
+    seed: int,
+) -> None:
+    """A recogniser with its quality head."""
+    from pipeline_steps.demo_world.recogniser_training import train_recogniser
+
+    if path.exists():
+        return
+    log = get_logger("pretrain")
+    network = train_recogniser(
+        np.asarray(crops), labels, layers=(1, 1, 1, 1), widths=widths, epochs=plan.recogniser_epochs, seed=seed,
+        threads=plan.threads, compiled=shutil.which("g++") is not None,
+        on_step=lambda step, n, loss: log.info("recogniser %d of %d, loss %.3f", step, n, loss) if step % 25 == 0 else None,
+    )  # fmt: skip
+    save_half(path, network.state_dict())
+
+
+def train_denoiser_stage(
+    plan: Plan, work: Path, out: Path, facts: TrainingImages, images: np.ndarray
+) -> None:
+    """Denoiser and text encoder, written as a pipeline folder to `out`."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from pipeline_steps.demo_world.autoencoder_training import latent_moments
+    from pipeline_steps.demo_world.denoiser_training import train_denoiser
+    from pipeline_steps.demo_world.pipeline_folder import write_pipeline
+    from pipeline_steps.demo_world.vocabulary import build_tokenizer, names
+
+    folder = train_autoencoder_stage(plan, work, images)
+    autoencoder = AutoencoderKL.from_pretrained(folder).eval()
+    moments = _array(
+        work / "moments.npy",
+        lambda: torch.stack(latent_moments(autoencoder, images)).to(torch.float16).numpy(),
+    )
+    mean, std = (torch.from_numpy(np.array(part)).float() for part in moments)
+    words = names(plan.named, plan.seed)
+    tokenizer = build_tokenizer(work / "tokenizer", words)
+    model = train_denoiser(
+        mean, std, autoencoder.config.scaling_factor, facts, tokenizer, words,
+        steps=plan.denoiser_steps, batch=plan.denoiser_batch, seed=plan.seed, checkpoint=work / "denoiser.pt",
+    )  # fmt: skip
+    model.use_average()
+    write_pipeline(
+        out,
+        autoencoder=autoencoder,
+        unet=model.unet,
+        text=model.text,
+        tokenizer_folder=work / "tokenizer",
+    )
+
+
+def run(plan: Plan, *, work: Path, out: Path) -> None:
+    """Go through all stages."""
+    import torch
+
+    from pipeline_steps.demo_world.attributes_training import train_attributes
+    from pipeline_steps.demo_world.crops import face_crops
+    from pipeline_steps.demo_world.population import PRETRAINING
+    from pipeline_steps.demo_world.training_images import load_or_render
+
+    torch.set_num_threads(plan.threads)
+    facts = load_or_render(
+        work / "images", seed=plan.seed, population=PRETRAINING, identities=plan.identities,
+        images_each=plan.images_each, size=128, workers=plan.threads,
+    )  # fmt: skip
+    images = _array(work / "images64.npy", lambda: half_size(facts.images))
+    crops = _array(work / "crops.npy", lambda: face_crops(facts, plan.seed))
+    labels = np.asarray(facts.identity)
+    first, second = (
+        out / "recogniser" / "model.safetensors",
+        out / "recogniser_b" / "model.safetensors",
+    )
+    train_recogniser_stage(plan, first, crops, labels, plan.recogniser_widths, plan.seed)
+    train_recogniser_stage(
+        plan, second, crops, labels, plan.second_recogniser_widths, plan.seed + 1
+    )
+    attributes = out / "attributes" / "model.safetensors"
+    if not attributes.exists():
+        network = train_attributes(
+            images, facts, steps=plan.attribute_steps, batch=64, seed=plan.seed
+        )
+        save_half(attributes, network.state_dict())
+    train_denoiser_stage(plan, work, out / "base_model", facts, images)
+    files = sorted(
+        p for p in out.rglob("*") if p.is_file() and p.name not in ("hashes.json", "README.md")
+    )
+    write_json(
+        out / "hashes.json",
+        {
+            "plan": asdict(plan),
+            "sha256": {p.relative_to(out).as_posix(): sha256_file(p) for p in files},
+        },
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("tmp/pretrain"), help="stages in progress (3 GB)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("resources/demo_world"), help="the finished weights"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=Plan.seed, help="seed of everything that is drawn"
+    )
+    parser.add_argument(
+        "--denoiser-steps",
+        type=int,
+        default=Plan.denoiser_steps,
+        help="length of the longest stage",
+    )
+    args = parser.parse_args(argv)
+    run(Plan(seed=args.seed, denoiser_steps=args.denoiser_steps), work=args.work, out=args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
