@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
+
+from pipeline_steps.faces.mtcnn_networks import load_networks
 
 PYRAMID_FACTOR = 0.709
 PROPOSAL_CELL = 12
@@ -42,7 +42,7 @@ class Cascade(nn.Module):
         self, min_face_size: int = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
     ) -> None:
         super().__init__()
-        self.proposal, self.refine, self.output = PNet(), RNet(), ONet()
+        self.proposal, self.refine, self.output = load_networks()
         self.min_face_size = min_face_size
         self.thresholds = thresholds
         self.eval().requires_grad_(False)
@@ -89,7 +89,7 @@ class Cascade(nn.Module):
         for index in range(n):
             mine = owner == index
             own_boxes, own_landmarks = boxes[mine].numpy(), landmarks[mine].numpy()
-            best = _suppress_nested(own_boxes, OVERLAP)
+            best = _best_first(own_boxes, OVERLAP, nested=True)
             found.append((own_boxes[best], own_landmarks[best]))
         return found
 
@@ -186,27 +186,43 @@ def _landmarks(boxes: Tensor, points: Tensor) -> Tensor:
 
 def _suppress(boxes: Tensor, group: Tensor, overlap: float) -> Tensor:
     """Indices of the boxes [m, >= 5] that non-maximum suppression within each group keeps."""
-    order = torch.argsort(group, stable=True)
-    sizes = torch.unique_consecutive(group[order], return_counts=True)[1]
+    if len(boxes) == 0:
+        return torch.zeros(0, dtype=torch.long)
+    order = torch.argsort(group, stable=True).numpy()
+    sizes = torch.unique_consecutive(group[order], return_counts=True)[1].numpy()
+    array = boxes.numpy()
     kept = [
-        members[nms(boxes[members, :4], boxes[members, 4], overlap)]
-        for members in torch.split(order, sizes.tolist())
+        members[_best_first(array[members], overlap, nested=False)]
+        for members in np.split(order, np.cumsum(sizes)[:-1])
     ]
-    return torch.cat(kept) if len(order) else order
+    return torch.from_numpy(np.concatenate(kept))
 
 
-def _suppress_nested(boxes: NDArray[np.float32], overlap: float) -> list[int]:
-    """Suppression that measures the intersection against the smaller box, best face first."""
+def _best_first(boxes: NDArray[np.float32], overlap: float, *, nested: bool) -> list[int]:
+    """Non-maximum suppression.
+
+    Args:
+        boxes: [m, >= 5] x1, y1, x2, y2, score.
+        overlap: largest overlap with a better box that a box may have.
+        nested: measure the intersection against the smaller box, the last pixel counted in; else
+            against the union, without it.
+
+    Returns:
+        Indices of the boxes that are kept, in falling order of score.
+    """
+    pixel = 1 if nested else 0
     corner, end = boxes[:, :2], boxes[:, 2:4]
-    area = np.prod(end - corner + 1, axis=1)
-    remaining = np.argsort(boxes[:, 4])[::-1]
+    area = np.prod(end - corner + pixel, axis=1)
+    remaining = np.argsort(-boxes[:, 4], kind="stable")
     kept: list[int] = []
     while len(remaining):
         best, others = remaining[0], remaining[1:]
         kept.append(int(best))
-        extent = np.minimum(end[best], end[others]) - np.maximum(corner[best], corner[others]) + 1
-        shared = np.prod(np.maximum(extent, 0), axis=1)
-        remaining = others[shared / np.minimum(area[best], area[others]) <= overlap]
+        sides = np.minimum(end[best], end[others]) - np.maximum(corner[best], corner[others])
+        shared = np.prod(np.maximum(sides + pixel, 0), axis=1)
+        union = area[best] + area[others] - shared
+        whole = np.minimum(area[best], area[others]) if nested else union
+        remaining = others[shared <= overlap * whole]
     return kept
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from facenet_pytorch import MTCNN
 from skimage import data
 from torch.nn import functional as F
+from torchvision.ops import batched_nms
 
 from pipeline_steps.faces import cascade
 from pipeline_steps.faces.detection import Detector
@@ -146,3 +150,21 @@ def test_anything_but_uint8_colour_is_refused(detector, image):
 def test_negative_padding_is_refused(detector):
     with pytest.raises(ValueError, match="padding"):
         detector.detect([ASTRONAUT], padding=-0.1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_suppression_equals_torchvisions(seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(60, 2, generator=generator) * 50
+    boxes = torch.cat([corner, corner + torch.rand(60, 2, generator=generator) * 40], dim=1)
+    scores = torch.rand(60, generator=generator)
+    group = torch.randint(0, 3, (60,), generator=generator)
+    table = torch.cat([boxes, scores[:, None]], dim=1)
+    expected = batched_nms(boxes, scores, group, 0.5)
+    assert sorted(cascade._suppress(table, group, 0.5).tolist()) == sorted(expected.tolist())
+
+
+def test_detection_does_not_import_what_it_does_not_need():
+    program = "import pipeline_steps.faces.detection, sys; print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
