@@ -1,4 +1,4 @@
-"""Extract features of aligned faces with one extractor.
+"""Extract features of aligned faces.
 
 In:  aligned/<source> (manifest.parquet and the images it keeps); the extractor's weights.
 Out: features/<source>/<extractor>.safetensors   `features` float32 [n, d], a row for every kept
@@ -134,22 +134,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="frozen configuration (JSON); several: one extractor after the other in one process",
+    )
     parser.add_argument("--aligned", type=Path, required=True, help="folder of aligned images")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument(
+        "--out", type=Path, nargs="+", required=True, help="safetensors file for each configuration"
+    )
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images at once (default 64); no result changes"
     )
     arguments = parser.parse_args(argv)
-    frozen = load_frozen(arguments.config, FeaturesSettings)
-    with gpu_lease() as device:
-        run(
-            frozen,
-            aligned=arguments.aligned,
-            out=arguments.out,
-            device=device,
-            batch_size=arguments.batch_size,
+    if len(arguments.config) != len(arguments.out):
+        raise StepError(
+            f"{len(arguments.config)} configurations but {len(arguments.out)} files to write: name "
+            "one --out for each --config"
         )
+    frozen = [load_frozen(path, FeaturesSettings) for path in arguments.config]
+    with gpu_lease() as device:
+        for one, out in zip(frozen, arguments.out, strict=True):
+            run(
+                one,
+                aligned=arguments.aligned,
+                out=out,
+                device=device,
+                batch_size=arguments.batch_size,
+            )
     return 0
 
 

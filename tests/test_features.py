@@ -132,3 +132,9 @@ def test_command_line(tmp_path, aligned):
     arguments = ["--config", str(config), "--aligned", str(aligned), "--out", str(out)]
     assert features.main(arguments) == 0
     assert load_features(out).features.shape == (5, 3)
+    with pytest.raises(StepError, match="2 configurations but 1 files"):
+        features.main(["--config", str(config), *arguments[1:]])
+    other = tmp_path / "other.safetensors"
+    arguments = ["--config", str(config), str(config), "--aligned", str(aligned)]
+    assert features.main([*arguments, "--out", str(out), str(other)]) == 0
+    assert other.read_bytes() == out.read_bytes()
