@@ -31,9 +31,10 @@ WARM_UP = 0.1  # fraction of the steps in which the learning rate rises
 MARGIN_RISE = 0.4  # fraction of the steps in which the margin rises
 CLIP_NORM = 5.0
 GROUPS = 8  # of a batch: one strength of degradation each; the first is spoiled
-QUALITY_LEARNING_RATE = (
-    0.1  # of the others': embeddings are long, so the head's steps must be short
-)
+# Of the others': embeddings of length sqrt(512) make larger steps of the quality head unstable.
+QUALITY_LEARNING_RATE = 0.05
+QUALITY_SAMPLES = 4096
+QUALITY_RIDGE = 0.01
 SMOOTH_L1_BETA = 0.5
 HALF_PRECISION_MAX = 65504.0
 
@@ -51,7 +52,7 @@ def train_recogniser(
     weight_decay: float = 5e-4,
     scale: float = 32.0,
     margin: float = 0.35,  # final
-    quality_weight: float = 10.0,
+    quality_weight: float = 1.0,
     seed: int,
     threads: int,
     with_quality_head: bool = True,
@@ -128,8 +129,11 @@ def train_recogniser(
         nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
         optimiser.step()
         on_step(step + 1, n_steps, loss.item())
+    network.eval()
+    if network.qs is not None:
+        fit_quality_head(network.qs, network, head, images, all_labels, generator)
     _assert_half_precision_safe(network)
-    return network.eval()
+    return network
 
 
 def one_cycle(progress: float) -> float:
@@ -137,6 +141,45 @@ def one_cycle(progress: float) -> float:
     if progress < WARM_UP:
         return (progress / WARM_UP) * 0.95 + 0.05
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+@torch.no_grad()
+def fit_quality_head(
+    quality_head: nn.Linear,
+    network: IResNet,
+    head: MarginHead,
+    images: np.ndarray,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Solve the linear quality head by ridge regression for the final embeddings, in place.
+
+    In training it followed embeddings that moved; the weights found here are the best for those
+    that stay.
+
+    Args:
+        quality_head: from embedding to one number; overwritten.
+        network: in evaluation mode.
+        head: the class centres.
+        images: uint8 [n, 112, 112, 3]; up to QUALITY_SAMPLES of them are used, degraded.
+        labels: int64 [n].
+        generator: CPU generator of the choice and the degradation.
+    """
+    chosen = torch.randperm(len(images), generator=generator)[:QUALITY_SAMPLES]
+    rows: list[Tensor] = []
+    targets: list[Tensor] = []
+    for part in chosen.split(64):
+        x = degrade(to_input(torch.from_numpy(images[part.numpy()]), 112), generator)
+        rows.append(network(x))
+        targets.append(certainty_ratio(head.cosines(rows[-1]), labels[part]))
+    embeddings, target = torch.cat(rows).double(), torch.cat(targets).double()
+    mean, average = embeddings.mean(dim=0), target.mean()
+    centred = embeddings - mean
+    covariance = centred.T @ centred / len(centred)
+    ridge = QUALITY_RIDGE * covariance.diagonal().mean() * torch.eye(len(mean)).double()
+    weight = torch.linalg.solve(covariance + ridge, centred.T @ (target - average) / len(centred))
+    quality_head.weight.copy_(weight.unsqueeze(0))
+    quality_head.bias.copy_((average - mean @ weight).unsqueeze(0))
 
 
 def certainty_ratio(cosines: Tensor, labels: Tensor) -> Tensor:

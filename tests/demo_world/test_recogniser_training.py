@@ -10,9 +10,12 @@ from scipy.ndimage import gaussian_filter
 from pipeline_steps.demo_world.recogniser_training import (
     certainty_ratio,
     degrade,
+    fit_quality_head,
     one_cycle,
     train_recogniser,
 )
+from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.recognition.margins import MarginHead
 
 
 def patterns(n_identities: int, n_each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,13 +41,13 @@ def test_unseen_identities_are_told_apart_after_a_few_steps() -> None:
         images,
         labels,
         widths=(16, 16, 16, 16, 16),
-        epochs=8,
-        batch_size=24,
+        epochs=6,
+        batch_size=16,
         seed=0,
         threads=1,
         on_step=lambda step, n_steps, loss: losses.append(loss),
     )
-    assert len(losses) == 32
+    assert len(losses) == 36
     assert not network.training
     unseen, who = patterns(12, 2, seed=1)
     x = torch.from_numpy(unseen).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -57,6 +60,26 @@ def test_unseen_identities_are_told_apart_after_a_few_steps() -> None:
     assert np.mean(who[cosines.argmax(axis=1)] == who) >= 0.9
     half = network.half().float()
     torch.testing.assert_close(half(x), embeddings, rtol=0.05, atol=0.05)
+
+
+def test_the_quality_head_regresses_the_certainty_ratio() -> None:
+    images, labels = patterns(8, 16, seed=3)
+    torch.manual_seed(0)
+    network = IResNet((1, 1, 1, 1), (16, 16, 16, 16, 16), quality_head=True).eval()
+    head = MarginHead(512, 8)
+    assert network.qs is not None
+    generator = torch.Generator().manual_seed(0)
+    fit_quality_head(network.qs, network, head, images, torch.from_numpy(labels), generator)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    # The same draws again: the images that it was fitted to.
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(x), generator=generator)
+    seen = torch.cat([degrade(x[part], generator) for part in chosen.split(64)])
+    with torch.inference_mode():
+        embeddings, quality = network.forward_with_quality(seen)
+        ratio = certainty_ratio(head.cosines(embeddings), torch.from_numpy(labels)[chosen])
+    assert quality.mean() == pytest.approx(ratio.mean().item(), abs=1e-4)
+    assert torch.corrcoef(torch.stack([quality, ratio]))[0, 1] > 0.8
 
 
 def test_the_certainty_ratio_is_the_own_cosine_over_the_nearest_other() -> None:
