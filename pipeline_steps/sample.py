@@ -16,45 +16,27 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline_steps.diffusion.objectives import METHODS, UNTUNED
 from pipeline_steps.files.atomic import write_bytes, write_json
-from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
+from pipeline_steps.files.dataset import cohort_of, read_subjects
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_bytes, sha256_file
 from pipeline_steps.files.images import encode_png
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger, progress
 from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.seeds import seed_for
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.sample import SampleSettings
 
 if TYPE_CHECKING:
+    from pipeline_steps.diffusion.sample_plan import Row
     from pipeline_steps.diffusion.sampler import ImageRequest
 
 RECORD = "samples.json"
 BATCH_SIZE = {"cpu": 16, "cuda": 24}
 AT_ONCE = 16  # adapters on the network together
-
-COLUMNS = (
-    "identity",
-    "index",
-    "file",
-    "sha256",
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "guidance",
-    "scheduler",
-    "base_model",
-    "method",
-    "prompts",
-    "weights_sha256",
-)
-Row = dict[str, Any]
 
 
 def run(
@@ -88,6 +70,12 @@ def run(
         StepError: inputs are missing or do not fit each other.
     """
     from pipeline_steps.diffusion.content_key import weights_hash
+    from pipeline_steps.diffusion.sample_plan import (
+        COLUMNS,
+        adapter_hash,
+        image_keys,
+        plan_images,
+    )
 
     method = frozen.variant.get("method", "")
     if method != UNTUNED and method not in METHODS:
@@ -102,9 +90,9 @@ def run(
     for subject in subjects:
         weights_sha256 = base_sha256
         if loras is not None:
-            weights_sha256 = _adapter_hash(loras / subject.identity, frozen.settings.token)
-        rows += _plan(frozen, method, subject, weights_sha256)
-    keys = _keys(frozen, rows, base_sha256)
+            weights_sha256 = adapter_hash(loras / subject.identity, frozen.settings.token)
+        rows += plan_images(frozen, method, subject, weights_sha256)
+    keys = image_keys(frozen, rows, base_sha256)
     finished = _finished(out, [subject.identity for subject in subjects])
     for row, key in zip(rows, keys, strict=True):
         row["sha256"] = finished.get((row["identity"], row["index"], key))
@@ -124,79 +112,6 @@ def run(
         )
     write_manifest(out / "cohorts" / f"{cohort}-of-{cohorts}.parquet", rows, COLUMNS)
     return rows
-
-
-def _plan(
-    frozen: Frozen[SampleSettings], method: str, subject: Subject, weights_sha256: str
-) -> list[Row]:
-    """Rows of one identity's images, without their hashes."""
-    from pipeline_steps.diffusion.prompts import draw_prompts
-
-    settings = frozen.settings
-    if settings.prompt_set is None:
-        raise StepError("settings.prompt_set is empty: freeze the study, which fills it in")
-    base_model = frozen.weights["base_model"]
-    prompts = draw_prompts(
-        settings.prompt_set,
-        identity=subject.identity,
-        count=settings.images_per_identity,
-        seed=frozen.seed,
-        token=None if method == UNTUNED else settings.token,
-        gender=subject.gender,
-    )
-    return [
-        {
-            "identity": subject.identity,
-            "index": index,
-            "file": f"{subject.identity}/{index}.png",
-            "prompt": prompt,
-            "negative_prompt": settings.prompt_set.negative_prompt,
-            "seed": seed_for(frozen.seed, "sample", base_model.name, subject.identity, index),
-            "steps": settings.steps,
-            "guidance": settings.guidance,
-            "scheduler": settings.scheduler,
-            "base_model": base_model.name,
-            "method": method,
-            "prompts": settings.prompt_set.name,
-            "weights_sha256": weights_sha256,
-        }
-        for index, prompt in enumerate(prompts)
-    ]
-
-
-def _adapter_hash(folder: Path, token: str) -> str:
-    """Hash of an identity's weights, which have to answer to the token.
-
-    Raises:
-        StepError: there are none, or they were trained with another token.
-    """
-    from pipeline_steps.diffusion.lora_files import FILE_NAME
-
-    path = folder / FILE_NAME
-    if not path.is_file():
-        raise StepError(f"fine-tuned weights {path} are missing: run finetune for this identity")
-    record = folder / "training.json"
-    if record.is_file():
-        trained = json.loads(record.read_text(encoding="utf-8"))["settings"]["token"]
-        if trained != token:
-            raise StepError(
-                f"{folder} was fine-tuned with the token {trained!r}, sampling uses {token!r}: "
-                "write the same in finetune.token and sample.token"
-            )
-    return sha256_file(path)
-
-
-def _keys(frozen: Frozen[SampleSettings], rows: Sequence[Row], base_sha256: str) -> list[str]:
-    """Content key of each image."""
-    from pipeline_steps.diffusion.content_key import code_hash, content_key
-
-    common = {
-        "code": code_hash("sample"),
-        "base_model": base_sha256,
-        "resolution": frozen.weights["base_model"].options.get("resolution"),
-        "precision": frozen.settings.precision,
-    }
-    return [content_key(common=common, row=row) for row in rows]
 
 
 def _finished(out: Path, identities: Sequence[str]) -> dict[tuple[str, int, str], str]:

@@ -17,6 +17,7 @@ from pipeline_steps.diffusion.adapters import AdapterBank
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
+from pipeline_steps.diffusion.sample_plan import COLUMNS
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.images import read_image
@@ -93,7 +94,7 @@ def times(folder: Path) -> dict[str, int]:
 def test_the_manifest_tells_each_image(draw: Draw, tmp_path: Path) -> None:
     draw()
     manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
-    assert list(manifest.columns) == list(sample.COLUMNS)
+    assert list(manifest.columns) == list(COLUMNS)
     assert list(zip(manifest["identity"], manifest["index"], strict=True)) == [
         (identity, index) for identity in COUNTS for index in range(4)
     ]

@@ -44,7 +44,8 @@ class LatentSet:
     Attributes:
         mean: Posterior mean in the denoising network's scale, float [n, c, h, w].
         std: Posterior standard deviation, the same shape.
-        embeddings: Face embeddings, float [n, d]; None where no method needs them.
+        embeddings: Face embeddings, float [n, d] on the CPU, NaN for an image without a face; None
+            where the method needs none.
         prompt: The one prompt of all images.
     """
 
@@ -232,8 +233,8 @@ class _Fleet:
                     term=self.term,
                     decode=base.decode,
                     faces=_present(self.faces),
-                    positives=positives.to(clean.device),
-                    negatives=negatives.to(clean.device),
+                    positives=positives,
+                    negatives=negatives,
                     margin=settings.margin or 0.0,
                     weights=self._identity_weights(timesteps[instance]),
                 )

@@ -55,8 +55,9 @@ def identity_term(
         term: (anchor, positive, negative, margin) -> losses [n], of the method.
         decode: Latents -> images [n, 3, H, W] about [-1, 1], differentiable.
         faces: Detector and recogniser.
-        positives: Embeddings of the samples' training images, [n, d].
-        negatives: Embeddings of the prior images of the same step, [n, d].
+        positives: Embeddings of the samples' training images, [n, d] on the CPU. A sample whose
+            training image has none (NaN) counts as one without a face.
+        negatives: Embeddings of the prior images of the same step, [n, d] on the CPU.
         margin: Of the triplet loss; passed on.
         weights: Factor of each sample's loss in the gradient, float [n].
         chunk: Samples decoded together.
@@ -66,6 +67,8 @@ def identity_term(
     pieces = [decode(part).clamp(-1.0, 1.0) for part in leaf.split(chunk)]
     # One detection, and one wait for the device, for the whole cohort.
     boxes = faces.boxes(torch.cat([to_uint8(piece) for piece in pieces]))
+    known = positives.isfinite().all(dim=1).tolist()
+    boxes = [box if judged else None for box, judged in zip(boxes, known, strict=True)]
     values = latents.new_zeros(len(latents))
     start = 0
     for piece in pieces:
@@ -77,8 +80,8 @@ def identity_term(
             anchors = faces.embed(piece[inside], found_boxes.to(latents.device))
             losses = term(
                 anchors,
-                positives[where].to(anchors.dtype),
-                negatives[where].to(anchors.dtype),
+                positives[rows].to(anchors),
+                negatives[rows].to(anchors),
                 margin,
             )
             (losses * weights[where].to(losses.dtype)).sum().backward()  # type: ignore[no-untyped-call]

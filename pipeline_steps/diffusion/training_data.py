@@ -38,6 +38,8 @@ def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> Lat
     files = list(kept["file"])
     path = prior / "embeddings.safetensors"
     embeddings = read_embeddings(path, files) if with_embeddings else None
+    if embeddings is not None and not np.isfinite(embeddings).all():
+        raise StepError(f"{path} does not fit the manifest beside it: run prior again")
     try:
         return encode_files(base, [prior / file for file in files], prompts[0], embeddings)
     except BadImage as error:
@@ -56,7 +58,7 @@ def encode_files(
         base: Base model with its autoencoder in float32.
         files: Images.
         prompt: The one prompt of all of them.
-        embeddings: float32 [n, d], row by row those of the files.
+        embeddings: float32 [n, d], row by row those of the files; NaN for none.
 
     Returns:
         Tensors on the CPU.

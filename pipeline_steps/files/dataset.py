@@ -91,18 +91,21 @@ def read_embeddings(path: Path, files: Sequence[str]) -> NDArray[np.float32]:
         files: Images; those of one folder are told apart by their file names.
 
     Returns:
-        float32 [len(files), d].
+        float32 [len(files), d]; NaN for an image without an embedding, in which no face was found.
 
     Raises:
-        StepError: the file is missing or broken, or has no row for an image.
+        StepError: the file is missing or broken, or has an embedding of none of the images.
     """
     stored = load_features(path, key="embeddings")
     rows = {PurePosixPath(name).name: row for row, name in enumerate(stored.files)}
     names = [PurePosixPath(name).name for name in files]
-    missing = [name for name in names if name not in rows]
-    if missing:
-        raise StepError(f"{path} has no embedding of {missing[0]}: run embed or prior again")
-    return stored.features[[rows[name] for name in names]]
+    if not set(names) & set(rows):
+        raise StepError(f"{path} has no embedding of any wanted image: run its step again")
+    found = np.full((len(names), stored.features.shape[1]), np.nan, dtype=np.float32)
+    for place, name in enumerate(names):
+        if name in rows:
+            found[place] = stored.features[rows[name]]
+    return found
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:

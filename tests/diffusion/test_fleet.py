@@ -113,7 +113,8 @@ def test_clipping_is_active_and_a_clip_over_the_cohort_would_show(
     assert relative(train(base)["ID_2"], alone) > 1e-4
 
 
-def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel) -> None:
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel, kind: str) -> None:
     """The same identity by PEFT's layers, torch's clipping, and diffusers' schedule and noising."""
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
@@ -124,6 +125,7 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel) -> None:
     from pipeline_steps.seeds import torch_generator
 
     base.to("cpu", torch.float64)
+    base.scheduler_config["prediction_type"] = kind
     ours = train(base, ("ID_1",), method="dreambooth")["ID_1"]
 
     start = fleet.AdapterBank(base.unet, count=1, rank=2, alpha=2.0, targets=SETTINGS.targets)
@@ -161,7 +163,10 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel) -> None:
         clean, noise = mean + std * draw.posterior.double(), draw.noise.double()
         noisy = noising.add_noise(clean, noise, draw.timesteps)
         output = base.unet(noisy, draw.timesteps, prompts).sample
-        loss = F.mse_loss(output[:1], noise[:1]) + F.mse_loss(output[1:], noise[1:])
+        target = noise
+        if kind == "v_prediction":
+            target = noising.get_velocity(clean, noise, draw.timesteps)
+        loss = F.mse_loss(output[:1], target[:1]) + F.mse_loss(output[1:], target[1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), SETTINGS.clip_norm)
         optimiser.step()
@@ -196,6 +201,21 @@ def test_faces_missing_in_some_samples_leave_the_others_term_untouched(base: Bas
     assert 0 < sum(shares) < len(NAMES)
     for name in NAMES:
         assert relative(together[name], train(base, (name,), faces=some)[name]) < 1e-12
+
+
+def test_training_images_without_an_embedding_have_no_identity_term(base: BaseModel) -> None:
+    subject = latent_set("ID_1", 1, "photo of sks person", base.dtype)
+    prior = latent_set("prior", 7, "photo of a person", base.dtype)
+    assert subject.embeddings is not None
+    subject.embeddings[:] = math.nan
+    settings = SETTINGS.for_method("idbooth")
+    result = fine_tune(
+        base, "idbooth", {"ID_1": subject}, prior, settings, seed=11, faces=CentreFace()
+    )["ID_1"]
+    plain = fine_tune(base, "dreambooth", {"ID_1": subject}, prior, settings, seed=11)["ID_1"]
+    assert result.finite
+    assert set(result.losses["face_found"]) == {0.0}
+    torch.testing.assert_close(vector(result), vector(plain))
 
 
 def test_the_network_is_given_back_untouched(base: BaseModel) -> None:

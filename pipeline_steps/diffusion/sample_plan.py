@@ -1,0 +1,105 @@
+"""What the sample step is to make: a row per image, and the key under which it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.diffusion.content_key import code_hash, content_key
+from pipeline_steps.diffusion.lora_files import FILE_NAME
+from pipeline_steps.diffusion.objectives import UNTUNED
+from pipeline_steps.diffusion.prompts import draw_prompts
+from pipeline_steps.files.dataset import Subject
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.seeds import seed_for
+from pipeline_steps.settings.base import Frozen
+from pipeline_steps.settings.sample import SampleSettings
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "identity",
+    "index",
+    "file",
+    "sha256",
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "guidance",
+    "scheduler",
+    "base_model",
+    "method",
+    "prompts",
+    "weights_sha256",
+)
+
+
+def plan_images(
+    frozen: Frozen[SampleSettings], method: str, subject: Subject, weights_sha256: str
+) -> list[Row]:
+    """Rows of one identity's images, without their hashes."""
+    settings = frozen.settings
+    if settings.prompt_set is None:
+        raise StepError("settings.prompt_set is empty: freeze the study, which fills it in")
+    base_model = frozen.weights["base_model"]
+    prompts = draw_prompts(
+        settings.prompt_set,
+        identity=subject.identity,
+        count=settings.images_per_identity,
+        seed=frozen.seed,
+        token=None if method == UNTUNED else settings.token,
+        gender=subject.gender,
+    )
+    return [
+        {
+            "identity": subject.identity,
+            "index": index,
+            "file": f"{subject.identity}/{index}.png",
+            "prompt": prompt,
+            "negative_prompt": settings.prompt_set.negative_prompt,
+            "seed": seed_for(frozen.seed, "sample", base_model.name, subject.identity, index),
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "scheduler": settings.scheduler,
+            "base_model": base_model.name,
+            "method": method,
+            "prompts": settings.prompt_set.name,
+            "weights_sha256": weights_sha256,
+        }
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def adapter_hash(folder: Path, token: str) -> str:
+    """Hash of an identity's weights, which have to answer to the token.
+
+    Raises:
+        StepError: there are none, or they were trained with another token.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise StepError(f"fine-tuned weights {path} are missing: run finetune for this identity")
+    record = folder / "training.json"
+    if record.is_file():
+        trained = json.loads(record.read_text(encoding="utf-8"))["settings"]["token"]
+        if trained != token:
+            raise StepError(
+                f"{folder} was fine-tuned with the token {trained!r}, sampling uses {token!r}: "
+                "write the same in finetune.token and sample.token"
+            )
+    return sha256_file(path)
+
+
+def image_keys(frozen: Frozen[SampleSettings], rows: Sequence[Row], base_sha256: str) -> list[str]:
+    """Content key of each image."""
+    common = {
+        "code": code_hash("sample"),
+        "base_model": base_sha256,
+        "resolution": frozen.weights["base_model"].options.get("resolution"),
+        "precision": frozen.settings.precision,
+    }
+    return [content_key(common=common, row=row) for row in rows]

@@ -1,0 +1,152 @@
+"""Base models by configuration alone: noise and velocity prediction, Stable Diffusion XL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.face_region import to_arrays
+from pipeline_steps.diffusion.fleet import LatentSet, fine_tune
+from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
+from pipeline_steps.diffusion.sampler import ImageRequest, sample
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.base import Weights
+from pipeline_steps.settings.finetune import FinetuneSettings
+from tests.diffusion.tiny_study import base_weights
+
+REQUEST = ImageRequest("ID_1", 0, "photo of sks person", "cartoon, cgi", seed=5)
+
+
+def our_image(base: BaseModel) -> np.ndarray:
+    [(_, images)] = sample(base, [REQUEST], steps=3, guidance=5.0, scheduler="ddpm", batch_size=1)
+    return to_arrays(images)[0]
+
+
+def plain_image(pipe: object) -> np.ndarray:
+    from diffusers import DDPMScheduler
+
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # type: ignore[attr-defined]
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
+    image = pipe(  # type: ignore[operator]
+        REQUEST.prompt,
+        negative_prompt=REQUEST.negative_prompt,
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(REQUEST.seed),
+        output_type="np",
+    ).images[0]
+    result: np.ndarray = (image * 255).round().astype(np.uint8)
+    return result
+
+
+def largest_difference(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def train(base: BaseModel) -> list[float]:
+    shape = (2, *base.latent_shape)
+    images = LatentSet(torch.randn(shape), torch.rand(shape), None, "photo of sks person")
+    settings = FinetuneSettings(steps=2).for_method("dreambooth")
+    result = fine_tune(base, "dreambooth", {"ID_1": images}, images, settings, seed=0)
+    assert result["ID_1"].finite
+    return result["ID_1"].losses["instance"]
+
+
+def test_velocity_prediction_follows_from_the_schedule(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    write_random_pipeline(tmp_path, prediction_type="v_prediction")
+    base = load_base_model(base_weights(tmp_path))
+    assert base.prediction_type == "v_prediction"
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
+    assert largest_difference(our_image(base), plain_image(pipe)) <= 1
+
+
+def test_latents_have_the_models_own_scale(tmp_path: Path) -> None:
+    write_random_pipeline(tmp_path, scaling_factor=0.5)
+    base = load_base_model(base_weights(tmp_path))
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    mean, std = base.encode_images(images, chunk=2)
+    posterior = base.vae.encode(images).latent_dist
+    torch.testing.assert_close(mean, posterior.mean * 0.5, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(std, posterior.std * 0.5, rtol=1e-4, atol=1e-5)
+    expected = base.vae.decode(mean / 0.5).sample
+    torch.testing.assert_close(base.decode(mean), expected)
+
+
+def test_half_precision_files_are_read_in_full(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    write_random_pipeline(tmp_path / "full")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "full", torch_dtype=torch.float16)
+    pipe.save_pretrained(tmp_path / "half")
+    base = load_base_model(base_weights(tmp_path / "half"))
+    assert base.dtype == torch.float32
+    assert next(base.vae.parameters()).dtype == torch.float32
+    assert base.encode_prompts(["photo"]).hidden.dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion XL, from the parts of a tiny Stable Diffusion."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    folder = tmp_path_factory.mktemp("xl")
+    small = StableDiffusionPipeline.from_pretrained(
+        write_random_pipeline(folder / "small", scaling_factor=0.13025), safety_checker=None
+    )
+    torch.manual_seed(0)
+    config = CLIPTextConfig.from_dict(
+        small.text_encoder.config.to_dict() | {"hidden_size": 8, "projection_dim": 12}
+    )
+    unet = UNet2DConditionModel.from_config(
+        dict(small.unet.config)
+        | {
+            "cross_attention_dim": 16 + 8,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 4,
+            "projection_class_embeddings_input_dim": 12 + 6 * 4,
+        }
+    )
+    StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=small.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(config),
+        tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer,
+        unet=unet,
+        scheduler=small.scheduler,
+        add_watermarker=False,
+    ).save_pretrained(folder / "tiny")
+    return folder / "tiny"
+
+
+def xl_weights(folder: Path) -> Weights:
+    return base_weights(folder).model_copy(update={"architecture": "stable-diffusion-xl"})
+
+
+def test_stable_diffusion_xl_gives_diffusers_image_and_trains(xl_folder: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    base = load_base_model(xl_weights(xl_folder))
+    pipe = StableDiffusionXLPipeline.from_pretrained(xl_folder, add_watermarker=False)
+    pipe.vae.config.force_upcast = False
+    assert largest_difference(our_image(base), plain_image(pipe)) <= 1
+    assert all(np.isfinite(train(base)))
+
+
+def test_unfit_entries_are_refused_by_name(tmp_path: Path, xl_folder: Path) -> None:
+    entry = base_weights(xl_folder)
+    with pytest.raises(StepError, match="stable-diffusion"):
+        load_base_model(entry.model_copy(update={"architecture": "gan"}))
+    with pytest.raises(StepError, match="resolution"):
+        load_base_model(entry.model_copy(update={"options": {}}))
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(StepError, match="unfit"):
+        load_base_model(base_weights(tmp_path))
