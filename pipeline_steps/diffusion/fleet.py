@@ -179,8 +179,7 @@ class _Fleet:
 
     def step(self, step: int) -> Tensor:
         """One optimiser step of all identities; returns the losses, float [K, 4]."""
-        settings = self.settings
-        losses = self._backward(self._draw(step))
+        losses, settings = self._backward(self._draw(step)), self.settings
         clip_rows(self.bank.collect_gradients(), settings.clip_norm)
         rate = learning_rate(settings.learning_rate, settings.schedule, step, settings.steps)
         self.optimiser.param_groups[0]["lr"] = rate
@@ -281,8 +280,7 @@ class _Fleet:
 def clip_rows(gradients: Tensor, largest: float) -> Tensor:
     """Scale each row of [K, P] to a norm of at most ``largest``, in place; returns the norms [K].
 
-    Row by row what ``torch.nn.utils.clip_grad_norm_`` does for one identity; a norm over all rows
-    would let identities shrink each other's steps.
+    What ``torch.nn.utils.clip_grad_norm_`` does for one identity, row by row.
     """
     norms = torch.linalg.vector_norm(gradients, dim=1)
     gradients.mul_((largest / (norms + 1e-6)).clamp(max=1.0)[:, None])
