@@ -1,0 +1,123 @@
+"""Fill sizes, hashes and measured numbers into the card of the embedded weights.
+
+In:  the folder of the weights with its README.md; what benchmarks/demo_world.py measured.
+Out: README.md of that folder, in which the text between `<!-- table:NAME -->` and the next
+     `<!-- /table -->` is replaced; everything else stays. Filling twice changes nothing.
+
+Example:
+    python docs/fill_card.py --measurements benchmarks/results/demo_world.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from fill_tables import ROOT, fill, pipes
+
+from pipeline_steps.evidence.findings import Estimate
+from pipeline_steps.files.atomic import write_text
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file
+
+
+def weights_table(folder: Path) -> str:
+    """Every safetensors file of a folder: how many numbers it stores, its size and its hash.
+
+    Raises:
+        StepError: there is none, or one is broken.
+    """
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise StepError(f"{folder} holds no .safetensors file: train the weights first")
+    rows = [
+        [
+            f"`{file.relative_to(folder).as_posix()}`",
+            f"{stored_numbers(file):,}".replace(",", " "),
+            f"{file.stat().st_size / 1e6:.2f}",
+            f"`{sha256_file(file)[:16]}…`",
+        ]
+        for file in files
+    ]
+    total = sum(file.stat().st_size for file in files)
+    rows.append(["all", "", f"{total / 1e6:.2f}", ""])
+    return pipes(["File", "Numbers stored", "Size, MB", "SHA-256"], rows, texts=1)
+
+
+def stored_numbers(file: Path) -> int:
+    """Count of all tensors' elements, read off a safetensors file's header."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+    except (struct.error, ValueError) as error:
+        raise StepError(f"{file} is no safetensors file: {error}") from error
+    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def measurements_table(path: Path) -> str:
+    """What benchmarks/demo_world.py measured, but for the study's own identity table.
+
+    Raises:
+        StepError: there is no such file.
+    """
+    try:
+        parts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            [
+                str(row["what"]).strip(),
+                _estimate(row).text(),
+                str(row["n"]),
+                str(part["date"]),
+                str(part["hardware"]),
+            ]
+            for name, part in parts.items()
+            if name != "identity"
+            for row in part["rows"]
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StepError(
+            f"{path} is no result of benchmarks/demo_world.py ({error}): run that first"
+        ) from error
+    return pipes(["What", "Measured", "n", "Date", "On"], rows, texts=1)
+
+
+def _estimate(row: Mapping[str, Any]) -> Estimate:
+    if row["low"] is None:
+        return Estimate(float(row["value"]))
+    return Estimate(float(row["value"]), float(row["low"]), float(row["high"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python docs/fill_card.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=ROOT / "resources" / "demo_world",
+        help="default resources/demo_world",
+    )
+    parser.add_argument(
+        "--measurements", type=Path, required=True, help="JSON file of benchmarks/demo_world.py"
+    )
+    arguments = parser.parse_args(argv)
+    document = arguments.weights / "README.md"
+    tables = {
+        "weights": weights_table(arguments.weights),
+        "card": measurements_table(arguments.measurements),
+    }
+    write_text(document, fill(document.read_text(encoding="utf-8"), tables))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
