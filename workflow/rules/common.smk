@@ -25,7 +25,7 @@ wildcard_constraints:
     prompts="|".join(STUDY.prompt_sets),
     cohort=r"\d+",
     cohorts=r"\d+",
-    source="|".join(PLAN.sources),
+    reference="real|wild",
     variant="|".join(STUDY.variants),
     extractor="|".join(PLAN.extractors),
     repetition=r"\d+",

@@ -84,17 +84,51 @@ rule align:
         " --root {params.root} --out {params.out} &> {log}"
 
 
-rule features:
+# A reference set may be large: one job per extractor, so that a further one costs its own time only.
+rule features_of_reference:
     input:
         code=PLAN.code("features"),
         config="<results>/config/features/{extractor}.json",
-        aligned="<results>/aligned/{source}/manifest.parquet",
+        aligned="<results>/aligned/{reference}/manifest.parquet",
     output:
-        "<results>/features/{source}/{extractor}.safetensors",
+        "<results>/features/{reference}/{extractor}.safetensors",
     log:
-        "<logs>/features/{source}/{extractor}.log",
+        "<logs>/features/{reference}/{extractor}.log",
     benchmark:
-        "<benchmarks>/features/{source}/{extractor}.tsv"
+        "<benchmarks>/features/{reference}/{extractor}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8000,
+        runtime=480,
+    params:
+        aligned=subpath(input.aligned, parent=True),
+    message:
+        "{wildcards.reference}: features by {wildcards.extractor}"
+    shell:
+        "python -m pipeline_steps.features --config {input.config} --aligned {params.aligned}"
+        " --out {output} &> {log}"
+
+
+# A variant is small: all extractors in one process, whose start would cost more than its work.
+rule features:
+    input:
+        code=PLAN.code("features"),
+        configs=expand(
+            "<results>/config/features/{extractor}.json", extractor=PLAN.extractors
+        ),
+        aligned="<results>/aligned/{variant}/manifest.parquet",
+    output:
+        expand(
+            "<results>/features/{{variant}}/{extractor}.safetensors",
+            extractor=PLAN.extractors,
+        ),
+    log:
+        "<logs>/features/{variant}.log",
+    benchmark:
+        "<benchmarks>/features/{variant}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -105,7 +139,7 @@ rule features:
     params:
         aligned=subpath(input.aligned, parent=True),
     message:
-        "{wildcards.source}: features by {wildcards.extractor}"
+        "{wildcards.variant}: features"
     shell:
-        "python -m pipeline_steps.features --config {input.config} --aligned {params.aligned}"
+        "python -m pipeline_steps.features --config {input.configs} --aligned {params.aligned}"
         " --out {output} &> {log}"
