@@ -35,8 +35,7 @@ MARKED = r"(<!-- table:{name} -->\n).*?(<!-- /table -->)"
 # The corridor's order; steps not named here come after, by name.
 STEPS = (
     *("render_demo_world", "prepare", "embed", "prior", "finetune", "sample", "gather"),
-    *("align_photographs", "align_in_the_wild", "align", "features"),
-    *("score_references", "score", "score_identity", "recognise", "verify"),
+    *("align", "features", "score", "recognise", "verify"),
     *("tables", "figures", "provenance", "report"),
 )
 MINUS = "\N{MINUS SIGN}"
