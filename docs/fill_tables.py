@@ -38,6 +38,12 @@ STEPS = (
     *("align", "features", "score", "recognise", "verify"),
     *("tables", "figures", "provenance", "report"),
 )
+TITLES = {
+    "frechet": "FD (Fréchet distance)",
+    "cmmd": "MMD",
+    "prdc": "precision and recall",
+    "face_quality": "face quality",
+}
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -102,9 +108,9 @@ def quality(frame: pd.DataFrame) -> str:
         )
     heads = ["Images", "Prompts", "Method", "FD photographs ↓", "FD in the wild ↓"]
     heads += ["MMD photographs ↓", "MMD in the wild ↓", "Precision ↑", "Recall ↑", "Face quality ↑"]
-    extractors = str(frame["extractors"].iloc[0]).replace("=", ": ").replace(" ", ", ")
-    extractors = re.sub(r": (\w+),", r": \1;", extractors)
-    return f"{pipes(heads, rows, texts=3)}\n\nExtractors: {extractors}."
+    extractors = [part.split("=", 1) for part in str(frame["extractors"].iloc[0]).split()]
+    note = ", ".join(f"{TITLES.get(metric, metric)} {NAMES(name)}" for metric, name in extractors)
+    return f"{pipes(heads, rows, texts=3)}\n\nExtractors: {note}."
 
 
 def identity(frame: pd.DataFrame) -> str:

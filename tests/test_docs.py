@@ -63,7 +63,7 @@ def headings(text: str) -> set[str]:
 def test_relative_links_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"[a-z]+:", target):
+        if re.match(r"[a-z]+:", target):  # elsewhere on the web
             continue
         file, _, anchor = target.partition("#")
         path = Path(os.path.normpath(page.parent / file)) if file else page
@@ -266,7 +266,7 @@ def test_tables_hold_the_numbers_of_the_csv_files(tmp_path: Path) -> None:
     assert [row.split(" | ")[3] for row in rows[2:]] == ["untuned", "DreamBooth", "ID-Booth"]
     assert "0.250 [0.250, 0.250]" in rows[-1]
     assert "1.75 [1.75, 1.75]" in tables["quality"]
-    assert "frechet: demo_attributes" in tables["quality"]
+    assert "FD (Fréchet distance) demo attributes, MMD x" in tables["quality"]
     # Validation stays out of the average: (0.65 + 0.75) / 2.
     assert "| photographs | – | – | 0.700 [" in tables["recognition"]
     assert "Plain (validation)" in tables["recognition"]
