@@ -25,7 +25,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "error: Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --no-deps --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -qq --no-deps --disable-pip-version-check --retries 10 -r requirements.lock
 	$(BIN)/python -m pip install -qq --no-deps --disable-pip-version-check --no-build-isolation -e .
 	touch $@
 
