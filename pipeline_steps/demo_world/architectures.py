@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-RESOLUTION = 64
+RESOLUTION = 64  # pixels
+DOWNSAMPLING = 4  # pixels per latent and axis
 TEXT_WIDTH = 128
 
 
 def autoencoder() -> AutoencoderKL:
-    """AutoencoderKL, 64 px to 16 x 16 x 4 latents."""
+    """Untrained AutoencoderKL: images [n, 3, 64, 64] in [-1, 1] to latents [n, 4, 16, 16]."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -31,12 +32,15 @@ def autoencoder() -> AutoencoderKL:
 
 
 def denoiser() -> UNet2DConditionModel:
-    """UNet2DConditionModel with self- and cross-attention at every level, so that adapters on attention alone reach
-    coarse shape and fine detail."""
+    """Untrained UNet2DConditionModel for latents [n, 4, 16, 16] and context [n, tokens, 128].
+
+    It attends to itself and to the text at every level, so that adapters on attention alone reach
+    coarse shape and fine detail.
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=RESOLUTION // 4,
+        sample_size=RESOLUTION // DOWNSAMPLING,
         in_channels=4,
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -51,7 +55,13 @@ def denoiser() -> UNet2DConditionModel:
 
 
 def text_encoder(vocabulary: int, start: int, end: int, max_tokens: int) -> CLIPTextModel:
-    """CLIPTextModel of three layers."""
+    """Untrained CLIPTextModel of three layers: token ids [n, t <= max_tokens] to [n, t, 128].
+
+    Args:
+        vocabulary: number of tokens.
+        start, end: ids of the start and the end token; the latter also pads.
+        max_tokens: longest text, in tokens.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(

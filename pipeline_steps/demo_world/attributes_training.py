@@ -1,4 +1,4 @@
-"""Train the embedded attribute network: it reads place, expression and gender, and knows no identity."""
+"""Train the embedded attribute network: it reads place, expression and gender, and no identity."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline_steps.files.logs import progress
 from pipeline_steps.seeds import numpy_generator, seed_for
 
 CLASSES = {"place": len(PLACES), "expression": len(EXPRESSIONS), "gender": 2}
+ZOOM_MARGIN = (10, 16)  # pixels cut off each side of 64, the upper limit excluded
 
 
 def train_attributes(
@@ -27,7 +28,19 @@ def train_attributes(
     seed: int,
     learning_rate: float = 3e-3,
 ) -> AttributeNet:
-    """Train on uint8 [n, 64, 64, 3]; half of each batch is zoomed onto the face, as aligned crops are."""
+    """Train on photographs, half of each batch zoomed onto the face as aligned crops are.
+
+    Args:
+        images: uint8 [n, 64, 64, 3] RGB.
+        facts: places, expressions and genders of the same n photographs.
+        steps: optimiser steps; the learning rate falls along half a cosine.
+        batch: images per step, at most n.
+        seed: of weights, batches and augmentation.
+        learning_rate: its peak, at the first step.
+
+    Returns:
+        The network in evaluation mode; gender 1 is male.
+    """
     torch.manual_seed(seed_for(seed, "attributes"))
     model = AttributeNet(CLASSES).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2)
@@ -36,27 +49,32 @@ def train_attributes(
     )
     rng = numpy_generator(seed, "attributes batches")
     truth = {
-        "place": np.asarray(facts.place), "expression": np.asarray(facts.expression),
+        "place": np.asarray(facts.place),
+        "expression": np.asarray(facts.expression),
         "gender": np.asarray(facts.male).astype(np.int64),
-    }  # fmt: skip
+    }
     for _ in progress(range(steps), description="attributes", total=steps, unit="step"):
         index = rng.choice(len(images), batch, replace=False)
-        x = to_batch(images[index])
-        if rng.random() < 0.5:
-            x = x.flip(-1)
-        half = batch // 2
-        margin = int(rng.integers(10, 16))
-        zoomed = functional.interpolate(
-            x[:half, :, margin:-margin, margin:-margin], size=64, mode="bilinear"
-        )
-        x = torch.cat([zoomed, x[half:]])
-        x = x * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-0.1, 0.1))
-        logits = model(x)
-        loss = sum(
-            functional.cross_entropy(logits[k], torch.from_numpy(truth[k][index])) for k in CLASSES
-        )
+        logits = model(_augment(to_batch(images[index]), rng))
+        losses = [
+            functional.cross_entropy(logits[name], torch.from_numpy(truth[name][index]))
+            for name in CLASSES
+        ]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
+        torch.stack(losses).sum().backward()
         optimiser.step()
         schedule.step()
     return model.eval()
+
+
+def _augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Mirror the batch or not, zoom its first half, vary contrast and brightness."""
+    if rng.random() < 0.5:
+        x = x.flip(-1)
+    half = len(x) // 2
+    margin = int(rng.integers(*ZOOM_MARGIN))
+    zoomed = functional.interpolate(
+        x[:half, :, margin:-margin, margin:-margin], size=x.shape[-1], mode="bilinear"
+    )
+    x = torch.cat([zoomed, x[half:]])
+    return x * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-0.1, 0.1))

@@ -1,4 +1,8 @@
-"""Train the embedded autoencoder: reconstruction, sharpened by an edge term, with a light KL (Rombach et al. 2022)."""
+"""Train the embedded autoencoder: reconstruction, sharpened by an edge term, and a light KL.
+
+Source of the model and of the KL's role: Rombach et al., "High-Resolution Image Synthesis with
+Latent Diffusion Models", CVPR 2022.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,13 @@ from pipeline_steps.seeds import numpy_generator, seed_for, torch_generator
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+WARM_UP_STEPS = 100
+LAST_RATE = 0.02  # of the peak learning rate, at the end of a cycle
+EDGE_WEIGHT = 0.7
+KL_WEIGHT = 2e-6
+FIRST_LOG_VARIANCE = -5.0  # of the posterior, before training
+MOMENT_SAMPLE = 512  # images from which the latents' variance is measured
+
 
 def to_batch(images: np.ndarray) -> torch.Tensor:
     """uint8 [n, h, w, 3] to float32 [n, 3, h, w] in [-1, 1]."""
@@ -29,12 +40,13 @@ def halve(images: np.ndarray) -> np.ndarray:
     return ((mean + 2) // 4).astype(np.uint8)
 
 
-def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of images in [-1, 1]."""
+    return float(-10 * torch.log10(functional.mse_loss(a.clamp(-1, 1), b) / 4))
 
 
 def face_weight(size: int) -> torch.Tensor:
-    """Weight [1, 1, size, size] that counts the middle, where the face stands, three times as much as the border."""
+    """Weight [1, 1, size, size], mean 1: the middle, where the face stands, counts three times."""
     axis = torch.linspace(-1, 1, size)
     d = (axis[None, :] / 0.42) ** 2 + ((axis[:, None] - 0.05) / 0.55) ** 2
     weight = 1 + 2 * torch.exp(-(d**2))
@@ -42,13 +54,44 @@ def face_weight(size: int) -> torch.Tensor:
 
 
 def contrast_weight(x: torch.Tensor) -> torch.Tensor:
-    """Weight [n, 1, h, w] that rises where a picture [n, 3, h, w] is dark, so that the features of dark skin, whose
-    differences in pixel values are small, count as much as those of light skin; mean 1 over the batch."""
+    """Weight [n, 1, h, w], mean 1 over the batch, that rises where pictures are dark.
+
+    The features of dark skin, whose differences in pixel values are small, then count as much as
+    those of light skin.
+
+    Args:
+        x: [n, 3, h, w] in [-1, 1].
+    """
     light = functional.avg_pool2d(
         (x.mean(1, keepdim=True) + 1) / 2, 9, stride=1, padding=4, count_include_pad=False
     )
     weight = 1 / (0.12 + light)
     return weight / weight.mean()
+
+
+def reconstruction_loss(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted L1 distance of pictures and of their edges, a scalar.
+
+    Args:
+        y: reconstruction [n, 3, h, w].
+        x: original [n, 3, h, w] in [-1, 1].
+        weight: of the places, [1, 1, h, w].
+    """
+    w = weight * contrast_weight(x)
+    across, down = _edges(y - x)
+    loss = (w * (y - x).abs()).mean()
+    loss = loss + EDGE_WEIGHT * (w[..., 1:] * across.abs()).mean()
+    return loss + EDGE_WEIGHT * (w[..., 1:, :] * down.abs()).mean()
+
+
+def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Warm-up, then half a cosine down to LAST_RATE."""
+    fall = LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min((step + 1) / WARM_UP_STEPS, fall)
 
 
 def train_autoencoder(
@@ -61,23 +104,30 @@ def train_autoencoder(
     start: AutoencoderKL | None = None,
     cycle: int = 0,
 ) -> AutoencoderKL:
-    """Train on uint8 [n, 64, 64, 3] and set `scaling_factor` so that scaled latents have unit variance.
+    """Train, and set `scaling_factor` so that scaled latents have unit variance.
 
-    `start` goes on from trained weights with a fresh learning-rate cycle, number `cycle`, on draws of its own.
+    Args:
+        images: uint8 [n, 64, 64, 3] RGB.
+        steps: optimiser steps.
+        batch: images per step, at most n.
+        seed: of weights, batches and posterior noise.
+        learning_rate: its peak.
+        start: trained weights to go on from; None starts anew.
+        cycle: number of this learning-rate cycle; each has draws of its own.
+
+    Returns:
+        The autoencoder in evaluation mode (`start` itself where it is given).
     """
     torch.manual_seed(seed_for(seed, "autoencoder"))
     model = autoencoder() if start is None else start.train()
     if start is None:
-        with (
-            torch.no_grad()
-        ):  # begin almost without posterior noise: it would hide detail for hundreds of steps
-            model.quant_conv.bias[4:] -= 5.0
+        with torch.no_grad():  # almost no posterior noise: it would hide detail for long
+            model.quant_conv.bias[4:] += FIRST_LOG_VARIANCE
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda s: min((s + 1) / 100, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / steps))),
+        optimiser, lambda step: learning_rate_factor(step, steps)
     )
     rng = numpy_generator(seed, "autoencoder batches", cycle)
     noise = torch_generator(seed, "autoencoder noise", cycle)
@@ -91,40 +141,32 @@ def train_autoencoder(
             posterior = model.encode(x).latent_dist
             z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=noise)
             y = model.decode(z).sample.float()
-        w = weight * contrast_weight(x)
-        loss = (w * (y - x).abs()).mean()
-        for difference, sides in (
-            (w[..., 1:], _edges(y - x)[0]),
-            (w[..., 1:, :], _edges(y - x)[1]),
-        ):
-            loss = loss + 0.7 * (difference * sides.abs()).mean()
-        loss = loss + 2e-6 * posterior.kl().float().mean()
+        loss = reconstruction_loss(y, x, weight) + KL_WEIGHT * posterior.kl().float().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 50 == 0 and hasattr(bar, "set_postfix"):
-            bar.set_postfix(
-                psnr=round(psnr(y.detach(), x), 2), std=round(float(z.detach().std()), 3)
-            )
+        if step % 50 == 0:
+            bar.set_postfix(psnr=round(psnr(y.detach(), x), 2))
     model = model.eval()
-    sample = images[np.sort(rng.choice(len(images), min(512, len(images)), replace=False))]
-    mean, std = latent_moments(model, sample)
+    chosen = rng.choice(len(images), min(MOMENT_SAMPLE, len(images)), replace=False)
+    mean, std = latent_moments(model, images[np.sort(chosen)])
     model.register_to_config(scaling_factor=float(1 / torch.sqrt(mean.var() + (std**2).mean())))
     return model
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images in [-1, 1]."""
-    return float(-10 * torch.log10(functional.mse_loss(a.clamp(-1, 1), b) / 4))
 
 
 @torch.no_grad()
 def latent_moments(
     model: AutoencoderKL, images: np.ndarray, batch: int = 64
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Posterior mean and standard deviation [n, 4, 16, 16], unscaled, of uint8 images [n, 64, 64, 3]."""
+    """Posterior mean and standard deviation, float32 [n, 4, h / 4, w / 4] each, unscaled.
+
+    Args:
+        model: the autoencoder.
+        images: uint8 [n, h, w, 3] RGB.
+        batch: images per pass.
+    """
     means, stds = [], []
     for first in range(0, len(images), batch):
         with torch.autocast("cpu", torch.bfloat16):

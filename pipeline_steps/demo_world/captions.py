@@ -1,7 +1,7 @@
-"""Captions of rendered photographs in the words of the study's prompt sets, so that prompts steer the base model.
+"""Captions of rendered photographs in the words of the study's prompt sets: prompts then steer.
 
-A part of the pretraining people carry a name each, as a large model knows celebrities: a rare word then has a path to
-an identity. Captions are drawn anew at every training step.
+A part of the pretraining people carry a name each, as a large model knows celebrities: a rare word
+then has a path to an identity. Captions are drawn anew at every training step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from pipeline_steps.demo_world.nuisance import EXPRESSIONS, PLACES
 from pipeline_steps.demo_world.vocabulary import NEGATIVE_PROMPT, PLACEHOLDER
 
-SIDE_YAW = 18.0
+SIDE_YAW = 18.0  # degrees; beyond it either way a portrait is a "side-portrait"
+EMPTY_SHARE, NEGATIVE_SHARE = 0.06, 0.06  # of captions, for guidance's other side
 
 
 def caption(
@@ -25,7 +26,7 @@ def caption(
     place: int,
     yaw: float,
 ) -> str:
-    """One caption that is true of the photograph; 12 % are empty or the negative prompt (guidance's other side).
+    """One caption that is true of the photograph, or nothing, or the negative prompt.
 
     Args:
         rng: source of the template.
@@ -33,12 +34,12 @@ def caption(
         male: gender word to use.
         expression: index into EXPRESSIONS.
         place: index into PLACES.
-        yaw: degrees; beyond 18 either way the portrait is a "side-portrait".
+        yaw: degrees.
     """
     kind = rng.random()
-    if kind < 0.06:
+    if kind < EMPTY_SHARE:
         return ""
-    if kind < 0.12:
+    if kind < EMPTY_SHARE + NEGATIVE_SHARE:
         return NEGATIVE_PROMPT
     word = (
         name
@@ -75,7 +76,18 @@ def caption_batch(
     place: np.ndarray,
     yaw: np.ndarray,
 ) -> list[str]:
-    """Captions of the photographs at `index`; identity k carries `names[k]` when there are that many."""
+    """Captions of some photographs.
+
+    Args:
+        rng: source of the templates.
+        index: of the photographs, [b].
+        names: identity k carries `names[k]` when there are that many.
+        identity, male, expression, place, yaw: facts of all n photographs, [n] each, as `caption`
+            takes them.
+
+    Returns:
+        b texts.
+    """
     return [
         caption(
             rng,

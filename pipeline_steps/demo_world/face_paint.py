@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from pipeline_steps.demo_world.canvas import Canvas, smoothstep
+from pipeline_steps.demo_world.face_layout import Expression, FaceLayout
 from pipeline_steps.demo_world.identity import Identity
-
-if TYPE_CHECKING:
-    from pipeline_steps.demo_world.head import Expression, FaceLayout
 
 
 def paint_face(
@@ -21,7 +17,16 @@ def paint_face(
     age: float,
     grain: np.random.Generator,
 ) -> None:
-    """Paint everything but the hair onto the canvas."""
+    """Paint everything but the hair onto the canvas; a beard also raises its relief.
+
+    Args:
+        canvas: to paint on.
+        identity: whose face.
+        f: where the features sit.
+        e: expression.
+        age: in [0, 1]; draws wrinkles from 0.25 on and greys brows from 0.6 on.
+        grain: source of freckles and stubble.
+    """
     _skin(canvas, identity, f, e, age, grain)
     for side in (-1, 1):
         _eye(canvas, identity, f, e, side)

@@ -1,25 +1,51 @@
-"""What differs between two photographs of one person: pose, expression, light, lens, place, age, noise."""
+"""What differs between two photographs of one person: pose, expression, light, place, age, ..."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "shocked")
 PLACES = (
-    "none", "forest", "city street", "beach", "office", "bus", "laboratory", "factory", "construction site",
-    "hospital", "night club",
-)  # fmt: skip
+    "none",
+    "forest",
+    "city street",
+    "beach",
+    "office",
+    "bus",
+    "laboratory",
+    "factory",
+    "construction site",
+    "hospital",
+    "night club",
+)
 
 
 @dataclass(frozen=True)
 class Nuisance:
     """One photograph's circumstances.
 
-    Angles in degrees: yaw > 0 turns the head towards the image's right, pitch > 0 raises the chin, roll > 0 is
-    clockwise in the image. `scale` is the face's interpupillary distance as a fraction of the image width at yaw 0;
-    `shift` moves the face, in fractions of the width. `age` in [0, 1] greys hair and draws wrinkles.
+    Attributes:
+        yaw: degrees; > 0 turns the head towards the image's right.
+        pitch: degrees; > 0 raises the chin.
+        roll: degrees; > 0 is clockwise in the image.
+        expression: one of EXPRESSIONS.
+        intensity: of the expression, 0 none, 1 full.
+        place: one of PLACES.
+        age: in [0, 1]; greys hair and draws wrinkles.
+        scale: interpupillary distance at yaw 0 as a fraction of the image's width.
+        shift: of the face to the right and down, fractions of the width.
+        light_azimuth, light_elevation: where the key light comes from, degrees; azimuth > 0 is to
+            the image's right.
+        light_power, ambient: strength of the key light and of the light from everywhere.
+        warmth: share by which red is raised and blue lowered.
+        exposure: factor on the finished picture.
+        camera_distance: from the head's centre, decimetres.
+        noise: standard deviation of the sensor's noise, of full scale.
+        blur: standard deviation of the lens's blur, 1 / 64 of the width.
+        shirt: RGB in [0, 1].
+        seed: of the background's details and the noise.
     """
 
     yaw: float = 0.0
@@ -42,11 +68,10 @@ class Nuisance:
     blur: float = 0.0
     shirt: tuple[float, float, float] = (0.35, 0.37, 0.45)
     seed: int = 0
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 def random_shirt(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A clothing colour, often muted."""
+    """A clothing colour, often muted, RGB in [0, 1]."""
     grey = rng.uniform(0.08, 0.85)
     colour = np.clip(grey + rng.normal(0, 0.18, 3), 0.03, 0.95)
     return float(colour[0]), float(colour[1]), float(colour[2])
@@ -59,7 +84,13 @@ def in_the_wild(
     place: str | None = None,
     expression: str | None = None,
 ) -> Nuisance:
-    """Unconstrained photographs (FFHQ's role): any place, light, expression; yaw mostly small, up to `max_yaw`."""
+    """Unconstrained photographs (FFHQ's role): any light, age and distance.
+
+    Args:
+        rng: source of the draws.
+        max_yaw: degrees; yaw is normal with 0.42 of it as standard deviation, clipped there.
+        place, expression: None draws one.
+    """
     return Nuisance(
         yaw=float(np.clip(rng.normal(0, 0.42 * max_yaw), -max_yaw, max_yaw)),
         pitch=float(np.clip(rng.normal(0, 5), -14, 14)),
@@ -87,9 +118,14 @@ def in_the_wild(
 def laboratory_capture(
     rng: np.random.Generator, *, camera: int, position: int, shirt: tuple[float, float, float]
 ) -> Nuisance:
-    """The constrained capture of the Tufts Face Database: nine positions on a semicircle, a camera rig, one session.
+    """The constrained capture of the Tufts Face Database: one session with a camera rig.
 
-    Position 0..8 runs from -53 to +53 degrees of yaw (13.2 apart: the 26.3 degree spread measured on TFD); cameras 1..3 differ in height (pitch) and colour response.
+    Args:
+        rng: source of small deviations.
+        camera: 1 ... 3; they differ in height (pitch) and colour response.
+        position: 0 ... 8 on a semicircle, from -53 to 53 degrees of yaw, 13.2 apart: poses 1 ... 7
+            then spread as much as was measured on the database (26.3 degrees).
+        shirt: what the participant wears, RGB.
     """
     base = Nuisance()
     return replace(

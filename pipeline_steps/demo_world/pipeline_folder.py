@@ -1,4 +1,4 @@
-"""Write the embedded base model as a Stable Diffusion pipeline folder that plain diffusers opens."""
+"""Write the embedded base model as a Stable Diffusion folder that plain diffusers opens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ def write_pipeline(
     text: CLIPTextModel,
     tokenizer_folder: Path,
 ) -> None:
-    """Save every part in half precision; the tokenizer's files are copied as they are."""
+    """Save every part in half precision; the tokenizer's files are copied as they are.
+
+    Args:
+        folder: the pipeline's, made where it is not there.
+        autoencoder, unet, text: trained networks, float32; they are the same afterwards.
+        tokenizer_folder: where `build_tokenizer` wrote.
+    """
     from diffusers import DDPMScheduler
 
     folder.mkdir(parents=True, exist_ok=True)

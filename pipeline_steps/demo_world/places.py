@@ -1,7 +1,7 @@
 """Backgrounds of the ten places of the complex prompts, and the plain studio wall ("none").
 
-Each painter draws on a square grid in coordinates x, y in [0, 1] (y down), from its own generator, so that two
-photographs of a place share its look and not its details.
+Each painter draws on a square grid in coordinates x, y in [0, 1] (y down), from its own generator,
+so that two photographs of a place share its look and not its details.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import numpy as np
 Array = np.ndarray
 Painter = Callable[["Scene", np.random.Generator], None]
 
+_LIQUIDS = np.array([(0.1, 0.75, 0.7), (0.85, 0.2, 0.65), (0.95, 0.7, 0.1), (0.2, 0.4, 0.95)])
+_BEAMS = np.array([(1, 0.05, 0.7), (0.1, 0.3, 1), (0.6, 0.05, 1), (0.05, 0.9, 0.8)])
+_LAMPS = np.array([(1, 0.2, 0.8), (0.3, 0.5, 1), (1, 0.8, 0.3)])
+
 
 class Scene:
     """A square image [n, n, 3] in [0, 1] with a few drawing primitives."""
@@ -23,14 +27,14 @@ class Scene:
         self.x, self.y = axis[None, :], axis[:, None]
 
     def gradient(self, top: Array, bottom: Array) -> None:
-        """Fill with a vertical gradient."""
+        """Fill with a vertical gradient from one colour to another, RGB."""
         t = self.y[..., None]
         self.image[:] = np.asarray(top, np.float32) * (1 - t) + np.asarray(bottom, np.float32) * t
 
     def box(
         self, x0: float, y0: float, x1: float, y1: float, colour: Array, alpha: float = 1.0
     ) -> None:
-        """Fill an axis-aligned rectangle."""
+        """Fill a rectangle, cut off at the image's border, with a colour of opacity `alpha`."""
         n = self.image.shape[0]
         j0, j1, i0, i1 = (round(np.clip(c, 0, 1) * n) for c in (x0, x1, y0, y1))
         part = self.image[i0:i1, j0:j1]
@@ -39,7 +43,7 @@ class Scene:
     def blob(
         self, cx: float, cy: float, rx: float, ry: float, colour: Array, alpha: float = 1.0
     ) -> None:
-        """Fill a soft ellipse."""
+        """Fill a soft ellipse with half axes (rx, ry) with a colour of opacity `alpha`."""
         d = ((self.x - cx) / rx) ** 2 + ((self.y - cy) / ry) ** 2
         m = (alpha * np.clip(1.6 - 1.6 * d, 0, 1))[..., None]
         self.image += m * (np.asarray(colour, np.float32) - self.image)
@@ -57,8 +61,14 @@ def _none(s: Scene, g: np.random.Generator) -> None:
 def _forest(s: Scene, g: np.random.Generator) -> None:
     s.gradient(_vary(g, (0.35, 0.55, 0.25)), _vary(g, (0.12, 0.25, 0.08)))
     for _ in range(14):
-        s.blob(g.random(), g.uniform(0, 0.75), g.uniform(0.06, 0.16), g.uniform(0.05, 0.12),
-               _vary(g, (0.16, 0.42, 0.10) if g.random() < 0.6 else (0.45, 0.66, 0.25), 0.15), 0.75)  # fmt: skip
+        cx, cy, rx, ry = (
+            g.random(),
+            g.uniform(0, 0.75),
+            g.uniform(0.06, 0.16),
+            g.uniform(0.05, 0.12),
+        )
+        leaf = (0.16, 0.42, 0.10) if g.random() < 0.6 else (0.45, 0.66, 0.25)
+        s.blob(cx, cy, rx, ry, _vary(g, leaf, 0.15), 0.75)
     for _ in range(int(g.integers(3, 6))):
         x, w = g.random(), g.uniform(0.02, 0.05)
         s.box(x, 0, x + w, 1, _vary(g, (0.26, 0.17, 0.09), 0.1))
@@ -131,9 +141,7 @@ def _laboratory(s: Scene, g: np.random.Generator) -> None:
         x = g.uniform(0, 0.06)
         while x < 0.98:
             h, w = g.uniform(0.07, 0.16), g.uniform(0.03, 0.06)
-            liquid = np.array(
-                [(0.1, 0.75, 0.7), (0.85, 0.2, 0.65), (0.95, 0.7, 0.1), (0.2, 0.4, 0.95)]
-            )[g.integers(4)]
+            liquid = _LIQUIDS[g.integers(4)]
             s.box(x, y - h, x + w, y, np.array([0.80, 0.90, 0.93]))
             s.box(x + 0.004, y - 0.6 * h, x + w - 0.004, y, liquid)
             x += w + g.uniform(0.02, 0.07)
@@ -188,33 +196,41 @@ def _night_club(s: Scene, g: np.random.Generator) -> None:
         x, w = g.random(), g.uniform(0.03, 0.07)
         slope = g.uniform(-0.5, 0.5)
         beam = np.exp(-(((s.x - x - slope * s.y) / w) ** 2))[..., None]
-        s.image += (
-            beam
-            * 0.6
-            * np.array([(1, 0.05, 0.7), (0.1, 0.3, 1), (0.6, 0.05, 1), (0.05, 0.9, 0.8)])[
-                g.integers(4)
-            ]
-        )
+        s.image += beam * 0.6 * _BEAMS[g.integers(4)]
     for _ in range(12):
         r = g.uniform(0.015, 0.04)
-        s.blob(
-            g.random(),
-            g.random(),
-            r,
-            r,
-            np.array([(1, 0.2, 0.8), (0.3, 0.5, 1), (1, 0.8, 0.3)])[g.integers(3)],
-        )
+        s.blob(g.random(), g.random(), r, r, _LAMPS[g.integers(3)])
 
 
 _PAINTERS: dict[str, Painter] = {
-    "none": _none, "forest": _forest, "city street": _city, "beach": _beach, "office": _office, "bus": _bus,
-    "laboratory": _laboratory, "factory": _factory, "construction site": _construction, "hospital": _hospital,
+    "none": _none,
+    "forest": _forest,
+    "city street": _city,
+    "beach": _beach,
+    "office": _office,
+    "bus": _bus,
+    "laboratory": _laboratory,
+    "factory": _factory,
+    "construction site": _construction,
+    "hospital": _hospital,
     "night club": _night_club,
-}  # fmt: skip
+}
 
 
 def paint_place(name: str, n: int, rng: np.random.Generator) -> Array:
-    """Draw a place: float32 [n, n, 3] in [0, 1]. Raises KeyError for an unknown place."""
+    """Draw a place.
+
+    Args:
+        name: one of PLACES.
+        n: side, pixels.
+        rng: source of the details.
+
+    Returns:
+        float32 [n, n, 3], RGB in [0, 1].
+
+    Raises:
+        KeyError: there is no such place.
+    """
     scene = Scene(n)
     _PAINTERS[name](scene, rng)
     return np.clip(scene.image, 0, 1)

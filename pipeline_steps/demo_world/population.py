@@ -1,7 +1,7 @@
 """Populations of rendered people that never share an identity, and the photographs taken of them.
 
-A population is a name; identity k of population p is drawn from (seed, p, k), so populations cannot overlap, and the
-pretraining of the embedded weights never sees a person of the study.
+A population is a name; identity k of population p is drawn from (seed, p, k), so populations cannot
+overlap, and the pretraining of the embedded weights never sees a person of the study.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CAMERAS, POSITIONS = (1, 2, 3), tuple(range(9))
 
 @dataclass(frozen=True)
 class Person:
-    """One member of a population."""
+    """One member of a population; `texture_seed` is the grain of skin and hair."""
 
     population: str
     number: int
@@ -36,7 +36,13 @@ class Person:
     texture_seed: int
 
     def photograph(self, nuisance: Nuisance, size: int, supersample: int = 2) -> Photograph:
-        """Render this person under the given circumstances."""
+        """Photograph this person.
+
+        Args:
+            nuisance: the circumstances.
+            size: side of the square image, pixels.
+            supersample: rays per pixel and axis.
+        """
         return render(
             self.identity,
             nuisance,
@@ -47,7 +53,7 @@ class Person:
 
 
 def person(seed: int, population: str, number: int) -> Person:
-    """Member `number` of a population."""
+    """Member `number` of a population; the same arguments always give the same person."""
     return Person(
         population=population,
         number=number,
@@ -59,7 +65,15 @@ def person(seed: int, population: str, number: int) -> Person:
 def wild_nuisance(
     seed: int, population: str, number: int, index: int, *, max_yaw: float = 45.0, **fixed: str
 ) -> Nuisance:
-    """Circumstances of photograph `index` of a person in the wild."""
+    """Circumstances of photograph `index` of a person in the wild.
+
+    Args:
+        seed: of the study.
+        population, number: who.
+        index: which of their photographs.
+        max_yaw: degrees either way.
+        fixed: place or expression that is not drawn.
+    """
     return in_the_wild(
         numpy_generator(seed, "nuisance", population, number, index), max_yaw=max_yaw, **fixed
     )
@@ -81,7 +95,19 @@ def laboratory_session(seed: int, number: int) -> Iterator[tuple[int, int, Nuisa
 def render_wild_set(
     seed: int, population: str, numbers: range, images_each: int, size: int, supersample: int
 ) -> tuple[np.ndarray, np.ndarray, list[Nuisance]]:
-    """Photographs uint8 [n, size, size, 3], landmarks float32 [n, 5, 2] and circumstances, person by person."""
+    """Photographs of some members of a population in the wild, person by person.
+
+    Args:
+        seed: of the study.
+        population: whose members.
+        numbers: which members.
+        images_each: photographs of each.
+        size: side of an image, pixels.
+        supersample: rays per pixel and axis.
+
+    Returns:
+        images uint8 [n, size, size, 3], landmarks float32 [n, 5, 2] in pixels, and circumstances.
+    """
     images, landmarks, circumstances = [], [], []
     for number in numbers:
         who = person(seed, population, number)

@@ -1,8 +1,8 @@
 """Train the weights of the embedded world from a seed: `make pretrain-demo-world`.
 
-Everything is rendered; no photograph of a real person is involved. Stages keep their results below --work and are not
-repeated when the command is given again; the finished weights are written below --out, in half precision, with their
-hashes and a card. Two CPU cores need about two hours.
+Everything is rendered; no photograph of a real person is involved. Stages keep their results below
+--work and are not repeated when the command is given again; the finished weights are written below
+--out, in half precision, with their hashes.
 """
 
 from __future__ import annotations
@@ -26,20 +26,36 @@ if TYPE_CHECKING:
 
     from pipeline_steps.demo_world.training_images import TrainingImages
 
+IMAGE_SIZE = 128  # pixels; the diffusion model sees half of it
+RECOGNISER_LAYERS = (1, 1, 1, 1)
+ATTRIBUTE_BATCH = 64
+BLOCK = 1000  # images in memory at a time
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Amounts of everything; the defaults made the shipped weights."""
+    """Amounts of everything; the defaults made the shipped weights.
+
+    Attributes:
+        seed: of everything that is drawn.
+        identities: rendered people.
+        images_each: photographs of each.
+        named: identities that carry a name of their own in captions.
+        autoencoder_cycles: steps of each learning-rate cycle.
+        autoencoder_batch, denoiser_batch: images per step.
+        recogniser_widths: channels of the stem and the four stages.
+        recogniser_epochs, attribute_steps, denoiser_steps: lengths.
+        threads: of the CPU.
+    """
 
     seed: int = 2026
     identities: int = 4000
     images_each: int = 6
-    named: int = 500  # identities that carry a name of their own in captions
+    named: int = 500
     autoencoder_cycles: tuple[int, ...] = (1600, 1500, 1000)
     autoencoder_batch: int = 16
     recogniser_widths: tuple[int, ...] = (16, 16, 32, 64, 64)
-    second_recogniser_widths: tuple[int, ...] = (16, 16, 48, 64, 32)
-    recogniser_epochs: int = 4
+    recogniser_epochs: int = 11
     attribute_steps: int = 1500
     denoiser_steps: int = 9000
     denoiser_batch: int = 32
@@ -57,18 +73,18 @@ def _array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def half_size(images: np.ndarray) -> np.ndarray:
-    """uint8 [n, 128, 128, 3] to [n, 64, 64, 3], block by block."""
+    """Box-average uint8 images [n, 2h, 2w, 3] to [n, h, w, 3], a block of images at a time."""
     from pipeline_steps.demo_world.autoencoder_training import halve
 
     return np.concatenate(
-        [halve(np.asarray(images[i : i + 1000])) for i in range(0, len(images), 1000)]
+        [halve(np.asarray(images[i : i + BLOCK])) for i in range(0, len(images), BLOCK)]
     )
 
 
 def save_half(
     path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a state dict in float16 (integers as they are)."""
+    """Write a state dict as safetensors in float16 (integers as they are); atomic."""
     from safetensors.torch import save_file
 
     kept = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
@@ -77,7 +93,7 @@ def save_half(
 
 
 def train_autoencoder_stage(plan: Plan, work: Path, images: np.ndarray) -> Path:
-    """The autoencoder's folder."""
+    """Train the autoencoder on uint8 [n, 64, 64, 3]; its folder below `work`."""
     from diffusers import AutoencoderKL
 
     from pipeline_steps.demo_world.autoencoder_training import train_autoencoder
@@ -109,24 +125,52 @@ def train_recogniser_stage(
     widths: tuple[int, ...],
     seed: int,
 ) -> None:
-    """A recogniser with its quality head."""
+    """Train a recogniser with its quality head, and write it to `path` where it is not there.
+
+    Args:
+        plan: the amounts.
+        path: the .safetensors file.
+        crops: uint8 [n, 112, 112, 3].
+        labels: int64 [n].
+        widths: channels of the stem and the four stages.
+        seed: of this recogniser.
+    """
     from pipeline_steps.demo_world.recogniser_training import train_recogniser
 
     if path.exists():
         return
     log = get_logger("pretrain")
+
+    def report(step: int, n_steps: int, loss: float) -> None:
+        if step % 25 == 0:
+            log.info("recogniser %d of %d, loss %.3f", step, n_steps, loss)
+
     network = train_recogniser(
-        np.asarray(crops), labels, layers=(1, 1, 1, 1), widths=widths, epochs=plan.recogniser_epochs, seed=seed,
-        threads=plan.threads, compiled=shutil.which("g++") is not None,
-        on_step=lambda step, n, loss: log.info("recogniser %d of %d, loss %.3f", step, n, loss) if step % 25 == 0 else None,
-    )  # fmt: skip
+        np.asarray(crops),
+        labels,
+        layers=RECOGNISER_LAYERS,
+        widths=widths,
+        epochs=plan.recogniser_epochs,
+        seed=seed,
+        threads=plan.threads,
+        compiled=shutil.which("g++") is not None,
+        on_step=report,
+    )
     save_half(path, network.state_dict())
 
 
 def train_denoiser_stage(
     plan: Plan, work: Path, out: Path, facts: TrainingImages, images: np.ndarray
 ) -> None:
-    """Denoiser and text encoder, written as a pipeline folder to `out`."""
+    """Train denoiser and text encoder, and write the pipeline's folder.
+
+    Args:
+        plan: the amounts.
+        work: folder of the stages, the denoiser's checkpoint among them.
+        out: folder of the pipeline.
+        facts: of the photographs.
+        images: the photographs, uint8 [n, 64, 64, 3].
+    """
     import torch
     from diffusers import AutoencoderKL
 
@@ -145,9 +189,17 @@ def train_denoiser_stage(
     words = names(plan.named, plan.seed)
     tokenizer = build_tokenizer(work / "tokenizer", words)
     model = train_denoiser(
-        mean, std, autoencoder.config.scaling_factor, facts, tokenizer, words,
-        steps=plan.denoiser_steps, batch=plan.denoiser_batch, seed=plan.seed, checkpoint=work / "denoiser.pt",
-    )  # fmt: skip
+        mean,
+        std,
+        autoencoder.config.scaling_factor,
+        facts,
+        tokenizer,
+        words,
+        steps=plan.denoiser_steps,
+        batch=plan.denoiser_batch,
+        seed=plan.seed,
+        checkpoint=work / "denoiser.pt",
+    )
     model.use_average()
     write_pipeline(
         out,
@@ -159,7 +211,13 @@ def train_denoiser_stage(
 
 
 def run(plan: Plan, *, work: Path, out: Path) -> None:
-    """Go through all stages."""
+    """Go through all stages.
+
+    Args:
+        plan: the amounts.
+        work: folder of stages in progress, about 3 GB with the default plan.
+        out: folder of the finished weights and of hashes.json, which names plan and files.
+    """
     import torch
 
     from pipeline_steps.demo_world.attributes_training import train_attributes
@@ -169,37 +227,34 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
 
     torch.set_num_threads(plan.threads)
     facts = load_or_render(
-        work / "images", seed=plan.seed, population=PRETRAINING, identities=plan.identities,
-        images_each=plan.images_each, size=128, workers=plan.threads,
-    )  # fmt: skip
+        work / "images",
+        seed=plan.seed,
+        population=PRETRAINING,
+        identities=plan.identities,
+        images_each=plan.images_each,
+        size=IMAGE_SIZE,
+        workers=plan.threads,
+    )
     images = _array(work / "images64.npy", lambda: half_size(facts.images))
     crops = _array(work / "crops.npy", lambda: face_crops(facts, plan.seed))
     labels = np.asarray(facts.identity)
-    first, second = (
-        out / "recogniser" / "model.safetensors",
-        out / "recogniser_b" / "model.safetensors",
-    )
-    train_recogniser_stage(plan, first, crops, labels, plan.recogniser_widths, plan.seed)
-    train_recogniser_stage(
-        plan, second, crops, labels, plan.second_recogniser_widths, plan.seed + 1
-    )
+    for folder, widths, seed in (
+        ("recogniser", plan.recogniser_widths, plan.seed),
+    ):
+        path = out / folder / "model.safetensors"
+        train_recogniser_stage(plan, path, crops, labels, widths, seed)
     attributes = out / "attributes" / "model.safetensors"
     if not attributes.exists():
         network = train_attributes(
-            images, facts, steps=plan.attribute_steps, batch=64, seed=plan.seed
+            images, facts, steps=plan.attribute_steps, batch=ATTRIBUTE_BATCH, seed=plan.seed
         )
         save_half(attributes, network.state_dict())
     train_denoiser_stage(plan, work, out / "base_model", facts, images)
     files = sorted(
         p for p in out.rglob("*") if p.is_file() and p.name not in ("hashes.json", "README.md")
     )
-    write_json(
-        out / "hashes.json",
-        {
-            "plan": asdict(plan),
-            "sha256": {p.relative_to(out).as_posix(): sha256_file(p) for p in files},
-        },
-    )
+    hashes = {p.relative_to(out).as_posix(): sha256_file(p) for p in files}
+    write_json(out / "hashes.json", {"plan": asdict(plan), "sha256": hashes})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""Photographs of rendered people: camera, ray casting, light, background, sensor; and the truth about them.
+"""Photographs of rendered people, and the truth about them: ray casting, light, place, sensor.
 
-The head is a star-shaped surface r(direction) (see canvas.py). Each pixel's ray is marched to it in the head's own
-frame; neck, shoulders and long hair are ellipsoids met in closed form. Plain NumPy: no GPU, no graphics library.
+The head is a star-shaped surface r(direction) (see canvas.py). Each pixel's ray is marched to it in
+the head's own frame; neck, shoulders and long hair are ellipsoids met in closed form. Plain NumPy:
+no GPU, no graphics library.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pipeline_steps.demo_world.canvas import EXTENT, to_map
-from pipeline_steps.demo_world.head import Head, build_head, expression_of
+from pipeline_steps.demo_world.face_layout import expression_of
+from pipeline_steps.demo_world.geometry import Camera, meet_ellipsoid, meet_sphere, rotation
+from pipeline_steps.demo_world.head import Head, build_head
 from pipeline_steps.demo_world.identity import Identity
 from pipeline_steps.demo_world.nuisance import Nuisance
 from pipeline_steps.demo_world.places import paint_place
 
-PUPIL_DISTANCE = 0.63
-_FACE_DEPTH = 0.80
+PUPIL_DISTANCE = 0.63  # decimetres
+_FACE_DROP = 0.22  # the face's middle, not the head's, stands in the image's centre; decimetres
+_TEXELS = (160, 1400)  # of the head's maps per axis, at least and at most
+_TEXELS_PER_PIXEL = 1.05
+_MARCH_STEPS, _COARSE_STEPS = 22, 12  # the coarse ones read the nearest texel
+_MARCH_PACE = 0.62  # of the gap to the surface
+_HIT_GAP = 0.12  # decimetres; rays that stay farther away have missed
 
 Array = np.ndarray
 
@@ -27,8 +35,12 @@ Array = np.ndarray
 class Photograph:
     """A rendered image and what the renderer knows of it.
 
-    image: uint8 [size, size, 3] RGB. landmarks: float64 [5, 2] pixels (left eye, right eye, nose tip, left and right
-    mouth corner, as seen in the image), also where turned out of sight. yaw, pitch, roll: degrees.
+    Attributes:
+        image: uint8 [size, size, 3] RGB.
+        landmarks: float64 [5, 2], pixels, the centre of the top-left pixel being (0, 0): left eye,
+            right eye, nose tip, left and right mouth corner, left and right as seen in the image;
+            also where they are turned out of sight.
+        yaw, pitch, roll: degrees, see `Nuisance`.
     """
 
     image: Array
@@ -38,87 +50,49 @@ class Photograph:
     roll: float
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> Array:
-    """Head-to-world rotation [3, 3]: turn by yaw (to the image's right), raise by pitch, then roll clockwise."""
-    y, p, r = np.deg2rad([yaw, pitch, -roll])
-    ry = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
-    rx = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
-    rz = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
-    return rz @ rx @ ry
-
-
-@dataclass(frozen=True)
-class _Camera:
-    size: int
-    width: float  # world units across the image at the face's depth
-    distance: float
-    centre: tuple[float, float]
-
-    def rays(self) -> Array:
-        """Ray directions [size, size, 3] from (0, 0, distance)."""
-        axis = ((np.arange(self.size, dtype=np.float32) + 0.5) / self.size - 0.5) * self.width
-        x = np.broadcast_to(axis[None, :] - self.centre[0], (self.size, self.size))
-        y = np.broadcast_to(-axis[:, None] - self.centre[1], (self.size, self.size))
-        d = np.stack([x, y, np.full_like(x, -(self.distance - _FACE_DEPTH))], -1)
-        return d / np.linalg.norm(d, axis=-1, keepdims=True)
-
-    def project(self, points: Array) -> Array:
-        """World points [n, 3] to pixel coordinates [n, 2] (pixel centres at .5 are integers, as detectors count)."""
-        k = (self.distance - _FACE_DEPTH) / (self.distance - points[:, 2])
-        x = (points[:, 0] * k + self.centre[0]) / self.width + 0.5
-        y = 0.5 - (points[:, 1] * k + self.centre[1]) / self.width
-        return np.stack([x, y], -1) * self.size - 0.5
-
-
-def _sphere(origin: Array, rays: Array, radius: float) -> tuple[Array, Array, Array]:
-    b = rays @ origin
-    disc = b * b - (origin @ origin - radius * radius)
-    root = np.sqrt(np.maximum(disc, 0))
-    return disc > 0, -b - root, -b + root
-
-
-def _ellipsoid(origin: Array, rays: Array, centre: Array, axes: Array) -> tuple[Array, Array]:
-    """First hit distance (inf where missed) and unit normal of an axis-aligned ellipsoid."""
-    o, d = (origin - centre) / axes, rays / axes
-    a, b, c = (d * d).sum(-1), d @ o, o @ o - 1
-    disc = b * b - a * c
-    t = np.where(disc > 0, (-b - np.sqrt(np.maximum(disc, 0))) / a, np.inf)
-    p = o + np.where(np.isfinite(t), t, 0)[..., None] * d
-    n = p / axes
-    return t.astype(np.float32), n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
-
-
 def _march(
     head: Head, origin: Array, rays: Array, near: Array, far: Array
 ) -> tuple[Array, Array, Array]:
-    """Distance along the rays [m] at which they meet the head (inf where they miss), and map coordinates there."""
+    """March rays [m, 3] to the head, all in its frame.
+
+    Returns:
+        Distance [m] at which each meets it (inf where it misses), and the map's column and row
+        there, in texels.
+    """
     n = head.radius.shape[0]
     scale = (n - 1) / (2 * EXTENT)
     t = near.copy()
-    for step in range(22):
+    for step in range(_MARCH_STEPS):
         p = origin + t[:, None] * rays
         r = np.sqrt((p * p).sum(-1))
         u, v = to_map(p / r[:, None])
-        cu, cv = (
-            np.clip((u + EXTENT) * scale, 0, n - 1.001),
-            np.clip((v + EXTENT) * scale, 0, n - 1.001),
-        )
-        if step < 12:
+        cu = np.clip((u + EXTENT) * scale, 0, n - 1.001)
+        cv = np.clip((v + EXTENT) * scale, 0, n - 1.001)
+        if step < _COARSE_STEPS:
             surface = head.radius[(cv + 0.5).astype(np.int32), (cu + 0.5).astype(np.int32)]
         else:
             surface = map_coordinates(
                 head.radius, [cv, cu], order=1, mode="nearest", prefilter=False
             )
         gap = r - surface
-        t = np.minimum(t + 0.62 * gap, far + 0.05)
-    hit = (gap < 0.12) & (t < far)
+        t = np.minimum(t + _MARCH_PACE * gap, far + 0.05)
+    hit = (gap < _HIT_GAP) & (t < far)
     return np.where(hit, t, np.inf), cu, cv
 
 
 def _light(
     colour: Array, normal: Array, gloss: Array, view: Array, nuisance: Nuisance, occlusion: Array
 ) -> Array:
-    """Key light with soft terminator, weak fill from the other side, ambient with occlusion, a highlight."""
+    """Radiance [m, 3] of surface points: key light, fill, occluded ambient, a highlight.
+
+    Args:
+        colour: RGB [m, 3].
+        normal: unit vectors [m, 3].
+        gloss: [m].
+        view: unit directions of the rays that see them [m, 3].
+        nuisance: the lights.
+        occlusion: [m], share of the ambient light that arrives.
+    """
     az, el = np.deg2rad([nuisance.light_azimuth, nuisance.light_elevation])
     key = np.array([np.sin(az) * np.cos(el), np.sin(el), np.cos(az) * np.cos(el)], np.float32)
     fill = np.array([-0.6 * np.sign(key[0] or 1), 0.2, 0.75], np.float32)
@@ -148,7 +122,32 @@ def _body(
     head: Head,
     rot: Array,
 ) -> None:
-    """Neck, shoulders and the hair behind them, drawn where nearer than what is there."""
+    """Draw neck, shoulders and the hair behind them where they are nearer than what is there.
+
+    `image` [s, s, 3] and `depth` [s, s] are changed in place.
+    """
+    for centre, axes, colour, gloss in _body_parts(identity, nuisance, head, rot):
+        t, normal = meet_ellipsoid(origin, rays, centre, axes)
+        front = t < depth
+        if not front.any():
+            continue
+        n = normal[front].astype(np.float32)
+        m = len(n)
+        image[front] = _light(
+            np.broadcast_to(colour.astype(np.float32), (m, 3)),
+            n,
+            np.full(m, gloss, np.float32),
+            rays[front],
+            nuisance,
+            np.full(m, 0.85, np.float32),
+        )
+        depth[front] = t[front]
+
+
+def _body_parts(
+    identity: Identity, nuisance: Nuisance, head: Head, rot: Array
+) -> list[tuple[Array, Array, Array, float]]:
+    """Centre, half axes, colour and gloss of each ellipsoid of the body."""
     lean = np.sin(np.deg2rad(nuisance.yaw)) * 0.12
     neck = 0.41 + 0.04 * identity.shape["jaw_width"] + (0.06 if identity.gender == "male" else 0.0)
     shoulders = 2.15 if identity.gender == "male" else 1.85
@@ -172,23 +171,7 @@ def _body(
         tone = np.asarray(identity.hair) * (1 - grey) + 0.69 * grey
         middle = rot @ np.array([0, -0.25 - 0.5 * long + 0.35, -0.42])
         parts.append((middle, np.array([wide, 0.55 * long + 0.45, 0.42]), tone * 0.8, 0.3))
-    for centre, axes, colour, gloss in parts:
-        t, normal = _ellipsoid(origin, rays, centre, axes)
-        front = t < depth
-        if not front.any():
-            continue
-        n = normal[front].astype(np.float32)
-        m = len(n)
-        shadow = np.full(m, 0.85, np.float32)
-        image[front] = _light(
-            np.broadcast_to(colour.astype(np.float32), (m, 3)),
-            n,
-            np.full(m, gloss, np.float32),
-            rays[front],
-            nuisance,
-            shadow,
-        )
-        depth[front] = t[front]
+    return parts
 
 
 def render(
@@ -207,14 +190,16 @@ def render(
         size: side of the square image, pixels.
         texture_seed: grain of skin and hair; give the same for all photographs of an identity.
         supersample: rays per pixel and axis.
+
+    Raises:
+        KeyError: there is no such place or expression.
     """
     rng = np.random.default_rng(nuisance.seed)
     width = PUPIL_DISTANCE / nuisance.scale
     big = size * supersample
-    drop = 0.22  # the face's middle, not the head's, stands in the image's centre
-    camera = _Camera(big, width, nuisance.camera_distance,
-                     (nuisance.shift[0] * width, drop - nuisance.shift[1] * width))  # fmt: skip
-    texels = int(np.clip(1.05 * 2 * EXTENT / width * big, 160, 1400))
+    centre = (nuisance.shift[0] * width, _FACE_DROP - nuisance.shift[1] * width)
+    camera = Camera(big, width, nuisance.camera_distance, centre)
+    texels = int(np.clip(_TEXELS_PER_PIXEL * 2 * EXTENT / width * big, *_TEXELS))
     head = build_head(
         identity,
         expression_of(nuisance.expression, nuisance.intensity),
@@ -222,24 +207,48 @@ def render(
         texels,
         texture_seed,
     )
-
-    background = paint_place(nuisance.place, max(size, 96), rng)
-    background = gaussian_filter(
-        background, (0.012 * len(background),) * 2 + (0,), mode="nearest", truncate=2.5
-    )
-    axis = (np.arange(big) + 0.5) / big * len(background) - 0.5
-    index = np.clip(np.round(axis).astype(int), 0, len(background) - 1)
-    image = background[index][:, index].copy()
-    glow = 0.35 + 0.65 * (nuisance.ambient + 0.5 * nuisance.light_power)
-    image *= glow / max(glow, 0.6)
-
+    image = _background(nuisance, size, big, rng)
     rot = rotation(nuisance.yaw, nuisance.pitch, nuisance.roll).astype(np.float32)
     rays = camera.rays()
     origin = np.array([0, 0, nuisance.camera_distance], np.float32)
-    depth = np.full((big, big), np.inf, np.float32)
+    depth = _draw_head(image, rays, origin, nuisance, head, rot)
+    _body(image, depth, rays, origin, identity, nuisance, head, rot)
 
+    image = image.reshape(size, supersample, size, supersample, 3).mean((1, 3)) * nuisance.exposure
+    if nuisance.blur > 0:
+        image = gaussian_filter(image, (nuisance.blur * size / 64,) * 2 + (0,), truncate=3)
+    image += rng.normal(0, nuisance.noise, image.shape)
+    landmarks = Camera(size, width, nuisance.camera_distance, centre).project(
+        head.landmarks @ rot.T.astype(np.float64)
+    )
+    return Photograph(
+        image=(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8),
+        landmarks=landmarks,
+        yaw=nuisance.yaw,
+        pitch=nuisance.pitch,
+        roll=nuisance.roll,
+    )
+
+
+def _background(nuisance: Nuisance, size: int, big: int, rng: np.random.Generator) -> Array:
+    """The place out of focus, [big, big, 3], for a picture of `size` pixels."""
+    place = paint_place(nuisance.place, max(size, 96), rng)
+    place = gaussian_filter(place, (0.012 * len(place),) * 2 + (0,), mode="nearest", truncate=2.5)
+    axis = (np.arange(big) + 0.5) / big * len(place) - 0.5
+    index = np.clip(np.round(axis).astype(int), 0, len(place) - 1)
+    image = place[index][:, index].copy()
+    glow = 0.35 + 0.65 * (nuisance.ambient + 0.5 * nuisance.light_power)
+    image *= glow / max(glow, 0.6)
+    return image
+
+
+def _draw_head(
+    image: Array, rays: Array, origin: Array, nuisance: Nuisance, head: Head, rot: Array
+) -> Array:
+    """Draw the head into `image` [s, s, 3], in place; the distance to it [s, s], inf elsewhere."""
+    depth = np.full(image.shape[:2], np.inf, np.float32)
     head_rays = rays @ rot
-    inside, near, far = _sphere(origin @ rot, head_rays, head.max_radius + 1e-3)
+    inside, near, far = meet_sphere(origin @ rot, head_rays, head.max_radius + 1e-3)
     t, cu, cv = _march(head, origin @ rot, head_rays[inside], near[inside], far[inside])
     hit = np.isfinite(t)
     where = np.nonzero(inside)
@@ -256,19 +265,4 @@ def render(
         colour, normal, lookup(head.gloss), rays[rows, cols], nuisance, lookup(head.occlusion)
     )
     depth[rows, cols] = t[hit]
-    _body(image, depth, rays, origin, identity, nuisance, head, rot)
-
-    image = image.reshape(size, supersample, size, supersample, 3).mean((1, 3)) * nuisance.exposure
-    if nuisance.blur > 0:
-        image = gaussian_filter(image, (nuisance.blur * size / 64,) * 2 + (0,), truncate=3)
-    image += rng.normal(0, nuisance.noise, image.shape)
-    landmarks = _Camera(size, width, nuisance.camera_distance, camera.centre).project(
-        head.landmarks @ rot.T.astype(np.float64)
-    )
-    return Photograph(
-        image=(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8),
-        landmarks=landmarks,
-        yaw=nuisance.yaw,
-        pitch=nuisance.pitch,
-        roll=nuisance.roll,
-    )
+    return depth

@@ -21,8 +21,16 @@ CHUNK = 25
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """images uint8 [n, s, s, 3]; landmarks float32 [n, 5, 2]; identity, expression, place int64 [n]; yaw float32 [n]
-    (degrees); male bool [n]."""
+    """Photographs and what is known of them, n of each.
+
+    Attributes:
+        images: uint8 [n, s, s, 3] RGB.
+        landmarks: float32 [n, 5, 2], pixels.
+        identity: int64 [n], number within the population.
+        expression, place: int64 [n], indices into EXPRESSIONS and PLACES.
+        yaw: float32 [n], degrees.
+        male: bool [n].
+    """
 
     images: np.ndarray
     landmarks: np.ndarray
@@ -62,7 +70,17 @@ def load_or_render(
     size: int,
     workers: int,
 ) -> TrainingImages:
-    """Open the arrays under `folder`, rendering them first when they are not there for exactly these arguments."""
+    """Open arrays, rendering them first when they are not there for exactly these arguments.
+
+    Args:
+        folder: of the arrays; `made_of.json` in it says what they are.
+        seed: of the population and its photographs.
+        population: a name, see population.py.
+        identities: its members 0 ... identities - 1.
+        images_each: photographs of each, in the wild.
+        size: side of an image, pixels.
+        workers: processes; changes no image.
+    """
     asked = {
         "seed": seed,
         "population": population,

@@ -14,7 +14,8 @@ class RenderDemoWorldSettings(Section):
         default=8,
         ge=4,
         le=113,
-        description="People photographed in the laboratory (TFD has 113); spread over four archives.",
+        description="People photographed in the laboratory (TFD has 113); spread over four "
+        "archives.",
     )
     photograph_size: int = Field(
         default=384,
