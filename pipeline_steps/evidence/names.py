@@ -31,7 +31,6 @@ LABELS = {
     "sixdrepnet": "6DRepNet",
     "landmark_pose": "solvePnP on five landmarks",
     "demo_recogniser": "demo recogniser",
-    "demo_recogniser_b": "demo recogniser B",
     "demo_attributes": "demo attributes",
     "demo_quality": "demo quality",
     "lfw": "LFW",

@@ -53,7 +53,7 @@ def finetune(*methods: str) -> set[str]:
         ({"finetune.overrides": {"demo": {"steps": 7}}}, finetune(*METHODS)),
         ({"prior.images": 9}, {"prior/demo.json"}),
         (
-            {"sample.guidance": 3.0},
+            {"sample.guidance": 7.5},
             {
                 f"sample/demo/{method}/{prompts}.json"
                 for method in ("untuned", *METHODS)
@@ -66,7 +66,7 @@ def finetune(*methods: str) -> set[str]:
         ({"figures.dpi": 100}, {"figures.json"}),
         ({"tables.intervals": True}, {"tables.json"}),
         (
-            {"recogniser": "demo_recogniser_b"},
+            {"recogniser": "arcface_r100"},
             {"embed.json", "prior/demo.json"} | finetune("portraitbooth", "idbooth"),
         ),
         ({"cohorts": 5}, set()),
