@@ -45,10 +45,10 @@ def finetune(*methods: str) -> set[str]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"finetune.margin": 0.7}, finetune("idbooth")),
+        ({"finetune.margin": 0.77}, finetune("idbooth")),
         ({"finetune.identity_weight": 0.5}, finetune("portraitbooth", "idbooth")),
         ({"finetune.timestep_weighting": "none"}, finetune("portraitbooth", "idbooth")),
-        ({"finetune.learning_rate": 3e-4}, finetune(*METHODS)),
+        ({"finetune.learning_rate": 3.21e-4}, finetune(*METHODS)),
         ({"finetune.overrides": {"sdxl": {"steps": 7}}}, set()),
         ({"finetune.overrides": {"demo": {"steps": 7}}}, finetune(*METHODS)),
         ({"prior.images": 9}, {"prior/demo.json"}),
