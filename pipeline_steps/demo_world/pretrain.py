@@ -57,7 +57,7 @@ class Plan:
     recogniser_widths: tuple[int, ...] = (16, 16, 32, 64, 64)
     recogniser_epochs: int = 11
     attribute_steps: int = 1500
-    denoiser_steps: int = 9000
+    denoiser_steps: int = 2700
     denoiser_batch: int = 32
     threads: int = 2
 
@@ -238,11 +238,8 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
     images = _array(work / "images64.npy", lambda: half_size(facts.images))
     crops = _array(work / "crops.npy", lambda: face_crops(facts, plan.seed))
     labels = np.asarray(facts.identity)
-    for folder, widths, seed in (
-        ("recogniser", plan.recogniser_widths, plan.seed),
-    ):
-        path = out / folder / "model.safetensors"
-        train_recogniser_stage(plan, path, crops, labels, widths, seed)
+    recogniser = out / "recogniser" / "model.safetensors"
+    train_recogniser_stage(plan, recogniser, crops, labels, plan.recogniser_widths, plan.seed)
     attributes = out / "attributes" / "model.safetensors"
     if not attributes.exists():
         network = train_attributes(
