@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_steps.demo_world.denoiser_training import SCHEDULE
+from pipeline_steps.files.atomic import write_text
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -36,6 +37,11 @@ def write_pipeline(
         kept = {k: v.detach().clone() for k, v in module.state_dict().items()}
         module.half().save_pretrained(folder / name, safe_serialization=True)
         module.float().load_state_dict(kept)
+    # Stored in half precision, computed in single: transformers opens a part in the precision that
+    # its configuration names, diffusers in single precision, and the parts have to fit each other.
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
     DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
     (folder / "tokenizer").mkdir(exist_ok=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):

@@ -1,0 +1,395 @@
+"""Measure the embedded world and its weights: python benchmarks/demo_world.py
+
+    renderer     does MTCNN find rendered faces, and how far from the truth are its landmarks
+    recognisers  equal error rate of embedded recognisers on people they were not trained on
+    samples      does MTCNN find a face in the untuned base model's samples        (needs --study)
+    places       do complex prompts steer the place: read by the attribute network (needs --study)
+    identity     the study's identity table                                        (needs --study)
+
+Prints a table with 95 % intervals and adds the same rows to --out; parts that are not measured this
+time stay in that file as they were. A part whose weights or study are missing says so and is left
+out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline_steps.demo_world.nuisance import PLACES, Nuisance
+from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
+from pipeline_steps.demo_world.renderer import Photograph
+from pipeline_steps.files.atomic import write_json
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.images import read_image
+from pipeline_steps.files.logs import progress
+from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.seeds import numpy_generator
+
+if TYPE_CHECKING:
+    from pipeline_steps.settings.base import Weights
+
+BATCH = 32
+REPLICATES = 1000
+LANDMARK_YAW = 30.0  # degrees; up to here landmarks are held against the truth
+RENDER_SIZE, FACE_SIZE, SAMPLE_SIZE = 256, 128, 64  # pixels
+EMBEDDED = "resources/demo_world/"
+ENVIRONMENT = re.compile(r"busy (.+) environment")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number: a value with its 95 % interval (None where there is none) and count."""
+
+    what: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to measure on, and how much of it."""
+
+    seed: int
+    renders: int
+    people: int
+    photographs: int
+    workers: int
+    study: Path | None
+    models: Path
+
+    def study_folder(self) -> Path:
+        """The study's folder. Raises StepError where none is named."""
+        if self.study is None:
+            raise StepError("no study to measure: name its folder by --study")
+        return self.study
+
+    def weights(self, name: str) -> Weights:
+        """An entry of the weights registry, whose file is there."""
+        from pipeline_steps.files.weights import locate
+        from pipeline_steps.settings.registry import pick, read_models
+
+        entry = pick(read_models(self.models), name, "benchmark")
+        locate(entry)
+        return entry
+
+
+# Rendering ----------------------------------------------------------------------------------------
+
+
+def photograph(who_and_index: tuple[int, int], *, seed: int, size: int) -> Photograph:
+    """Photograph `index` of member `number` of the held-out population, up to 45 degrees of yaw."""
+    number, index = who_and_index
+    nuisance = held_out_nuisance(seed, number, index)
+    return person(seed, HELD_OUT, number).photograph(nuisance, size, supersample=1)
+
+
+def held_out_nuisance(seed: int, number: int, index: int) -> Nuisance:
+    """Circumstances of that photograph."""
+    return wild_nuisance(seed, HELD_OUT, number, index)
+
+
+def rendered(
+    task: Task, numbers: range, photographs: int, size: int, what: str
+) -> Iterator[Photograph]:
+    """Photographs, person by person; `workers` processes change no image."""
+    jobs = [(number, index) for number in numbers for index in range(photographs)]
+    render = partial(photograph, seed=task.seed, size=size)
+    with ProcessPoolExecutor(task.workers, mp_context=get_context("spawn")) as pool:
+        made = pool.map(render, jobs, chunksize=8)
+        yield from progress(made, description=what, total=len(jobs), unit="image")
+
+
+def batches(items: Iterable[Photograph]) -> Iterator[list[Photograph]]:
+    """Lists of up to BATCH items."""
+    batch: list[Photograph] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    """An image uint8 [2n, 2n, 3] at half its size, box-averaged."""
+    from pipeline_steps.demo_world.autoencoder_training import halve
+
+    return halve(image[None])[0]
+
+
+# Statistics ---------------------------------------------------------------------------------------
+
+
+def proportion(what: str, hits: int, n: int) -> Row:
+    """A proportion with its Wilson interval."""
+    from scipy import stats
+
+    if n == 0:
+        raise StepError(f"{what}: there is nothing to count")
+    limits = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return Row(what, hits / n, float(limits.low), float(limits.high), n)
+
+
+def mean(what: str, values: Sequence[float], rng: np.random.Generator) -> Row:
+    """A mean with its bootstrap percentile interval over the values."""
+    data = np.asarray(values)
+    draws = data[rng.integers(len(data), size=(REPLICATES, len(data)))].mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Row(what, float(data.mean()), float(low), float(high), len(data))
+
+
+# Parts --------------------------------------------------------------------------------------------
+
+
+def measure_renderer(task: Task) -> list[Row]:
+    """Detection rate, and landmark error in eye distances (the projected one over cos(yaw))."""
+    from pipeline_steps.faces.detection import Detector
+
+    detector = Detector()
+    found, errors = 0, []
+    photos = rendered(task, range(task.renders), 1, RENDER_SIZE, "renderer")
+    for batch in batches(photos):
+        for photo, face in zip(batch, detector.detect([p.image for p in batch]), strict=True):
+            if face is None:
+                continue
+            found += 1
+            if abs(photo.yaw) <= LANDMARK_YAW:
+                projected = np.linalg.norm(photo.landmarks[1] - photo.landmarks[0])
+                eyes = projected / np.cos(np.deg2rad(photo.yaw))
+                errors.append(np.linalg.norm(face.landmarks - photo.landmarks, axis=1) / eyes)
+    rng = numpy_generator(task.seed, "benchmark", "landmarks")
+    rows = [
+        proportion("face found, yaw up to 45 degrees", found, task.renders),
+        mean("landmark error / eye distance, yaw up to 30", [float(e.mean()) for e in errors], rng),
+    ]
+    for k, name in enumerate(("left eye", "right eye", "nose", "left mouth", "right mouth")):
+        rows.append(mean(f"  of the {name}", [float(e[k]) for e in errors], rng))
+    return rows
+
+
+def measure_recognisers(task: Task) -> list[Row]:
+    """EER of all pairs of held-out people's photographs, every other one at the samples' size."""
+    from pipeline_steps.faces.alignment import align_to_template
+    from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.faces.recogniser import load_recogniser
+    from pipeline_steps.metrics.intervals import (
+        bootstrap_verification,
+        draw_counts,
+        percentile_interval,
+    )
+    from pipeline_steps.metrics.pairs import compare_within
+    from pipeline_steps.metrics.verification import error_rates
+    from pipeline_steps.settings.align import AlignSettings
+    from pipeline_steps.settings.registry import read_models
+
+    recognisers = {
+        name: load_recogniser(entry)
+        for name, entry in read_models(task.models).items()
+        if entry.task == "recogniser" and entry.source.startswith(EMBEDDED)
+    }
+    settings = AlignSettings()
+    detector = Detector(
+        min_face_size=settings.detector.min_face_size, thresholds=settings.detector.thresholds
+    )
+    faces: list[np.ndarray] = []
+    people: list[str] = []
+    photos = rendered(task, range(task.people), task.photographs, FACE_SIZE, "recognisers")
+    images = [p.image if k % 2 == 0 else halved(p.image) for k, p in enumerate(photos)]
+    for first in range(0, len(images), BATCH):
+        part = images[first : first + BATCH]
+        for k, face in enumerate(detector.detect(part, padding=settings.padding)):
+            if face is not None:
+                faces.append(align_to_template(part[k], face.landmarks))
+                people.append(f"{(first + k) // task.photographs:05d}")
+    rows = [proportion("face found in held-out photographs", len(faces), len(images))]
+    for name, recogniser in recognisers.items():
+        comparison = compare_within(recogniser.embed(np.stack(faces)), people)
+        rates = error_rates(comparison.genuine.scores, comparison.impostor.scores)
+        n = len(comparison.identities)
+        counts = draw_counts(n, REPLICATES, numpy_generator(task.seed, "benchmark", "eer"))
+        limits = percentile_interval(bootstrap_verification(comparison, counts).eer, n)
+        pairs = len(comparison.genuine.scores) + len(comparison.impostor.scores)
+        rows.append(Row(f"EER, {name}", rates.eer, limits.low, limits.high, pairs))
+    return rows
+
+
+def measure_samples(task: Task) -> list[Row]:
+    """Share of the untuned base model's samples in which a face was found."""
+    rows = []
+    for path in sorted(task.study_folder().glob("aligned/*/untuned/*/manifest.parquet")):
+        kept = read_manifest(path, ("kept",))["kept"]
+        name = f"face found, untuned {path.parts[-4]}, {path.parts[-2]} prompts"
+        rows.append(proportion(name, int(kept.sum()), len(kept)))
+    if not rows:
+        raise StepError(f"{task.study} has no aligned untuned samples: run the study first")
+    return rows
+
+
+def place_of(prompt: str) -> str:
+    """The place that a complex prompt asks for; "none" where it asks for none."""
+    match = ENVIRONMENT.search(prompt)
+    return match.group(1) if match else "none"
+
+
+def read_places(weights: Weights, images: Sequence[np.ndarray]) -> list[str]:
+    """Places that the attribute network reads from images uint8 [64, 64, 3]."""
+    import torch
+
+    from pipeline_steps.faces.attributes import AttributeNet
+    from pipeline_steps.faces.recogniser import read_state_dict, to_input, weights_file
+
+    state = read_state_dict(weights_file(weights))
+    network = AttributeNet.from_state_dict({name: value.float() for name, value in state.items()})
+    read: list[str] = []
+    with torch.inference_mode():
+        for first in range(0, len(images), BATCH):
+            x = to_input(torch.from_numpy(np.stack(images[first : first + BATCH])))
+            read += [PLACES[int(k)] for k in network(x)["place"].argmax(1)]
+    return read
+
+
+def measure_places(task: Task) -> list[Row]:
+    """Share of images in which the attribute network reads the true place (chance 1 of 11)."""
+    weights = task.weights("demo_attributes")
+    manifests = sorted(task.study_folder().glob("samples/*/*/complex/manifest.parquet"))
+    if not manifests:
+        raise StepError(f"{task.study} has no samples of complex prompts: run the study first")
+    numbers = range(task.people)
+    photos = rendered(task, numbers, task.photographs, FACE_SIZE, "places")
+    images = [halved(photo.image) for photo in photos]
+    truth = [
+        held_out_nuisance(task.seed, number, index).place
+        for number in numbers
+        for index in range(task.photographs)
+    ]
+    rows = [agreement("place read from unseen renders", read_places(weights, images), truth)]
+    for path in manifests:
+        table = read_manifest(path, ("file", "prompt"))
+        samples = [read_image(path.parent / file) for file in table["file"]]
+        wanted = [place_of(prompt) for prompt in table["prompt"]]
+        name = f"place read from samples, {path.parts[-4]}, {path.parts[-3]}"
+        rows.append(agreement(name, read_places(weights, samples), wanted))
+    return rows
+
+
+def agreement(what: str, read: Sequence[str], truth: Sequence[str]) -> Row:
+    """How often what was read is true."""
+    return proportion(what, sum(a == b for a, b in zip(read, truth, strict=True)), len(truth))
+
+
+def measure_identity(task: Task) -> list[Row]:
+    """EER and FDR of the study's identity table, as the study measured them."""
+    import pandas as pd
+
+    path = task.study_folder() / "tables" / "identity.csv"
+    if not path.is_file():
+        raise StepError(f"{path} is missing: run the study first")
+    rows = []
+    for line in pd.read_csv(path).to_dict("records"):
+        name = " ".join(str(line[k]) for k in ("base_model", "method", "prompts"))
+        name += f", vs {line['versus']}, {line['recogniser']}"
+        pairs = int(line["n_genuine"] + line["n_impostor"])
+        for number in ("eer", "fdr"):
+            value, low, high = (line.get(f"{number}{end}", np.nan) for end in ("", "_low", "_high"))
+            limits = (float(low), float(high)) if np.isfinite([low, high]).all() else (None, None)
+            if np.isfinite(value):
+                rows.append(Row(f"{number.upper()}, {name}", float(value), *limits, pairs))
+    return rows
+
+
+PARTS: dict[str, Callable[[Task], list[Row]]] = {
+    "renderer": measure_renderer,
+    "recognisers": measure_recognisers,
+    "samples": measure_samples,
+    "places": measure_places,
+    "identity": measure_identity,
+}
+
+
+def hardware() -> str:
+    """The processor and how many of its cores there are."""
+    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as aligned text."""
+    width = max(len(row.what) for row in rows)
+    lines = []
+    for row in rows:
+        limits = "" if row.low is None else f"[{row.low:.4f}, {row.high:.4f}]"
+        lines.append(f"{row.what:<{width}}  {row.value:8.4f}  {limits:<18}  n = {row.n}")
+    return "\n".join(lines)
+
+
+def run(task: Task, names: Sequence[str], out: Path) -> dict[str, Any]:
+    """Measure the named parts, print them, and add them to the JSON file `out`."""
+    results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    for name in names:
+        start = time.perf_counter()
+        try:
+            rows = PARTS[name](task)
+        except StepError as error:
+            print(f"{name}: not measured: {error}\n", flush=True)
+            continue
+        seconds = time.perf_counter() - start
+        print(f"{name} ({seconds:.0f} s)\n{table(rows)}\n", flush=True)
+        results[name] = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "hardware": hardware(),
+            "seconds": round(seconds, 1),
+            "seed": task.seed,
+            "rows": [asdict(row) for row in rows],
+        }
+        write_json(out, results)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line. Returns 1 where a part that was asked for could not be measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--study", type=Path, help="finished study, e.g. results/demo")
+    parser.add_argument("--renders", type=int, default=1000, help="images of the part renderer")
+    parser.add_argument("--people", type=int, default=100, help="held-out people")
+    parser.add_argument("--photographs", type=int, default=6, help="of each held-out person")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of people and circumstances")
+    parser.add_argument("--models", type=Path, default=Path("config/models.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo_world.json"))
+    args = parser.parse_args(argv)
+    task = Task(
+        seed=args.seed,
+        renders=args.renders,
+        people=args.people,
+        photographs=args.photographs,
+        workers=args.workers,
+        study=args.study,
+        models=args.models,
+    )
+    results = run(task, args.only, args.out)
+    return 0 if all(name in results for name in args.only) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
