@@ -98,7 +98,7 @@ def quality(frame: pd.DataFrame) -> str:
             [
                 *_variant(key),
                 *(estimate(by.get(name), "fid").text(2) for name in REFERENCES),
-                *(estimate(by.get(name), "cmmd").text(2) for name in REFERENCES),
+                *(estimate(by.get(name), "cmmd").text(3) for name in REFERENCES),
                 *(
                     estimate(by.get(REFERENCES[0]), name).text(2)
                     for name in ("precision", "recall")
