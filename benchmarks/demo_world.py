@@ -14,26 +14,23 @@ out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from measured import REPLICATES, Row, add, mean, proportion, table
 
 from pipeline_steps.demo_world.nuisance import PLACES, Nuisance
 from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.demo_world.renderer import Photograph
-from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.images import read_image
 from pipeline_steps.files.logs import progress
@@ -44,22 +41,10 @@ if TYPE_CHECKING:
     from pipeline_steps.settings.base import Weights
 
 BATCH = 32
-REPLICATES = 1000
 LANDMARK_YAW = 30.0  # degrees; up to here landmarks are held against the truth
 RENDER_SIZE, FACE_SIZE, SAMPLE_SIZE = 256, 128, 64  # pixels
 EMBEDDED = "resources/demo_world/"
 ENVIRONMENT = re.compile(r"busy (.+) environment")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured number: a value with its 95 % interval (None where there is none) and count."""
-
-    what: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -135,27 +120,6 @@ def halved(image: np.ndarray) -> np.ndarray:
     return halve(image[None])[0]
 
 
-# Statistics ---------------------------------------------------------------------------------------
-
-
-def proportion(what: str, hits: int, n: int) -> Row:
-    """A proportion with its Wilson interval."""
-    from scipy import stats
-
-    if n == 0:
-        raise StepError(f"{what}: there is nothing to count")
-    limits = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return Row(what, hits / n, float(limits.low), float(limits.high), n)
-
-
-def mean(what: str, values: Sequence[float], rng: np.random.Generator) -> Row:
-    """A mean with its bootstrap percentile interval over the values."""
-    data = np.asarray(values)
-    draws = data[rng.integers(len(data), size=(REPLICATES, len(data)))].mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Row(what, float(data.mean()), float(low), float(high), len(data))
-
-
 # Parts --------------------------------------------------------------------------------------------
 
 
@@ -190,13 +154,6 @@ def measure_recognisers(task: Task) -> list[Row]:
     from pipeline_steps.faces.alignment import align_to_template
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.recogniser import load_recogniser
-    from pipeline_steps.metrics.intervals import (
-        bootstrap_verification,
-        draw_counts,
-        percentile_interval,
-    )
-    from pipeline_steps.metrics.pairs import compare_within
-    from pipeline_steps.metrics.verification import error_rates
     from pipeline_steps.settings.align import AlignSettings
     from pipeline_steps.settings.registry import read_models
 
@@ -211,6 +168,7 @@ def measure_recognisers(task: Task) -> list[Row]:
     )
     faces: list[np.ndarray] = []
     people: list[str] = []
+    sides: list[int] = []
     photos = rendered(task, range(task.people), task.photographs, FACE_SIZE, "recognisers")
     images = [p.image if k % 2 == 0 else halved(p.image) for k, p in enumerate(photos)]
     for first in range(0, len(images), BATCH):
@@ -219,16 +177,35 @@ def measure_recognisers(task: Task) -> list[Row]:
             if face is not None:
                 faces.append(align_to_template(part[k], face.landmarks))
                 people.append(f"{(first + k) // task.photographs:05d}")
+                sides.append(len(part[k]))
     rows = [proportion("face found in held-out photographs", len(faces), len(images))]
     for name, recogniser in recognisers.items():
-        comparison = compare_within(recogniser.embed(np.stack(faces)), people)
-        rates = error_rates(comparison.genuine.scores, comparison.impostor.scores)
-        n = len(comparison.identities)
-        counts = draw_counts(n, REPLICATES, numpy_generator(task.seed, "benchmark", "eer"))
-        limits = percentile_interval(bootstrap_verification(comparison, counts).eer, n)
-        pairs = len(comparison.genuine.scores) + len(comparison.impostor.scores)
-        rows.append(Row(f"EER, {name}", rates.eer, limits.low, limits.high, pairs))
+        embeddings = recogniser.embed(np.stack(faces))
+        rows.append(equal_error_rate(f"EER, {name}", embeddings, people, task.seed))
+        for side in (FACE_SIZE, SAMPLE_SIZE):
+            at = [k for k, length in enumerate(sides) if length == side]
+            what = f"  among the images of {side} pixels"
+            rows.append(equal_error_rate(what, embeddings[at], [people[k] for k in at], task.seed))
     return rows
+
+
+def equal_error_rate(what: str, embeddings: np.ndarray, people: Sequence[str], seed: int) -> Row:
+    """EER of all pairs, with its interval from a bootstrap over people; n counts the pairs."""
+    from pipeline_steps.metrics.intervals import (
+        bootstrap_verification,
+        draw_counts,
+        percentile_interval,
+    )
+    from pipeline_steps.metrics.pairs import compare_within
+    from pipeline_steps.metrics.verification import error_rates
+
+    comparison = compare_within(embeddings, people)
+    genuine, impostor = comparison.genuine.scores, comparison.impostor.scores
+    n = len(comparison.identities)
+    counts = draw_counts(n, REPLICATES, numpy_generator(seed, "benchmark", "eer"))
+    limits = percentile_interval(bootstrap_verification(comparison, counts).eer, n)
+    rate = error_rates(genuine, impostor).eer
+    return Row(what, rate, limits.low, limits.high, len(genuine) + len(impostor))
 
 
 def measure_samples(task: Task) -> list[Row]:
@@ -308,10 +285,10 @@ def measure_identity(task: Task) -> list[Row]:
         name += f", vs {line['versus']}, {line['recogniser']}"
         pairs = int(line["n_genuine"] + line["n_impostor"])
         for number in ("eer", "fdr"):
-            value, low, high = (line.get(f"{number}{end}", np.nan) for end in ("", "_low", "_high"))
-            limits = (float(low), float(high)) if np.isfinite([low, high]).all() else (None, None)
-            if np.isfinite(value):
-                rows.append(Row(f"{number.upper()}, {name}", float(value), *limits, pairs))
+            value, *limits = (line.get(f"{number}{end}") for end in ("", "_low", "_high"))
+            low, high = (None if pd.isna(limit) else float(limit) for limit in limits)
+            if not pd.isna(value):
+                rows.append(Row(f"{number.upper()}, {name}", float(value), low, high, pairs))
     return rows
 
 
@@ -324,25 +301,9 @@ PARTS: dict[str, Callable[[Task], list[Row]]] = {
 }
 
 
-def hardware() -> str:
-    """The processor and how many of its cores there are."""
-    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Rows as aligned text."""
-    width = max(len(row.what) for row in rows)
-    lines = []
-    for row in rows:
-        limits = "" if row.low is None else f"[{row.low:.4f}, {row.high:.4f}]"
-        lines.append(f"{row.what:<{width}}  {row.value:8.4f}  {limits:<18}  n = {row.n}")
-    return "\n".join(lines)
-
-
-def run(task: Task, names: Sequence[str], out: Path) -> dict[str, Any]:
-    """Measure the named parts, print them, and add them to the JSON file `out`."""
-    results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+def run(task: Task, names: Sequence[str], out: Path) -> list[str]:
+    """Measure the named parts, print them, add them to the JSON file `out`; those measured."""
+    measured = []
     for name in names:
         start = time.perf_counter()
         try:
@@ -352,15 +313,9 @@ def run(task: Task, names: Sequence[str], out: Path) -> dict[str, Any]:
             continue
         seconds = time.perf_counter() - start
         print(f"{name} ({seconds:.0f} s)\n{table(rows)}\n", flush=True)
-        results[name] = {
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "hardware": hardware(),
-            "seconds": round(seconds, 1),
-            "seed": task.seed,
-            "rows": [asdict(row) for row in rows],
-        }
-        write_json(out, results)
-    return results
+        add(out, name, rows, seconds=round(seconds, 1), seed=task.seed)
+        measured.append(name)
+    return measured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -387,8 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study=args.study,
         models=args.models,
     )
-    results = run(task, args.only, args.out)
-    return 0 if all(name in results for name in args.only) else 1
+    return 0 if run(task, args.only, args.out) == list(args.only) else 1
 
 
 if __name__ == "__main__":
