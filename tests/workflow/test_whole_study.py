@@ -112,7 +112,7 @@ def test_fine_tuned_weights_open_in_plain_diffusers_and_change_its_output(study:
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(
-        ROOT / "resources" / "demo_world" / "base_model", safety_checker=None, dtype=torch.float32
+        ROOT / "resources" / "demo_world" / "base_model", safety_checker=None
     )
     pipe.set_progress_bar_config(disable=True)
 
