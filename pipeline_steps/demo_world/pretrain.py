@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline_steps.files.atomic import atomic_path, write_json
+from pipeline_steps.files.atomic import atomic_path, write_bytes, write_json
 from pipeline_steps.files.errors import run_main
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.hashes import sha256_file, sha256_json
 from pipeline_steps.files.logs import get_logger
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ BLOCK = 1000  # images in memory at a time
 
 @dataclass(frozen=True)
 class Plan:
-    """Amounts of everything; the defaults made the shipped weights.
+    """Amounts of everything; the defaults are those of the shipped weights.
 
     Attributes:
         seed: of everything that is drawn.
@@ -60,6 +60,16 @@ class Plan:
     denoiser_steps: int = 2700
     denoiser_batch: int = 32
     threads: int = 2
+
+    def stages_key(self) -> str:
+        """Name of the folder of this plan's stages: another plan reuses nothing of it.
+
+        The denoiser's length and the threads are left out: its checkpoint may go on for longer.
+        """
+        amounts = asdict(self)
+        for name in ("denoiser_steps", "threads"):
+            del amounts[name]
+        return sha256_json(amounts)[:12]
 
 
 def _array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -117,23 +127,14 @@ def train_autoencoder_stage(plan: Plan, work: Path, images: np.ndarray) -> Path:
     return folder
 
 
-def train_recogniser_stage(
-    plan: Plan,
-    path: Path,
-    crops: np.ndarray,
-    labels: np.ndarray,
-    widths: tuple[int, ...],
-    seed: int,
-) -> None:
-    """Train a recogniser with its quality head, and write it to `path` where it is not there.
+def train_recogniser_stage(plan: Plan, path: Path, crops: np.ndarray, labels: np.ndarray) -> None:
+    """Train the recogniser with its quality head, and write it to `path` where it is not there.
 
     Args:
         plan: the amounts.
-        path: the .safetensors file.
+        path: the .safetensors file, among the stages.
         crops: uint8 [n, 112, 112, 3].
         labels: int64 [n].
-        widths: channels of the stem and the four stages.
-        seed: of this recogniser.
     """
     from pipeline_steps.demo_world.recogniser_training import train_recogniser
 
@@ -149,9 +150,9 @@ def train_recogniser_stage(
         np.asarray(crops),
         labels,
         layers=RECOGNISER_LAYERS,
-        widths=widths,
+        widths=plan.recogniser_widths,
         epochs=plan.recogniser_epochs,
-        seed=seed,
+        seed=plan.seed,
         threads=plan.threads,
         compiled=shutil.which("g++") is not None,
         on_step=report,
@@ -215,7 +216,8 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
 
     Args:
         plan: the amounts.
-        work: folder of stages in progress, about 3 GB with the default plan.
+        work: folder of stages in progress, about 3 GB with the default plan; each plan has a
+            folder of its own in it.
         out: folder of the finished weights and of hashes.json, which names plan and files.
     """
     import torch
@@ -226,6 +228,7 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
     from pipeline_steps.demo_world.training_images import load_or_render
 
     torch.set_num_threads(plan.threads)
+    work = work / plan.stages_key()
     facts = load_or_render(
         work / "images",
         seed=plan.seed,
@@ -238,14 +241,15 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
     images = _array(work / "images64.npy", lambda: half_size(facts.images))
     crops = _array(work / "crops.npy", lambda: face_crops(facts, plan.seed))
     labels = np.asarray(facts.identity)
-    recogniser = out / "recogniser" / "model.safetensors"
-    train_recogniser_stage(plan, recogniser, crops, labels, plan.recogniser_widths, plan.seed)
-    attributes = out / "attributes" / "model.safetensors"
+    recogniser, attributes = work / "recogniser.safetensors", work / "attributes.safetensors"
+    train_recogniser_stage(plan, recogniser, crops, labels)
     if not attributes.exists():
         network = train_attributes(
             images, facts, steps=plan.attribute_steps, batch=ATTRIBUTE_BATCH, seed=plan.seed
         )
         save_half(attributes, network.state_dict())
+    for finished in (recogniser, attributes):
+        write_bytes(out / finished.stem / "model.safetensors", finished.read_bytes())
     train_denoiser_stage(plan, work, out / "base_model", facts, images)
     files = sorted(
         p for p in out.rglob("*") if p.is_file() and p.name not in ("hashes.json", "README.md")

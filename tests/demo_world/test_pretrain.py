@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,17 +103,36 @@ def test_hashes_name_every_weight_file(made: tuple[Path, Path]) -> None:
 
 def test_finished_stages_are_not_repeated(made: tuple[Path, Path]) -> None:
     work, out = made
+    stages = work / PLAN.stages_key()
 
     def times() -> dict[str, int]:
-        kept = (work / "autoencoder_1", work / "crops.npy", work / "moments.npy")
-        files = [*(p for k in kept for p in ([k] if k.is_file() else k.iterdir()))]
-        files += [*out.glob("recogniser/*"), *out.glob("attributes/*")]
+        files = [
+            *stages.glob("autoencoder_1/*"),
+            *stages.glob("*.npy"),
+            *stages.glob("*.safetensors"),
+        ]
         return {str(path): path.stat().st_mtime_ns for path in files}
 
     before = times()
-    assert len(before) == 6
+    assert len(before) == 7
     run(PLAN, work=work, out=out)
     assert times() == before
+
+
+def test_weights_that_lie_there_are_replaced(made: tuple[Path, Path]) -> None:
+    work, out = made
+    trained = {name: out / name / "model.safetensors" for name in ("recogniser", "attributes")}
+    before = {name: sha256_file(path) for name, path in trained.items()}
+    for path in trained.values():
+        path.write_bytes(b"of another training")
+    run(PLAN, work=work, out=out)
+    assert {name: sha256_file(path) for name, path in trained.items()} == before
+
+
+def test_another_seed_shares_no_stage_and_a_longer_denoiser_shares_all() -> None:
+    assert replace(PLAN, seed=6).stages_key() != PLAN.stages_key()
+    assert replace(PLAN, images_each=4).stages_key() != PLAN.stages_key()
+    assert replace(PLAN, denoiser_steps=9, threads=2).stages_key() == PLAN.stages_key()
 
 
 def test_half_size_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
