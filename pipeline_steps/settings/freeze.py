@@ -36,7 +36,7 @@ def freeze(
 
     Raises:
         StepError: the study names weights that the registry lacks or has for another task, or
-            whose resolution is not that of the prepared images.
+            whose resolution is above that of the prepared images.
     """
     frozen: dict[str, JsonObject] = {}
 
@@ -69,10 +69,11 @@ def freeze(
     add("align", study.align)
     for base_model in study.base_models:
         entry = pick(models, base_model, "base_models", "base_model")
-        if entry.options.get("resolution") != study.prepare.resolution:
+        resolution = entry.options.get("resolution")
+        if not isinstance(resolution, int) or resolution > study.prepare.resolution:
             raise StepError(
                 f"prepare.resolution is {study.prepare.resolution}, but base model {base_model!r} "
-                f"has {entry.options.get('resolution')}: make them equal"
+                f"has {resolution}: prepare at that resolution at least; larger images are shrunk"
             )
         of_model = {"base_model": base_model}
         weights = {"base_model": entry}

@@ -66,7 +66,14 @@ class Plan:
         """Path of every frozen configuration to its content, canonical JSON."""
         files = freeze(self.study, self.models, self.prompt_sets)
         paths = {f"{self.results}/config/{path}": json_text(obj) for path, obj in files.items()}
-        return paths | {f"{WORLD}/render_demo_world.json": json_text(freeze_world(self.study))}
+        if self.rendered:
+            paths[f"{WORLD}/render_demo_world.json"] = json_text(freeze_world(self.study))
+        return paths
+
+    @property
+    def rendered(self) -> bool:
+        """Whether the study uses data of the rendered world."""
+        return any(path.startswith(f"{WORLD}/") for path in self.put_in)
 
     def code(self, step: str) -> list[str]:
         """Modules whose change has to run the step again, relative to the working folder."""

@@ -77,6 +77,12 @@ def test_frozen_paths_lie_in_the_study_and_hold_json(plan: Plan) -> None:
         assert json.loads(text)["step"] in path
 
 
+def test_a_study_of_photographs_freezes_nothing_of_the_rendered_world() -> None:
+    real = make_plan({"name": "real", "prepare": {}}, "")
+    assert not real.rendered
+    assert all(path.startswith("results/real/config/") for path in real.frozen)
+
+
 def test_paths_of_the_project_are_relative_to_the_working_folder(working_folder: Path) -> None:
     path = project_file("pipeline_steps/seeds.py")
     assert not Path(path).is_absolute()

@@ -86,7 +86,7 @@ def test_the_paper_presets_have_the_papers_values() -> None:
         ({"recogniser": "arcface"}, "recogniser: config/models.yaml has no entry 'arcface'"),
         ({"recogniser": "demo"}, "recogniser: 'demo' is for base_model, not recogniser"),
         ({"score__pose__extractor": "posenet"}, "no entry 'posenet'"),
-        ({"prepare__resolution": 512}, "prepare.resolution is 512, but base model 'demo' has 64"),
+        ({"prepare__resolution": 32}, "prepare.resolution is 32, but base model 'demo' has 64"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
