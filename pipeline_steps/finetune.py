@@ -40,7 +40,8 @@ from pipeline_steps.settings.finetune import FinetuneSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.face_region import FaceEmbedder
-    from pipeline_steps.diffusion.fleet import FineTuned, LatentSet
+    from pipeline_steps.diffusion.fleet import FineTuned
+    from pipeline_steps.diffusion.latent_set import LatentSet
 
 RECORD = "training.json"
 AT_ONCE = {"cpu": 8, "cuda": 16}

@@ -2,18 +2,19 @@
 
 Each step draws one batch per identity, runs the network once for all of them, and sums the losses
 over identities: slice k of the stacked adapters gets identity k's gradient alone. Gradient clipping
-and random draws are per identity, so a cohort changes the speed and not the result.
+and random draws are per identity, so a cohort changes the speed and not the result. A fleet can be
+interrupted after any step and go on from its state, in a cohort of another size if need be.
 
-Source: ID-Booth, Eq. 4-9 (corrected), DreamBooth, PortraitBooth; LoRA, AdamW, cosine schedule.
+Source: ID-Booth, DreamBooth, PortraitBooth (see fleet_loss); LoRA, AdamW, cosine schedule.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,40 +23,10 @@ from pipeline_steps.diffusion.adapters import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.draws import Draw, draw_step, stack_draws
 from pipeline_steps.diffusion.face_region import FaceEmbedder
-from pipeline_steps.diffusion.identity_term import identity_term
-from pipeline_steps.diffusion.objectives import (
-    METHODS,
-    add_noise,
-    noise_prediction_loss,
-    predict_x0,
-    prediction_target,
-    timestep_weight,
-)
+from pipeline_steps.diffusion.fleet_loss import LOSSES, FleetLoss
+from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.seeds import torch_generator
 from pipeline_steps.settings.finetune import FinetuneSettings
-
-LOSSES = ("instance", "prior", "identity", "face_found")
-
-
-@dataclass(frozen=True)
-class LatentSet:
-    """Images in the autoencoder's latent space, encoded once.
-
-    Attributes:
-        mean: Posterior mean in the denoising network's scale, float [n, c, h, w].
-        std: Posterior standard deviation, the same shape.
-        embeddings: Face embeddings, float [n, d] on the CPU, NaN for an image without a face; None
-            where the method needs none.
-        prompt: The one prompt of all images.
-    """
-
-    mean: Tensor
-    std: Tensor
-    embeddings: Tensor | None
-    prompt: str
-
-    def __len__(self) -> int:
-        return len(self.mean)
 
 
 @dataclass(frozen=True)
@@ -74,117 +45,165 @@ class FineTuned:
     finite: bool
 
 
-def fine_tune(
-    base: BaseModel,
-    method: str,
-    subjects: dict[str, LatentSet],
-    prior: LatentSet,
-    settings: FinetuneSettings,
-    *,
-    seed: int,
-    faces: FaceEmbedder | None = None,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> dict[str, FineTuned]:
-    """Fine-tune adapters of several identities together.
+class Fleet:
+    """K identities in training: their adapters over the base model's network, and the optimiser.
+
+    Use it as a context manager, or call :meth:`close`: the network is then as before.
 
     Args:
-        base: Frozen base model; its network is as before on return.
+        base: Frozen base model; its network carries the adapters until :meth:`close`.
         method: A key of ``objectives.METHODS``.
         subjects: Identity to its images.
         prior: Prior preservation images.
         settings: Resolved for this base model and method.
         seed: The study seed.
         faces: Needed by methods with an identity term.
-        on_step: Called after each step with the number of steps done and the step's losses,
-            float [K, 4] in the order of ``LOSSES`` on the base model's device.
-
-    Returns:
-        Identity to its result, independent of the other identities beyond float error.
 
     Raises:
         ValueError: the method needs faces or embeddings that are not given.
     """
-    if METHODS[method].identity_term is not None:
-        given = [images.embeddings is not None for images in (prior, *subjects.values())]
-        if faces is None or not all(given):
-            raise ValueError(f"{method} needs face embeddings of all images and a face embedder")
-    bank = AdapterBank(
-        base.unet,
-        count=len(subjects),
-        rank=settings.rank,
-        alpha=settings.alpha,
-        targets=settings.targets,
-    )
-    try:
-        for k, identity in enumerate(subjects):
-            stream = torch_generator(seed, "finetune", base.name, identity, "lora")
-            bank.initialise(k, stream, settings.init)
-        fleet = _Fleet(base, method, subjects, prior, settings, seed, faces, bank)
-        log = torch.zeros(settings.steps, len(subjects), len(LOSSES), device=base.device)
-        for step in range(settings.steps):
-            log[step] = fleet.step(step)
-            if on_step is not None:
-                on_step(step + 1, log[step])
-        history = log.cpu()
-        finite = bank.weights.detach().isfinite().all(dim=1).cpu()
-        return {
-            identity: FineTuned(
-                adapter=bank.adapter(k),
-                losses={name: history[:, k, i].tolist() for i, name in enumerate(LOSSES)},
-                finite=bool(finite[k]),
-            )
-            for k, identity in enumerate(subjects)
-        }
-    finally:
-        bank.remove()
-
-
-class _Fleet:
-    """K identities in training: the constant parts of a step, the adapters and their optimiser."""
 
     def __init__(
         self,
         base: BaseModel,
         method: str,
-        subjects: dict[str, LatentSet],
+        subjects: Mapping[str, LatentSet],
         prior: LatentSet,
         settings: FinetuneSettings,
+        *,
         seed: int,
-        faces: FaceEmbedder | None,
-        bank: AdapterBank,
+        faces: FaceEmbedder | None = None,
     ) -> None:
         self.base = base
-        self.term = METHODS[method].identity_term
-        self.subjects = subjects
+        self.subjects = dict(subjects)
         self.prior = prior
         self.settings = settings
         self.seed = seed
-        self.faces = faces
-        self.bank = bank
-        b = settings.batch_size
-        self.condition = base.encode_prompts(
-            [
-                prompt
-                for subject in subjects.values()
-                for prompt in [subject.prompt] * b + [prior.prompt] * b
-            ]
+        self.step_number = 0  # steps done
+        self.loss = FleetLoss(base, method, self.subjects, prior, settings, faces)
+        self.bank = AdapterBank(
+            base.unet,
+            count=len(self.subjects),
+            rank=settings.rank,
+            alpha=settings.alpha,
+            targets=settings.targets,
         )
-        self.optimiser = torch.optim.AdamW(
-            [bank.weights],
+        for k, identity in enumerate(self.subjects):
+            stream = torch_generator(seed, "finetune", base.name, identity, "lora")
+            self.bank.initialise(k, stream, settings.init)
+        self._log = torch.zeros(settings.steps, len(self.subjects), len(LOSSES), device=base.device)
+        self._optimiser = torch.optim.AdamW(
+            [self.bank.weights],
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
         )
+        self._set_moments(torch.zeros_like(self.bank.weights), torch.zeros_like(self.bank.weights))
 
-    def step(self, step: int) -> Tensor:
-        """One optimiser step of all identities; returns the losses, float [K, 4]."""
-        losses, settings = self._backward(self._draw(step)), self.settings
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def finished(self) -> bool:
+        return self.step_number >= self.settings.steps
+
+    def step(self) -> Tensor:
+        """One optimiser step of all identities.
+
+        Returns:
+            The step's losses, float [K, 4] in the order of ``LOSSES`` on the base model's device.
+
+        Raises:
+            ValueError: all steps are done.
+        """
+        if self.finished:
+            raise ValueError(f"all {self.settings.steps} steps are done")
+        step, settings = self.step_number, self.settings
+        losses = self.loss.backward(self._draw(step))
         clip_rows(self.bank.collect_gradients(), settings.clip_norm)
         rate = learning_rate(settings.learning_rate, settings.schedule, step, settings.steps)
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
+        self._optimiser.param_groups[0]["lr"] = rate
+        self._optimiser.step()
+        self._log[step] = losses
+        self.step_number += 1
         return losses
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the steps to come follow from, as copies on the CPU.
+
+        Row k of each tensor is identity k, and rows may be taken to a fleet of other identities:
+        ``weights``, ``exp_avg`` and ``exp_avg_sq`` float [K, P], ``losses`` float32 [K, steps done,
+        4], ``step`` int64 [K]. Random draws are keyed by identity and step and need no state.
+        """
+        moments = self._optimiser.state[self.bank.weights]
+        log = self._log[: self.step_number].transpose(0, 1)
+        held = {
+            "weights": self.bank.weights,
+            "exp_avg": moments["exp_avg"],
+            "exp_avg_sq": moments["exp_avg_sq"],
+            "losses": log,
+        }
+        state = {name: _copy(value) for name, value in held.items()}
+        return state | {"step": torch.full((len(self.bank),), self.step_number)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of the same identities, in the same order.
+
+        Raises:
+            ValueError: it is of other shapes, or its rows are of different steps.
+        """
+        steps = sorted(set(state["step"].tolist()))
+        if len(steps) != 1:
+            raise ValueError(f"the rows of a state are of one step, these of {steps}")
+        done = int(steps[0])
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        matrix = tuple(self.bank.weights.shape)
+        expected = dict.fromkeys(("weights", "exp_avg", "exp_avg_sq"), matrix) | {
+            "losses": (len(self.bank), done, len(LOSSES)),
+            "step": (len(self.bank),),
+        }
+        if shapes != expected or done > self.settings.steps:
+            raise ValueError(f"the state has shapes {shapes} at step {done}; expected {expected}")
+        with torch.no_grad():
+            self.bank.weights.copy_(state["weights"])
+        self._set_moments(state["exp_avg"], state["exp_avg_sq"], done)
+        self._log.zero_()
+        self._log[:done] = state["losses"].transpose(0, 1).to(self._log)
+        self.step_number = done
+
+    def results(self) -> dict[str, FineTuned]:
+        """Identity to what it has come to so far."""
+        history = self._log[: self.step_number].cpu()
+        finite = self.bank.weights.detach().isfinite().all(dim=1).cpu()
+        return {
+            identity: FineTuned(
+                adapter=self.bank.adapter(k),
+                losses={name: history[:, k, i].tolist() for i, name in enumerate(LOSSES)},
+                finite=bool(finite[k]),
+            )
+            for k, identity in enumerate(self.subjects)
+        }
+
+    def close(self) -> None:
+        """Give the base model its network back."""
+        self.bank.remove()
+
+    def _set_moments(self, first: Tensor, second: Tensor, step: int = 0) -> None:
+        weights = self.bank.weights
+        self._optimiser.state[weights] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": first.to(weights, copy=True).detach(),
+            "exp_avg_sq": second.to(weights, copy=True).detach(),
+        }
 
     def _draw(self, step: int) -> Draw:
         return stack_draws(
@@ -204,77 +223,41 @@ class _Fleet:
             ]
         )
 
-    def _backward(self, draw: Draw) -> Tensor:
-        """Leave all identities' gradients with the bank's layers; returns the losses [K, 4]."""
-        settings, base = self.settings, self.base
-        k, b = draw.instance.shape
-        clean = self._clean_latents(draw)
-        noise = draw.noise.flatten(0, 1).to(clean)
-        timesteps = draw.timesteps.flatten().to(clean.device)
-        abar = base.alphas_cumprod[timesteps]
-        noisy = add_noise(clean, noise, abar)
-        with self._arithmetic():
-            output = base.predict(noisy, timesteps, self.condition)
-        target = prediction_target(clean, noise, abar, base.prediction_type)
-        errors = noise_prediction_loss(output, target).view(k, 2, b).mean(dim=2)
-        total = (errors[:, 0] + settings.prior_weight * errors[:, 1]).sum()
-        report = torch.zeros(k, len(LOSSES), device=clean.device)
-        report[:, :2] = errors.detach()
-        if self.term is not None:
-            instance = (torch.arange(2 * k * b, device=clean.device) % (2 * b)) < b
-            estimate = predict_x0(
-                noisy[instance], output[instance], abar[instance], base.prediction_type
-            )
-            positives, negatives = self._embeddings(draw)
-            with self._arithmetic():
-                result = identity_term(
-                    estimate,
-                    term=self.term,
-                    decode=base.decode,
-                    faces=_present(self.faces),
-                    positives=positives,
-                    negatives=negatives,
-                    margin=settings.margin or 0.0,
-                    weights=self._identity_weights(timesteps[instance]),
-                )
-            # Its derivative by the estimate is the term's gradient; the chain goes on from there.
-            total = total + (estimate * result.gradient).sum()
-            report[:, 2] = result.values.view(k, b).mean(dim=1)
-            report[:, 3] = result.found.view(k, b).float().mean(dim=1)
-        total.backward()  # type: ignore[no-untyped-call]
-        return report
 
-    def _clean_latents(self, draw: Draw) -> Tensor:
-        """A draw of z_0 for the samples of all identities, [K * 2b, c, h, w]."""
-        latents = []
-        for subject, instance, prior, noise in zip(
-            self.subjects.values(), draw.instance, draw.prior, draw.posterior, strict=True
-        ):
-            mean = torch.cat([subject.mean[instance], self.prior.mean[prior]])
-            std = torch.cat([subject.std[instance], self.prior.std[prior]])
-            latents.append(mean + std * noise.to(std))
-        return torch.cat(latents).to(self.base.device)
+def fine_tune(
+    base: BaseModel,
+    method: str,
+    subjects: Mapping[str, LatentSet],
+    prior: LatentSet,
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    faces: FaceEmbedder | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    on_step: Callable[[Fleet, Tensor], None] | None = None,
+) -> dict[str, FineTuned]:
+    """Fine-tune adapters of several identities together, to the last step.
 
-    def _embeddings(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Positives and negatives of the instance samples, each [K * b, d]."""
-        positives = [
-            _present(subject.embeddings)[rows]
-            for subject, rows in zip(self.subjects.values(), draw.instance, strict=True)
-        ]
-        return torch.cat(positives), _present(self.prior.embeddings)[draw.prior.flatten()]
+    Args:
+        base, method, subjects, prior, settings, seed, faces: As for :class:`Fleet`.
+        state: Of an interrupted fleet of these identities, to go on from.
+        on_step: Called after each step with the fleet and the step's losses, float [K, 4] in the
+            order of ``LOSSES`` on the base model's device.
 
-    def _identity_weights(self, timesteps: Tensor) -> Tensor:
-        """Factor of each instance sample's identity term, float64 [K * b]."""
-        settings = self.settings
-        weights = torch.ones(len(timesteps), dtype=torch.float64, device=timesteps.device)
-        if settings.timestep_weighting == "quadratic":
-            weights = timestep_weight(timesteps, self.base.train_timesteps)
-        return weights * (settings.identity_weight or 0.0) / settings.batch_size
+    Returns:
+        Identity to its result, independent of the other identities beyond float error.
 
-    def _arithmetic(self) -> Any:
-        if self.settings.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.base.device.type, dtype=torch.bfloat16)
+    Raises:
+        ValueError: the method needs faces or embeddings that are not given; an unfit state.
+    """
+    with Fleet(base, method, subjects, prior, settings, seed=seed, faces=faces) as fleet:
+        if state is not None:
+            fleet.load_state(state)
+        while not fleet.finished:
+            losses = fleet.step()
+            if on_step is not None:
+                on_step(fleet, losses)
+        return fleet.results()
 
 
 def clip_rows(gradients: Tensor, largest: float) -> Tensor:
@@ -294,7 +277,5 @@ def learning_rate(peak: float, schedule: str, step: int, steps: int) -> float:
     return peak * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _present(value: Any) -> Any:
-    if value is None:
-        raise ValueError("an identity term needs face embeddings and a face embedder")
-    return value
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)

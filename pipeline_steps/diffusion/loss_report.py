@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pipeline_steps.diffusion.fleet import Fleet
 from pipeline_steps.files.logs import get_logger, progress
 
 LINES = 10  # per fleet
@@ -22,8 +23,9 @@ class LossReport:
         self._every = max(1, steps // LINES)
         self._recent: list[Tensor] = []
 
-    def __call__(self, done: int, losses: Tensor) -> None:
-        """Take the losses [K, 4] of a step; ``done`` counts the steps so far."""
+    def __call__(self, fleet: Fleet, losses: Tensor) -> None:
+        """Take the losses [K, 4] of the step that the fleet has just done."""
+        done = fleet.step_number
         self._bar.update(1)
         self._recent.append(losses.mean(dim=0))
         if done % self._every == 0 or done == self._steps:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.face_region import to_signed
-from pipeline_steps.diffusion.fleet import LatentSet
+from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.files.dataset import read_embeddings
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import BadImage, read_image

@@ -11,7 +11,8 @@ import torch
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.face_region import to_arrays
-from pipeline_steps.diffusion.fleet import LatentSet, fine_tune
+from pipeline_steps.diffusion.fleet import fine_tune
+from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.diffusion.sampler import ImageRequest, sample
 from pipeline_steps.files.errors import StepError

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline_steps.diffusion import fleet
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.fleet import FineTuned, LatentSet, fine_tune
+from pipeline_steps.diffusion.fleet import FineTuned, fine_tune
+from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.settings.finetune import FinetuneSettings
 
 SETTINGS = FinetuneSettings(
