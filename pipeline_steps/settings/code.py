@@ -20,6 +20,7 @@ COSMETIC = frozenset(
         "files.lease",
         "files.logs",
         "files.manifests",
+        "files.signals",
         "files.tensors",
         "files.weights",
     )
