@@ -15,6 +15,19 @@ FACE_DEPTH = 0.80  # z of the plane at which the camera's width is measured, dec
 Array = np.ndarray
 
 
+def dot(a: Array, b: Array) -> Array:
+    """Scalar products [...] along the last axis, of length 3.
+
+    Much faster than a sum over so short an axis.
+    """
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
+def unit(a: Array, least: float = 0.0) -> Array:
+    """Vectors [..., 3] divided by their length, or by `least` where they are shorter."""
+    return a / np.maximum(np.sqrt(dot(a, a)), least)[..., None]
+
+
 def rotation(yaw: float, pitch: float, roll: float) -> Array:
     """Head-to-world rotation [3, 3] of angles in degrees.
 
@@ -50,7 +63,7 @@ class Camera:
         x = np.broadcast_to(axis[None, :] - self.centre[0], (self.size, self.size))
         y = np.broadcast_to(-axis[:, None] - self.centre[1], (self.size, self.size))
         d = np.stack([x, y, np.full_like(x, -(self.distance - FACE_DEPTH))], -1)
-        return d / np.linalg.norm(d, axis=-1, keepdims=True)
+        return unit(d)
 
     def project(self, points: Array) -> Array:
         """World points [n, 3] to pixels [n, 2]; the centre of the top-left pixel is (0, 0)."""
@@ -68,12 +81,29 @@ def meet_sphere(origin: Array, rays: Array, radius: float) -> tuple[Array, Array
     return disc > 0, -b - root, -b + root
 
 
-def meet_ellipsoid(origin: Array, rays: Array, centre: Array, axes: Array) -> tuple[Array, Array]:
-    """Distance [...] of the first hit (inf where missed) and normal [..., 3] of an ellipsoid."""
-    o, d = (origin - centre) / axes, rays / axes
-    a, b, c = (d * d).sum(-1), d @ o, o @ o - 1
+def meet_ellipsoid(
+    origin: Array, rays: Array, centre: Array, axes: Array, before: Array
+) -> tuple[Array, Array, Array]:
+    """Where rays meet an ellipsoid nearer than something else.
+
+    Args:
+        origin: of all rays [3].
+        rays: unit directions [..., 3].
+        centre, axes: of the ellipsoid, its half axes along x, y, z [3].
+        before: distance [...] of what hides it.
+
+    Returns:
+        bool [...], m of them true; distances [m] of the first hits and outward unit normals [m, 3].
+    """
+    dtype = rays.dtype
+    o = ((origin - centre) / axes).astype(dtype)
+    d = rays * (1 / axes).astype(dtype)
+    a, b, c = dot(d, d), dot(d, o), o @ o - 1
     disc = b * b - a * c
-    t = np.where(disc > 0, (-b - np.sqrt(np.maximum(disc, 0))) / a, np.inf)
-    p = o + np.where(np.isfinite(t), t, 0)[..., None] * d
-    n = p / axes
-    return t.astype(np.float32), n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
+    hit = disc > 0
+    t = (-b[hit] - np.sqrt(disc[hit])) / a[hit]
+    front = t < before[hit]
+    hit[hit] = front
+    t = t[front]
+    normal = (o + t[:, None] * d[hit]) / axes.astype(dtype)
+    return hit, t, unit(normal, 1e-9)

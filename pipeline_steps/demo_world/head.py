@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from pipeline_steps.demo_world.canvas import EXTENT, Array, Canvas, smoothstep, to_direction
 from pipeline_steps.demo_world.face_layout import Expression, FaceLayout, layout_of
 from pipeline_steps.demo_world.face_paint import paint_face
+from pipeline_steps.demo_world.geometry import unit
 from pipeline_steps.demo_world.hair import add_hair
 from pipeline_steps.demo_world.identity import Identity
 
@@ -138,7 +139,7 @@ def _normals(radius: Array, directions: Array) -> Array:
     du[:, 1:-1], du[:, 0], du[:, -1] = p[:, 2:] - p[:, :-2], p[:, 1] - p[:, 0], p[:, -1] - p[:, -2]
     dv[1:-1], dv[0], dv[-1] = p[2:] - p[:-2], p[1] - p[0], p[-1] - p[-2]
     n = np.cross(du, dv)
-    return n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
+    return unit(n, 1e-9)
 
 
 def _occlusion(relief: Array, texel: float) -> Array:

@@ -14,7 +14,14 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pipeline_steps.demo_world.canvas import EXTENT, to_map
 from pipeline_steps.demo_world.face_layout import expression_of
-from pipeline_steps.demo_world.geometry import Camera, meet_ellipsoid, meet_sphere, rotation
+from pipeline_steps.demo_world.geometry import (
+    Camera,
+    dot,
+    meet_ellipsoid,
+    meet_sphere,
+    rotation,
+    unit,
+)
 from pipeline_steps.demo_world.head import Head, build_head
 from pipeline_steps.demo_world.identity import Identity
 from pipeline_steps.demo_world.nuisance import Nuisance
@@ -64,7 +71,7 @@ def _march(
     t = near.copy()
     for step in range(_MARCH_STEPS):
         p = origin + t[:, None] * rays
-        r = np.sqrt((p * p).sum(-1))
+        r = np.sqrt(dot(p, p))
         u, v = to_map(p / r[:, None])
         cu = np.clip((u + EXTENT) * scale, 0, n - 1.001)
         cv = np.clip((v + EXTENT) * scale, 0, n - 1.001)
@@ -105,9 +112,7 @@ def _light(
         0.85 * power * diffuse * (0.5 + 0.5 * occlusion)
         + (0.9 * ambient * sky + 0.10 * wash) * occlusion
     )
-    half = key - view
-    half /= np.linalg.norm(half, axis=-1, keepdims=True)
-    shine = 0.35 * power * gloss * np.clip((normal * half).sum(-1), 0, 1) ** 22
+    shine = 0.35 * power * gloss * np.clip(dot(normal, unit(key - view)), 0, 1) ** 22
     warm = np.array([1 + nuisance.warmth, 1.0, 1 - nuisance.warmth], np.float32)
     return colour * (lit[..., None] * warm) + shine[..., None]
 
@@ -127,21 +132,17 @@ def _body(
     `image` [s, s, 3] and `depth` [s, s] are changed in place.
     """
     for centre, axes, colour, gloss in _body_parts(identity, nuisance, head, rot):
-        t, normal = meet_ellipsoid(origin, rays, centre, axes)
-        front = t < depth
-        if not front.any():
-            continue
-        n = normal[front].astype(np.float32)
-        m = len(n)
+        front, t, normal = meet_ellipsoid(origin, rays, centre, axes, depth)
+        m = len(t)
         image[front] = _light(
             np.broadcast_to(colour.astype(np.float32), (m, 3)),
-            n,
+            normal,
             np.full(m, gloss, np.float32),
             rays[front],
             nuisance,
             np.full(m, 0.85, np.float32),
         )
-        depth[front] = t[front]
+        depth[front] = t
 
 
 def _body_parts(
@@ -214,7 +215,9 @@ def render(
     depth = _draw_head(image, rays, origin, nuisance, head, rot)
     _body(image, depth, rays, origin, identity, nuisance, head, rot)
 
-    image = image.reshape(size, supersample, size, supersample, 3).mean((1, 3)) * nuisance.exposure
+    if supersample > 1:
+        image = image.reshape(size, supersample, size, supersample, 3).mean((1, 3))
+    image *= nuisance.exposure
     if nuisance.blur > 0:
         image = gaussian_filter(image, (nuisance.blur * size / 64,) * 2 + (0,), truncate=3)
     image += rng.normal(0, nuisance.noise, image.shape)
@@ -259,8 +262,7 @@ def _draw_head(
         return map_coordinates(channel, at, order=1, mode="nearest", prefilter=False)
 
     colour = np.stack([lookup(head.colour[..., k]) for k in range(3)], -1)
-    normal = np.stack([lookup(head.normal[..., k]) for k in range(3)], -1) @ rot.T
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    normal = unit(np.stack([lookup(head.normal[..., k]) for k in range(3)], -1) @ rot.T, 1e-6)
     image[rows, cols] = _light(
         colour, normal, lookup(head.gloss), rays[rows, cols], nuisance, lookup(head.occlusion)
     )

@@ -38,7 +38,16 @@ def test_rays_meet_sphere_and_ellipsoid_where_geometry_says() -> None:
     hit, near, far = meet_sphere(origin, rays, 2.0)
     assert hit.tolist() == [True, False]
     assert (near[0], far[0]) == pytest.approx((3.0, 7.0))
-    t, normal = meet_ellipsoid(origin, rays, np.array([0.0, 0.0, 1.0]), np.array([1.0, 2.0, 3.0]))
-    assert t[0] == pytest.approx(1.0)
-    assert np.isinf(t[1])
-    np.testing.assert_allclose(normal[0], NOSE)
+    centre, axes = np.array([0.0, 0.0, 1.0]), np.array([1.0, 2.0, 3.0])
+    hit, t, normal = meet_ellipsoid(origin, rays, centre, axes, np.array([np.inf, np.inf]))
+    assert hit.tolist() == [True, False]
+    np.testing.assert_allclose(t, [1.0])
+    np.testing.assert_allclose(normal, [NOSE])
+
+
+def test_an_ellipsoid_behind_something_else_is_not_met() -> None:
+    origin, rays = np.array([0.0, 0.0, 5.0]), np.array([[0.0, 0.0, -1.0]])
+    nearer = np.array([0.9])
+    hit, t, normal = meet_ellipsoid(origin, rays, np.zeros(3), np.ones(3), nearer)
+    assert not hit.any()
+    assert len(t) == len(normal) == 0

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_steps.demo_world import pretrain
+from pipeline_steps.demo_world import pretrain_stages
 from pipeline_steps.demo_world.attributes_training import CLASSES
-from pipeline_steps.demo_world.pretrain import Plan, half_size, run
+from pipeline_steps.demo_world.pretrain import run
+from pipeline_steps.demo_world.pretrain_plan import RECOGNISERS, Plan, RecogniserPlan
+from pipeline_steps.demo_world.pretrain_stages import half_size
 from pipeline_steps.faces.attributes import AttributeNet
 from pipeline_steps.faces.recogniser import load_recogniser, read_state_dict
 from pipeline_steps.files.hashes import sha256_file
@@ -25,7 +27,7 @@ PLAN = Plan(
     named=3,
     autoencoder_cycles=(1, 1),
     autoencoder_batch=2,
-    recogniser_widths=(16, 16, 16, 16, 16),
+    recognisers=tuple(replace(r, widths=(16, 16, 16, 16, 16)) for r in RECOGNISERS),
     recogniser_epochs=1,
     attribute_steps=2,
     denoiser_steps=2,
@@ -39,8 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of the stages and of the weights."""
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "ATTRIBUTE_BATCH", 4)
-        patch.setattr(pretrain.shutil, "which", lambda name: None)  # compiling takes longer
+        patch.setattr(pretrain_stages, "ATTRIBUTE_BATCH", 4)
+        patch.setattr(pretrain_stages.shutil, "which", lambda name: None)  # compiling takes longer
         run(PLAN, work=work, out=out)
     return work, out
 
@@ -65,22 +67,33 @@ def test_plain_diffusers_opens_the_base_model_and_makes_an_image(made: tuple[Pat
     assert images.std() > 0
 
 
-def test_the_recogniser_opens_from_the_registrys_entry(made: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("plan", PLAN.recognisers, ids=lambda plan: plan.name)
+def test_a_recogniser_opens_from_the_registrys_entry(
+    made: tuple[Path, Path], plan: RecogniserPlan
+) -> None:
     recogniser = load_recogniser(
         Weights(
-            name="recogniser",
+            name=plan.name,
             task="recogniser",
             architecture="iresnet",
-            source=str(made[1] / "recogniser" / "model.safetensors"),
+            source=str(made[1] / plan.name / "model.safetensors"),
             licence="Apache-2.0",
             commercial_use=True,
-            options={"layers": [1, 1, 1, 1], "widths": list(PLAN.recogniser_widths)},
+            options={"layers": list(plan.layers), "widths": list(plan.widths)},
         )
     )
     faces = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     embeddings = recogniser.embed(faces)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
-    assert np.isfinite(recogniser.quality(faces)).all()
+    if plan.with_quality_head:
+        assert np.isfinite(recogniser.quality(faces)).all()
+
+
+def test_the_recognisers_share_nobody(made: tuple[Path, Path]) -> None:
+    stages = made[0] / PLAN.stages_key()
+    first, second = (np.load(stages / name / "images.npy") for name in ("images", "images_1"))
+    assert first.shape == second.shape
+    assert not any((a == b).all() for a in first for b in second)
 
 
 def test_the_attribute_network_opens_in_half_precision(made: tuple[Path, Path]) -> None:
@@ -95,7 +108,7 @@ def test_hashes_name_every_weight_file(made: tuple[Path, Path]) -> None:
     note = json.loads((made[1] / "hashes.json").read_text())
     assert note["plan"]["seed"] == 5
     weights = {p.relative_to(made[1]).as_posix() for p in made[1].rglob("*.safetensors")}
-    assert len(weights) == 5
+    assert len(weights) == 6
     assert weights <= set(note["sha256"])
     for name, digest in note["sha256"].items():
         assert sha256_file(made[1] / name) == digest
@@ -109,19 +122,23 @@ def test_finished_stages_are_not_repeated(made: tuple[Path, Path]) -> None:
         files = [
             *stages.glob("autoencoder_1/*"),
             *stages.glob("*.npy"),
+            *stages.glob("images*/crops.npy"),
             *stages.glob("*.safetensors"),
         ]
         return {str(path): path.stat().st_mtime_ns for path in files}
 
     before = times()
-    assert len(before) == 7
+    assert len(before) == 9
     run(PLAN, work=work, out=out)
     assert times() == before
 
 
 def test_weights_that_lie_there_are_replaced(made: tuple[Path, Path]) -> None:
     work, out = made
-    trained = {name: out / name / "model.safetensors" for name in ("recogniser", "attributes")}
+    trained = {
+        name: out / name / "model.safetensors"
+        for name in ("recogniser", "recogniser_b", "attributes")
+    }
     before = {name: sha256_file(path) for name, path in trained.items()}
     for path in trained.values():
         path.write_bytes(b"of another training")
@@ -136,7 +153,7 @@ def test_another_seed_shares_no_stage_and_a_longer_denoiser_shares_all() -> None
 
 
 def test_half_size_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "BLOCK", 2)
+    monkeypatch.setattr(pretrain_stages, "BLOCK", 2)
     images = np.arange(5 * 4 * 4 * 3, dtype=np.uint8).reshape(5, 4, 4, 3)
     whole = images.reshape(5, 2, 2, 2, 2, 3).mean((2, 4))
     np.testing.assert_array_equal(half_size(images), np.floor(whole + 0.5))
