@@ -23,6 +23,7 @@ from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.logs import get_logger
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+DEVICE_VARIABLE = "CONSENTED_FACES_DEVICE"  # "cpu": compute there, though a card is held
 FOLDER_VARIABLE = "CONSENTED_FACES_GPU_LEASES"  # node-local folder of the lock files
 SLOTS_VARIABLE = "CONSENTED_FACES_GPU_SLOTS"  # jobs that may share one card, default 1
 RETRY_SECONDS = 1.0
@@ -30,7 +31,33 @@ RETRY_SECONDS = 1.0
 
 @contextmanager
 def gpu_lease(wanted: int = 1) -> Iterator[str]:
-    """Hold ``wanted`` GPUs for the length of the block, waiting until they are free.
+    """Hold ``wanted`` GPUs for the length of the block, see :func:`hold_gpus`.
+
+    Yields:
+        "cuda", with ``CUDA_VISIBLE_DEVICES`` set to the held cards, or "cpu" where there is none or
+        where ``CONSENTED_FACES_DEVICE`` says so.
+
+    Raises:
+        StepError: CUDA was initialised before, or PyTorch cannot use the card.
+    """
+    with hold_gpus(wanted) as cards:
+        if not cards or os.environ.get(DEVICE_VARIABLE) == "cpu":
+            yield "cpu"
+            return
+        import torch  # only now: it sees the held cards alone
+
+        if not torch.cuda.is_available():
+            raise StepError(
+                f"PyTorch cannot use GPU {','.join(cards)}, which this job was given: see what "
+                "nvidia-smi says about card and driver, or compute without GPUs (--resources "
+                f"gpu=0, or {DEVICE_VARIABLE}=cpu in the environment)"
+            )
+        yield "cuda"
+
+
+@contextmanager
+def hold_gpus(wanted: int = 1) -> Iterator[list[str]]:
+    """Hold cards for the length of the block, waiting until they are free.
 
     Candidates are the cards of ``CUDA_VISIBLE_DEVICES``, or all that ``nvidia-smi -L`` lists.
     Where a cluster's scheduler already gave this job its cards there are no more candidates than
@@ -40,7 +67,8 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
         wanted: Number of cards. 0 hides all cards.
 
     Yields:
-        "cuda", with ``CUDA_VISIBLE_DEVICES`` set to the held cards, or "cpu" where there is none.
+        Indices or UUIDs of the held cards, to which ``CUDA_VISIBLE_DEVICES`` is set; empty on a
+        machine without.
 
     Raises:
         StepError: CUDA was initialised before; the choice of a card would have no effect.
@@ -48,7 +76,7 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
     candidates = candidate_gpus() if wanted > 0 else []
     if not candidates:
         with _visible([]):
-            yield "cpu"
+            yield []
         return
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -57,7 +85,7 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
         scarce = len(candidates) > wanted
         held = _wait_for(candidates, wanted, stack) if scarce else candidates
         stack.enter_context(_visible(held))
-        yield "cuda"
+        yield held
 
 
 def candidate_gpus() -> list[str]:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from pipeline_steps.files.lease import candidate_gpus, gpu_lease, parse_listing
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.lease import candidate_gpus, gpu_lease, hold_gpus, parse_listing
 
 LISTING = """\
 GPU 0: NVIDIA H200 (UUID: GPU-aaaa)
@@ -24,11 +27,11 @@ JOB = """
 import os, sys, time
 from pipeline_steps.files import lease
 lease.RETRY_SECONDS = 0.05
-with lease.gpu_lease(int(sys.argv[1])) as device:
-    assert device == "cuda" and "torch" not in sys.modules
-    start = time.monotonic()
+with lease.hold_gpus(int(sys.argv[1])) as cards:
+    assert os.environ["CUDA_VISIBLE_DEVICES"].split(",") == cards and "torch" not in sys.modules
+    print("start", time.monotonic(), *cards, flush=True)
     time.sleep(float(sys.argv[2]))
-    print(start, time.monotonic(), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    print("end", time.monotonic(), flush=True)
 """
 
 
@@ -45,40 +48,54 @@ def start(wanted: int, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def held_by(job: subprocess.Popen[str], *, killed: bool = False) -> tuple[float, float, list[str]]:
+    """When a job that ended held which cards; a killed one until now."""
+    output, _ = job.communicate(timeout=120)
+    now = time.monotonic()
+    assert job.returncode == (-signal.SIGKILL if killed else 0)
+    lines = [line.split() for line in output.splitlines()]
+    if not lines:  # killed before it held any
+        return now, now, []
+    return float(lines[0][1]), now if killed else float(lines[1][1]), lines[0][2:]
+
+
+def assert_never_shared(spans: list[tuple[float, float, list[str]]]) -> None:
+    for card in "0123":
+        own = sorted((begin, end) for begin, end, cards in spans if card in cards)
+        assert all(before[1] <= after[0] for before, after in pairwise(own))
+
+
 def test_concurrent_jobs_never_share_a_card_and_use_all() -> None:
     jobs = [start(1, 0.15) for _ in range(10)] + [start(2, 0.15) for _ in range(2)]
-    held: dict[str, list[tuple[float, float]]] = {}
-    for job in jobs:
-        output, _ = job.communicate(timeout=60)
-        assert job.returncode == 0
-        begin, end, cards = output.split()
-        for card in cards.split(","):
-            held.setdefault(card, []).append((float(begin), float(end)))
-    assert set(held) == {"0", "1", "2", "3"}
-    assert sum(len(spans) for spans in held.values()) == 14
-    for spans in held.values():
-        spans.sort()
-        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    spans = [held_by(job) for job in jobs]
+    assert sorted(len(cards) for _, _, cards in spans) == [1] * 10 + [2] * 2
+    assert {card for _, _, cards in spans for card in cards} == set("0123")
+    assert_never_shared(spans)
 
 
-def test_a_killed_job_frees_its_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-    victim = start(2, 60)
-    deadline = time.monotonic() + 30
-    while len(list((tmp_path / "leases").glob("*.lock"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
-    with gpu_lease(2) as device:
-        assert device == "cuda"
-        assert len(os.environ["CUDA_VISIBLE_DEVICES"].split(",")) == 2
+def test_killed_jobs_free_their_cards_for_the_jobs_that_wait() -> None:
+    rng = random.Random(0)
+    for _ in range(3):
+        jobs = [start(1, 0.1) for _ in range(18)]
+        victims = [start(1, 60) for _ in range(6)]
+        others: list[tuple[float, float, list[str]]] = []
+        for victim in victims:
+            time.sleep(rng.uniform(0.05, 0.4))
+            killing = time.monotonic()
+            victim.kill()
+            begin, _, cards = held_by(victim, killed=True)
+            others.append((min(begin, killing), killing, cards))
+        assert_never_shared(others + [held_by(job) for job in jobs])
+        with ExitStack() as stack:  # nothing leaked: all four cards can be had at once
+            os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
+            assert len(stack.enter_context(hold_gpus(4))) == 4
 
 
 def test_two_slots_let_two_small_jobs_share_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("CONSENTED_FACES_GPU_SLOTS", "2")
     taken = []
-    leases = [gpu_lease(1) for _ in range(4)]
+    leases = [hold_gpus(1) for _ in range(4)]
     for lease in leases:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
         lease.__enter__()
@@ -93,8 +110,8 @@ def test_cards_given_by_the_scheduler_are_taken_without_a_lock(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaaa")
-    with gpu_lease(1) as device:
-        assert device == "cuda"
+    with hold_gpus(1) as cards:
+        assert cards == ["GPU-aaaa"]
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aaaa"
     assert not (tmp_path / "leases").exists()
 
@@ -121,6 +138,28 @@ def test_machine_without_driver_means_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     with gpu_lease() as device:
         assert device == "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_a_card_that_pytorch_cannot_use_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StepError, match=r"cannot use GPU [0123], .* nvidia-smi"), gpu_lease():
+        pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with gpu_lease() as device:
+        assert device == "cuda"
+
+
+def test_the_device_can_be_the_cpu_although_a_card_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONSENTED_FACES_DEVICE", "cpu")
+    with gpu_lease() as device:
+        assert device == "cpu"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] in set("0123")
 
 
 def test_listed_cards_are_read_and_partitioned_ones_count_by_part(

@@ -1,0 +1,95 @@
+#!/bin/bash
+# Start a real SLURM cluster of one node with four graphics cards that are null devices.
+#
+#   sudo tests/cluster/start-cluster.sh FOLDER     prints the line that points SLURM's commands to it
+#   sudo tests/cluster/start-cluster.sh FOLDER stop
+#
+# Needs root and Debian's packages slurm-wlm and munge. Everything lies in FOLDER.
+set -euo pipefail
+
+folder=$(realpath -m "${1:?folder of the cluster}")
+export SLURM_CONF="$folder/slurm.conf"
+
+stop() {
+    for daemon in slurmd slurmctld munged; do
+        if [ -s "$folder/$daemon.pid" ]; then
+            kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
+        fi
+    done
+}
+
+if [ "${2:-}" = stop ]; then
+    stop
+    exit 0
+fi
+
+[ "$(id -u)" = 0 ] || { echo "error: a cluster is started by root" >&2; exit 1; }
+for program in munged slurmctld slurmd; do
+    command -v "$program" >/dev/null || {
+        echo "error: $program is missing: apt-get install slurm-wlm munge" >&2
+        exit 1
+    }
+done
+
+stop
+rm -rf "$folder"
+mkdir -p "$folder"/{state,spool,munge}
+chmod 755 "$folder"
+host=$(hostname -s)
+
+# Cards: SLURM counts device nodes and tells a job their numbers, and nothing opens them.
+for card in 0 1 2 3; do
+    mknod "$folder/card$card" c 1 3
+done
+
+# Cores and memory are what this file says, not what the machine has: jobs wait for cards, not cores.
+cat >"$SLURM_CONF" <<CONF
+ClusterName=test
+SlurmctldHost=$host
+SlurmctldAddr=127.0.0.1
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket=$folder/munge/socket
+SlurmctldPort=${SLURMCTLD_PORT:-16817}
+SlurmdPort=${SLURMD_PORT:-16818}
+SlurmctldPidFile=$folder/slurmctld.pid
+SlurmdPidFile=$folder/slurmd.pid
+SlurmctldLogFile=$folder/slurmctld.log
+SlurmdLogFile=$folder/slurmd.log
+StateSaveLocation=$folder/state
+SlurmdSpoolDir=$folder/spool
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+JobRequeue=1
+KillWait=5
+MinJobAge=300
+ReturnToService=2
+GresTypes=gpu
+SlurmdParameters=config_overrides
+SchedulerParameters=batch_sched_delay=0,sched_interval=2
+NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=400000 Gres=gpu:4 State=UNKNOWN
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+CONF
+printf 'Name=gpu File=%s/card[0-3]\n' "$folder" >"$folder/gres.conf"
+
+dd if=/dev/urandom of="$folder/munge/key" bs=1024 count=1 status=none
+chmod 400 "$folder/munge/key"
+munged --force --key-file="$folder/munge/key" --socket="$folder/munge/socket" \
+    --pid-file="$folder/munged.pid" --log-file="$folder/munge/log" --seed-file="$folder/munge/seed"
+slurmctld
+slurmd
+
+for _ in $(seq 60); do
+    if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
+        echo "export SLURM_CONF=$SLURM_CONF"
+        exit 0
+    fi
+    sleep 0.5
+done
+echo "error: the node did not come up within 30 s; see $folder/*.log" >&2
+exit 1
