@@ -157,17 +157,20 @@ def test_cluster_page_states_the_resources_of_the_rules() -> None:
     assert max(minutes for _, minutes in others) <= 60
 
 
-def test_weights_table_of_the_real_study_names_registry_entries() -> None:
+def test_weights_page_lists_every_entry_that_is_fetched_as_the_registry_has_it() -> None:
     models = read_models(ROOT / "config" / "models.yaml")
-    text = (ROOT / "docs" / "real-data.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE)
-    assert {name for name, entry in models.items() if not name.startswith("demo")} - {
-        "landmark_pose"
-    } == {name for name, _ in rows}
-    for name, row in rows:
-        source = models[name].source
-        assert source.removeprefix("hub:").rpartition("/")[2] in row, name
-        assert f"resources/weights/{name}" in row, name
+    text = (ROOT / "docs" / "weights.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE))
+    without = {name for name, entry in models.items() if entry.source == "none"}
+    assert {name for name in models if not name.startswith("demo")} - without == rows.keys()
+    for name, row in rows.items():
+        entry = models[name]
+        assert entry.source.removeprefix("hub:").rpartition("/")[2] in row, name
+        _, _, size, licence, commercial = (cell.strip() for cell in row.split("|"))
+        assert entry.size is not None
+        assert size == f"{entry.size / 1e9:.1f} GB", name
+        assert licence == entry.licence, name
+        assert commercial == ("yes" if entry.commercial_use else "no"), name
 
 
 def test_methods_and_architectures_are_documented() -> None:

@@ -10,7 +10,7 @@ import ast
 from typing import Any
 
 from pipeline_steps.files.hashes import sha256_bytes, sha256_json
-from pipeline_steps.files.weights import PROJECT_ROOT, content_hashes, verify
+from pipeline_steps.files.weights import PROJECT_ROOT, verified_hashes
 from pipeline_steps.settings.base import Weights
 from pipeline_steps.settings.code import modules_behind
 
@@ -26,7 +26,7 @@ def weights_hash(weights: Weights) -> str:
     Raises:
         StepError: the weights are missing, or not the pinned ones.
     """
-    return sha256_json(verify(weights) if weights.sha256 else content_hashes(weights))
+    return sha256_json(verified_hashes(weights))
 
 
 def code_hash(step: str) -> str:

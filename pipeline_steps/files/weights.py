@@ -11,6 +11,9 @@ from pipeline_steps.settings.base import Weights
 
 FOLDER_VARIABLE = "CONSENTED_FACES_WEIGHTS"  # where fetched weights lie; see weights_folder
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+NO_WEIGHTS = "none"  # source of a method that needs no weights
+FETCHED = "resources/weights/"  # how a local source names the folder of fetched weights
+HASHED = (".safetensors", ".json", ".txt", ".pth", ".pt", ".bin", ".model", ".onnx")
 
 
 def weights_folder() -> Path:
@@ -18,81 +21,159 @@ def weights_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE) or PROJECT_ROOT / "resources" / "weights")
 
 
+def source_kind(source: str) -> tuple[str, str]:
+    """A source as ("hub", owner/name), ("url", address) or ("local", path)."""
+    if source.startswith("hub:"):
+        return "hub", source.removeprefix("hub:")
+    if source.startswith(("https://", "http://")):
+        return "url", source
+    return "local", source
+
+
+def expected_place(weights: Weights) -> Path:
+    """Where the weights of an entry are looked for first, whether they are there or not.
+
+    A local source's path, where ``resources/weights`` means the folder of fetched weights. A hub
+    source's folder ``<weights folder>/<name>``. A URL's file in that folder, or the folder itself
+    where the entry needs several files.
+    """
+    kind, place = source_kind(weights.source)
+    if kind == "local":
+        if place.startswith(FETCHED):
+            return weights_folder() / place.removeprefix(FETCHED)
+        return Path(place)
+    folder = weights_folder() / weights.name
+    if kind == "hub" or len(weights.files) > 1:
+        return folder
+    return folder / (weights.files[0] if weights.files else place.rpartition("/")[2])
+
+
 def locate(weights: Weights) -> Path:
     """The local folder or file of a registry entry. Nothing is downloaded.
 
-    A local source is looked up from the working folder, then from the project's root. A URL's file
-    is expected as ``<weights folder>/<name>/<file>``. A hub source is expected as the folder
-    ``<weights folder>/<name>`` or in the hub's own cache.
+    A local source is looked up from the working folder, then from the project's root; a hub source
+    also in the hub's own cache. For the rest see :func:`expected_place`.
 
     Raises:
         StepError: it is not there; the message says where from and how to fetch it, and under
             which licence.
     """
-    kind, place = _source(weights)
-    if kind == "local":
-        for candidate in (Path(place), PROJECT_ROOT / place):
-            if candidate.exists():
-                return candidate
-        raise _absent(weights, Path(place), "put the file or folder there")
-    if kind == "url":
-        file = weights_folder() / weights.name / place.rpartition("/")[2]
-        if file.is_file():
-            return file
-        raise _absent(weights, file, f"curl --location --create-dirs --output {file} {place}")
-    folder = weights_folder() / weights.name
-    if folder.is_dir():
-        return folder
-    cached = _hub_cache(place, weights.revision)
-    if cached is not None:
-        return cached
-    revision = f" --revision {weights.revision}" if weights.revision else ""
-    raise _absent(weights, folder, f"hf download {place}{revision} --local-dir {folder}")
+    kind, place = source_kind(weights.source)
+    expected = expected_place(weights)
+    candidates = [expected, PROJECT_ROOT / place] if kind == "local" else [expected]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    if kind == "hub":
+        cached = _hub_cache(place, weights.revision)
+        if cached is not None:
+            return cached
+    use = "allowed" if weights.commercial_use else "not allowed"
+    raise StepError(
+        f"weights {weights.name!r} ({weights.task}) are not at {expected}. Source: "
+        f"{weights.source}; licence: {weights.licence} (commercial use {use}). To get them "
+        f"beforehand: {how_to_get(weights)}"
+    )
+
+
+def how_to_get(weights: Weights) -> str:
+    """What to do about absent weights, in one line."""
+    if any(source_kind(source)[0] != "local" for source in (weights.source, *weights.mirrors)):
+        return f"python -m pipeline_steps.fetch_models --study <configuration> {weights.name}"
+    page = f" from {weights.page}" if weights.page else ""
+    return f"fetch the file or folder{page} and put it at {expected_place(weights)}"
+
+
+def absent_files(weights: Weights) -> list[str]:
+    """Files that an entry needs and that are not there, its components left aside.
+
+    Returns:
+        Names as in ``files``; of an entry without that list, its file's or folder's name.
+    """
+    if weights.source == NO_WEIGHTS:
+        return []
+    try:
+        place = locate(weights)
+    except StepError:
+        return list(weights.files or (expected_place(weights).name,))
+    if place.is_file():
+        return []
+    return [name for name in weights.files if not (place / name).is_file()]
 
 
 def verify(weights: Weights) -> dict[str, str]:
-    """Check every pinned hash of an entry.
+    """Check every pinned hash of an entry and of its components.
 
     Returns:
-        File to SHA-256, as pinned; empty where the registry pins nothing.
+        File to SHA-256, as pinned; empty where the registry pins nothing. Files of a component
+        are called ``<part>:<file>``.
 
     Raises:
         StepError: the weights or one of their files are missing, or have another hash.
     """
     place = locate(weights)
-    for name, expected in weights.sha256.items():
+    for name in weights.sha256:
         file = place / name if place.is_dir() else place
         if not file.is_file():
             raise StepError(f"weights {weights.name!r}: {file} is missing; fetch them again")
-        found = sha256_file(file)
-        if found != expected.lower():
-            raise StepError(
-                f"weights {weights.name!r}: {file} has SHA-256 {found}, the registry says "
-                f"{expected}: fetch it again, or correct config/models.yaml"
-            )
-    return dict(weights.sha256)
+        _compare(weights, name, file, sha256_file(file))
+    parts = {part: verify(entry) for part, entry in weights.components.items()}
+    return dict(weights.sha256) | _prefixed(parts)
 
 
 def content_hashes(weights: Weights) -> dict[str, str]:
-    """SHA-256 of every weight and configuration file of an entry, whether pinned or not."""
+    """SHA-256 of every weight and configuration file of an entry, whether pinned or not.
+
+    Where the entry lists its files, others in the same folder do not count. Files of a component
+    are called ``<part>:<file>``.
+
+    Raises:
+        StepError: the weights or one of their files are missing.
+    """
+    parts = {part: content_hashes(entry) for part, entry in weights.components.items()}
+    return {name: sha256_file(file) for name, file in _files(weights).items()} | _prefixed(parts)
+
+
+def verified_hashes(weights: Weights) -> dict[str, str]:
+    """:func:`content_hashes`, checked against what the registry pins, in one pass.
+
+    Raises:
+        StepError: the weights or one of their files are missing, or have another hash.
+    """
+    files = _files(weights)
+    hashes = {name: sha256_file(file) for name, file in files.items()}
+    for name in weights.sha256:
+        if name not in files:
+            raise StepError(f"weights {weights.name!r}: {name} is missing; fetch them again")
+        _compare(weights, name, files[name], hashes[name])
+    parts = {part: verified_hashes(entry) for part, entry in weights.components.items()}
+    return hashes | _prefixed(parts)
+
+
+def _files(weights: Weights) -> dict[str, Path]:
+    """The entry's own files by name."""
     place = locate(weights)
     if place.is_file():
-        return {place.name: sha256_file(place)}
-    files = (file for file in place.rglob("*") if file.is_file())
-    kept = (".safetensors", ".json", ".txt", ".pth", ".bin", ".model")
-    return {
-        file.relative_to(place).as_posix(): sha256_file(file)
-        for file in sorted(files)
-        if file.suffix in kept
-    }
+        return {place.name: place}
+    if not weights.files:
+        found = sorted(file for file in place.rglob("*") if file.is_file())
+        return {f.relative_to(place).as_posix(): f for f in found if f.suffix in HASHED}
+    for name in weights.files:
+        if not (place / name).is_file():
+            raise StepError(f"weights {weights.name!r}: {place} lacks {name}; fetch them again")
+    return {name: place / name for name in sorted(weights.files)}
 
 
-def _source(weights: Weights) -> tuple[str, str]:
-    if weights.source.startswith("hub:"):
-        return "hub", weights.source.removeprefix("hub:")
-    if weights.source.startswith(("https://", "http://")):
-        return "url", weights.source
-    return "local", weights.source
+def _compare(weights: Weights, name: str, file: Path, found: str) -> None:
+    if found != weights.sha256[name].lower():
+        raise StepError(
+            f"weights {weights.name!r}: {file} has SHA-256 {found}, the registry says "
+            f"{weights.sha256[name]}: fetch it again, or correct config/models.yaml"
+        )
+
+
+def _prefixed(parts: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {f"{part}:{name}": digest for part, of in parts.items() for name, digest in of.items()}
 
 
 def _hub_cache(repository: str, revision: str | None) -> Path | None:
@@ -103,11 +184,3 @@ def _hub_cache(repository: str, revision: str | None) -> Path | None:
         return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-
-
-def _absent(weights: Weights, place: Path, fetch: str) -> StepError:
-    use = "allowed" if weights.commercial_use else "not allowed"
-    return StepError(
-        f"weights {weights.name!r} ({weights.task}) are not at {place}. Source: {weights.source}; "
-        f"licence: {weights.licence} (commercial use {use}). To fetch them beforehand: {fetch}"
-    )

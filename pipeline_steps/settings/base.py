@@ -31,16 +31,52 @@ class Weights(Section):
         description="Local path (relative to the project's root), hub:<owner>/<name>, or https URL."
     )
     revision: str | None = Field(default=None, description="Revision of a hub source.")
+    mirrors: tuple[str, ...] = Field(
+        default=(),
+        description="Further sources of the same files, tried in this order where the first has "
+        "none: hub:<owner>/<name> or https URLs.",
+    )
+    files: tuple[str, ...] = Field(
+        default=(),
+        description="Files that are needed, relative to the entry's folder; of an archive (.zip), "
+        "what to take out of it.",
+    )
     sha256: dict[str, str] = Field(
         default_factory=dict,
         description="File (relative to the folder, or the file's name) to SHA-256; empty: not "
         "pinned yet.",
     )
+    size: int | None = Field(
+        default=None, ge=0, description="Bytes to download, about; null where nobody says."
+    )
     licence: str = Field(description="Licence of the weights.")
     commercial_use: bool = Field(description="Whether that licence allows commercial use.")
+    purpose: str = Field(default="", description="What a study uses the weights for.")
+    page: str | None = Field(
+        default=None,
+        description="Web page of the weights: licence text, and the place to fetch them by hand.",
+    )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="What the architecture needs to know, e.g. layer counts."
     )
+    components: dict[str, Weights] = Field(
+        default_factory=dict,
+        description="Parts that other entries replace, e.g. {vae: sdxl_vae_fp16_fix}; in the file "
+        "by name, here the entries themselves.",
+    )
+
+    def frozen(self) -> dict[str, Any]:
+        """What a step has to know of the entry: all but what downloads and readers need."""
+        hidden = {"mirrors", "size", "purpose", "page", "components"}
+        parts = {part: entry.frozen() for part, entry in self.components.items()}
+        return self.model_dump(mode="json", exclude=hidden) | {"components": parts}
+
+    def with_components(self) -> list[Weights]:
+        """The entry and the entries of its parts."""
+        return [
+            self,
+            *(part for entry in self.components.values() for part in entry.with_components()),
+        ]
 
 
 S = TypeVar("S", bound=Section)

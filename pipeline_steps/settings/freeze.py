@@ -57,9 +57,7 @@ def freeze(
             "settings": settings.model_dump(mode="json")
             if isinstance(settings, Section)
             else settings,
-            "weights": {
-                role: entry.model_dump(mode="json") for role, entry in (weights or {}).items()
-            },
+            "weights": {role: entry.frozen() for role, entry in (weights or {}).items()},
             "variant": named,
         }
 

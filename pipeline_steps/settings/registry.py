@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,10 +27,25 @@ def read_models(path: str | os.PathLike[str]) -> dict[str, Weights]:
         raise StepError(f"weights registry {path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise StepError(f"weights registry {path}: expected a mapping of names to entries")
-    return {
-        name: validated(Weights, {"name": name, **(entry or {})}, f"{path}: {name}")
-        for name, entry in raw.items()
-    }
+    return {name: _entry(raw, name, path, ()) for name in raw}
+
+
+def _entry(
+    raw: Mapping[str, Any], name: str, path: str | os.PathLike[str], within: tuple[str, ...]
+) -> Weights:
+    """One entry, the names of its components replaced by their entries."""
+    fields = {"name": name, **(raw[name] or {})}
+    parts = fields.get("components")
+    if isinstance(parts, dict):
+        for part, other in parts.items():
+            if other not in raw or other in (*within, name):
+                raise StepError(
+                    f"{path}: {name}: components.{part}: {other!r} is no other entry's name"
+                )
+        fields["components"] = {
+            part: _entry(raw, other, path, (*within, name)) for part, other in parts.items()
+        }
+    return validated(Weights, fields, f"{path}: {name}")
 
 
 def pick(models: Mapping[str, Weights], name: str, key: str, task: str | None = None) -> Weights:

@@ -66,6 +66,11 @@ class Study(Section):
         default="arcface_r100",
         description="Recogniser of the identity losses, by its name in config/models.yaml.",
     )
+    accept_licences: tuple[str, ...] = Field(
+        default=(),
+        description="Licences of fetched weights that you have read and accept, by their names in "
+        "config/models.yaml, or names of entries there.",
+    )
     in_the_wild: str = Field(
         default="data/ffhq",
         description="Archive (.zip) or folder of the in-the-wild reference images.",

@@ -56,3 +56,34 @@ def test_unfit_registries_are_step_errors(tmp_path: Path, text: str, message: st
 def test_a_missing_registry_is_a_step_error(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="is missing"):
         read_models(tmp_path / "models.yaml")
+
+
+def test_components_are_replaced_by_their_entries(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    part = (
+        "part: {task: autoencoder, architecture: x, source: y, licence: MIT, commercial_use: true}"
+    )
+    whole = "{task: base_model, architecture: x, source: y, licence: MIT, commercial_use: true"
+    path.write_text(f"whole: {whole}, components: {{vae: part}}}}\n{part}\n")
+    models = read_models(path)
+    assert models["whole"].components == {"vae": models["part"]}
+    for wrong in ("whole", "nothing"):
+        path.write_text(f"whole: {whole}, components: {{vae: {wrong}}}}}\n{part}\n")
+        with pytest.raises(StepError, match=f"components.vae: '{wrong}' is no other entry's name"):
+            read_models(path)
+
+
+def test_a_frozen_entry_holds_nothing_that_only_downloads_need() -> None:
+    entry = MODELS["sdxl"]
+    elsewhere = entry.model_copy(update={"mirrors": ("hub:a/b",), "size": 1, "page": "https://x"})
+    assert elsewhere.frozen() == entry.frozen()
+    assert entry.frozen()["components"]["vae"]["name"] == "sdxl_vae_fp16_fix"
+    assert entry.model_copy(update={"revision": "x"}).frozen() != entry.frozen()
+
+
+def test_everything_that_is_fetched_says_size_page_and_purpose() -> None:
+    for name, entry in MODELS.items():
+        if not entry.source.startswith("resources/demo_world/") and entry.source != "none":
+            assert entry.size, name
+            assert entry.page, name
+            assert entry.purpose, name
