@@ -25,6 +25,7 @@ from pipeline_steps.diffusion.draws import Draw, draw_step, stack_draws
 from pipeline_steps.diffusion.face_region import FaceEmbedder
 from pipeline_steps.diffusion.fleet_loss import LOSSES, FleetLoss
 from pipeline_steps.diffusion.latent_set import LatentSet
+from pipeline_steps.diffusion.runtime import Runtime
 from pipeline_steps.seeds import torch_generator
 from pipeline_steps.settings.finetune import FinetuneSettings
 
@@ -58,6 +59,12 @@ class Fleet:
         settings: Resolved for this base model and method.
         seed: The study seed.
         faces: Needed by methods with an identity term.
+        runtime: How it runs; changes no result beyond float error.
+
+    Attributes:
+        step_number: Steps done.
+        sound: Whether the state is that of a whole number of steps; False after a failure within an
+            optimiser's update.
 
     Raises:
         ValueError: the method needs faces or embeddings that are not given.
@@ -73,14 +80,18 @@ class Fleet:
         *,
         seed: int,
         faces: FaceEmbedder | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.base = base
         self.subjects = dict(subjects)
         self.prior = prior
         self.settings = settings
         self.seed = seed
-        self.step_number = 0  # steps done
-        self.loss = FleetLoss(base, method, self.subjects, prior, settings, faces)
+        self.step_number = 0
+        self.sound = True
+        self.loss = FleetLoss(
+            base, method, self.subjects, prior, settings, faces, runtime or Runtime()
+        )
         self.bank = AdapterBank(
             base.unet,
             count=len(self.subjects),
@@ -132,9 +143,11 @@ class Fleet:
         clip_rows(self.bank.collect_gradients(), settings.clip_norm)
         rate = learning_rate(settings.learning_rate, settings.schedule, step, settings.steps)
         self._optimiser.param_groups[0]["lr"] = rate
+        self.sound = False
         self._optimiser.step()
         self._log[step] = losses
         self.step_number += 1
+        self.sound = True
         return losses
 
     def state(self) -> dict[str, Tensor]:
@@ -233,13 +246,14 @@ def fine_tune(
     *,
     seed: int,
     faces: FaceEmbedder | None = None,
+    runtime: Runtime | None = None,
     state: Mapping[str, Tensor] | None = None,
     on_step: Callable[[Fleet, Tensor], None] | None = None,
 ) -> dict[str, FineTuned]:
     """Fine-tune adapters of several identities together, to the last step.
 
     Args:
-        base, method, subjects, prior, settings, seed, faces: As for :class:`Fleet`.
+        base, method, subjects, prior, settings, seed, faces, runtime: As for :class:`Fleet`.
         state: Of an interrupted fleet of these identities, to go on from.
         on_step: Called after each step with the fleet and the step's losses, float [K, 4] in the
             order of ``LOSSES`` on the base model's device.
@@ -250,7 +264,9 @@ def fine_tune(
     Raises:
         ValueError: the method needs faces or embeddings that are not given; an unfit state.
     """
-    with Fleet(base, method, subjects, prior, settings, seed=seed, faces=faces) as fleet:
+    with Fleet(
+        base, method, subjects, prior, settings, seed=seed, faces=faces, runtime=runtime
+    ) as fleet:
         if state is not None:
             fleet.load_state(state)
         while not fleet.finished:

@@ -25,6 +25,7 @@ from pipeline_steps.diffusion.objectives import (
     prediction_target,
     timestep_weight,
 )
+from pipeline_steps.diffusion.runtime import Runtime
 from pipeline_steps.settings.finetune import FinetuneSettings
 
 LOSSES = ("instance", "prior", "identity", "face_found")
@@ -40,6 +41,7 @@ class FleetLoss:
         prior: Prior preservation images.
         settings: Resolved for this base model and method.
         faces: Needed by methods with an identity term.
+        runtime: How it runs.
 
     Raises:
         ValueError: the method needs faces or embeddings that are not given.
@@ -53,6 +55,7 @@ class FleetLoss:
         prior: LatentSet,
         settings: FinetuneSettings,
         faces: FaceEmbedder | None,
+        runtime: Runtime,
     ) -> None:
         self.term = METHODS[method].identity_term
         if self.term is not None:
@@ -66,6 +69,7 @@ class FleetLoss:
         self.prior = prior
         self.settings = settings
         self.faces = faces
+        self.runtime = runtime
         b = settings.batch_size
         self.condition = base.encode_prompts(
             [
@@ -114,6 +118,7 @@ class FleetLoss:
                     negatives=negatives,
                     margin=settings.margin or 0.0,
                     weights=self._identity_weights(timesteps[instance]),
+                    chunk=self.runtime.chunk_on(base.device),
                 )
             # Its derivative by the estimate is the term's gradient; the chain goes on from there.
             total = total + (estimate * result.gradient).sum()

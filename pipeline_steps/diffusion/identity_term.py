@@ -16,8 +16,6 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.face_region import FaceEmbedder, to_uint8
 
-DECODE_CHUNK = 2  # images per piece of the autoencoder; a piece without any face costs no backward
-
 Term = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
@@ -46,7 +44,7 @@ def identity_term(
     negatives: Tensor,
     margin: float,
     weights: Tensor,
-    chunk: int = DECODE_CHUNK,
+    chunk: int,
 ) -> IdentityTerm:
     """Evaluate an identity term on estimated clean latents.
 

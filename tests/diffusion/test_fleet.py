@@ -5,79 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion import fleet
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.fleet import FineTuned, fine_tune
+from pipeline_steps.diffusion.fleet import fine_tune
+from pipeline_steps.diffusion.fleet_loss import LOSSES
+from pipeline_steps.diffusion.fleet_state import join_rows, take_rows
 from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.settings.finetune import FinetuneSettings
-
-SETTINGS = FinetuneSettings(
-    steps=6, learning_rate=1e-2, rank=2, alpha=2.0, clip_norm=0.02, identity_weight=1.0
+from tests.diffusion.toy_fleet import (
+    NAMES,
+    SETTINGS,
+    CentreFace,
+    a_fleet,
+    finish,
+    latent_set,
+    relative,
+    train,
+    vector,
 )
-NAMES = ("ID_1", "ID_2", "ID_3")
-
-
-class CentreFace:
-    """A face in the centre of every seen image, embedded by a fixed random projection."""
-
-    def __init__(self, sees: Callable[[Tensor], bool] = lambda image: True) -> None:
-        self.sees = sees
-        self.projection = torch.randn(
-            3 * 16 * 16, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64
-        )
-
-    def boxes(self, images: Tensor) -> list[np.ndarray | None]:
-        box = np.array([8, 8, 24, 24], dtype=np.float32)
-        return [box if self.sees(image) else None for image in images]
-
-    def embed(self, images: Tensor, boxes: Tensor) -> Tensor:
-        assert boxes.shape == (len(images), 4)
-        region = images[:, :, 8:24, 8:24].flatten(1)
-        return torch.tanh(region @ self.projection.to(region.dtype))
-
-
-def latent_set(name: str, count: int, prompt: str, dtype: torch.dtype) -> LatentSet:
-    generator = torch.Generator().manual_seed(sum(name.encode()))
-    mean, std = torch.randn(2, count, 4, 8, 8, generator=generator, dtype=dtype)
-    embeddings = torch.randn(count, 32, generator=generator, dtype=dtype)
-    return LatentSet(mean, 0.1 * std.abs(), embeddings, prompt)
-
-
-def train(
-    base: BaseModel,
-    names: tuple[str, ...] = NAMES,
-    method: str = "idbooth",
-    settings: FinetuneSettings = SETTINGS,
-    faces: CentreFace | None = None,
-) -> dict[str, FineTuned]:
-    subjects = {
-        name: latent_set(name, 3 + i, "photo of sks person", base.dtype)
-        for i, name in enumerate(NAMES)
-        if name in names
-    }
-    prior = latent_set("prior", 7, "photo of a person", base.dtype)
-    return fine_tune(
-        base,
-        method,
-        subjects,
-        prior,
-        settings.for_method(method),
-        seed=11,
-        faces=faces or CentreFace(),
-    )
-
-
-def vector(result: FineTuned) -> Tensor:
-    return torch.cat([part.flatten() for pair in result.adapter.values() for part in pair])
-
-
-def relative(a: FineTuned, b: FineTuned) -> float:
-    return float((vector(a) - vector(b)).norm() / vector(b).norm())
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "portraitbooth", "idbooth"])
@@ -282,3 +230,53 @@ def test_cosine_schedule_falls_from_the_peak_towards_zero() -> None:
     assert rates[5] == pytest.approx(1.0)
     assert rates[10] == pytest.approx(0.0)
     assert fleet.learning_rate(2.0, "constant", 9, 10) == 2.0
+
+
+def test_a_fleet_goes_on_from_its_state_to_the_same_bits(base: BaseModel) -> None:
+    with a_fleet(base) as fleet:
+        whole = finish(fleet)
+    with a_fleet(base) as fleet:
+        for _ in range(3):
+            fleet.step()
+        state = fleet.state()
+        finish(fleet)  # the state is a copy
+    assert state["losses"].shape == (3, 3, len(LOSSES))
+    with a_fleet(base) as fleet:
+        fleet.load_state(state)
+        assert fleet.step_number == 3
+        resumed = finish(fleet)
+    for name in NAMES:
+        assert torch.equal(vector(resumed[name]), vector(whole[name]))
+        assert resumed[name].losses == whole[name].losses
+
+
+def test_identities_of_several_states_go_on_in_cohorts_of_other_sizes(base: BaseModel) -> None:
+    base.to("cpu", torch.float64)
+    with a_fleet(base) as fleet:
+        whole = finish(fleet)
+    states = []
+    for names in (NAMES[:2], NAMES[2:]):
+        with a_fleet(base, names) as fleet:
+            fleet.step()
+            fleet.step()
+            states.append(fleet.state())
+    with a_fleet(base, (NAMES[2], NAMES[0])) as fleet:
+        fleet.load_state(take_rows(join_rows(states), [2, 0]))
+        for name, result in finish(fleet).items():
+            assert relative(result, whole[name]) < 1e-12
+
+
+def test_states_that_do_not_fit_are_refused(base: BaseModel) -> None:
+    with a_fleet(base) as fleet:
+        early = fleet.state()
+        fleet.step()
+        state = fleet.state()
+        with pytest.raises(ValueError, match="expected"):
+            fleet.load_state(take_rows(state, [0, 1]))
+        with pytest.raises(ValueError, match="one step"):
+            join_rows([early, state])
+        with pytest.raises(ValueError, match="one step"):
+            fleet.load_state(state | {"step": torch.tensor([1, 1, 0])})
+        finish(fleet)
+        with pytest.raises(ValueError, match="steps are done"):
+            fleet.step()

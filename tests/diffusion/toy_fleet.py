@@ -1,0 +1,105 @@
+"""Identities of random latents, a face in the centre, and fleets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.fleet import FineTuned, Fleet, fine_tune
+from pipeline_steps.diffusion.latent_set import LatentSet
+from pipeline_steps.diffusion.runtime import Runtime
+from pipeline_steps.settings.finetune import FinetuneSettings
+
+SETTINGS = FinetuneSettings(
+    steps=6, learning_rate=1e-2, rank=2, alpha=2.0, clip_norm=0.02, identity_weight=1.0
+)
+NAMES = ("ID_1", "ID_2", "ID_3")
+
+
+class CentreFace:
+    """A face in the centre of every seen image, embedded by a fixed random projection."""
+
+    def __init__(self, sees: Callable[[Tensor], bool] = lambda image: True) -> None:
+        self.sees = sees
+        self.projection = torch.randn(
+            3 * 16 * 16, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
+
+    def boxes(self, images: Tensor) -> list[np.ndarray | None]:
+        box = np.array([8, 8, 24, 24], dtype=np.float32)
+        return [box if self.sees(image) else None for image in images]
+
+    def embed(self, images: Tensor, boxes: Tensor) -> Tensor:
+        assert boxes.shape == (len(images), 4)
+        region = images[:, :, 8:24, 8:24].flatten(1)
+        return torch.tanh(region @ self.projection.to(region.dtype))
+
+
+def latent_set(name: str, count: int, prompt: str, dtype: torch.dtype) -> LatentSet:
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    mean, std = torch.randn(2, count, 4, 8, 8, generator=generator, dtype=dtype)
+    embeddings = torch.randn(count, 32, generator=generator, dtype=dtype)
+    return LatentSet(mean, 0.1 * std.abs(), embeddings, prompt)
+
+
+def train(
+    base: BaseModel,
+    names: tuple[str, ...] = NAMES,
+    method: str = "idbooth",
+    settings: FinetuneSettings = SETTINGS,
+    faces: CentreFace | None = None,
+) -> dict[str, FineTuned]:
+    subjects = {
+        name: latent_set(name, 3 + i, "photo of sks person", base.dtype)
+        for i, name in enumerate(NAMES)
+        if name in names
+    }
+    prior = latent_set("prior", 7, "photo of a person", base.dtype)
+    return fine_tune(
+        base,
+        method,
+        subjects,
+        prior,
+        settings.for_method(method),
+        seed=11,
+        faces=faces or CentreFace(),
+    )
+
+
+def vector(result: FineTuned) -> Tensor:
+    return torch.cat([part.flatten() for pair in result.adapter.values() for part in pair])
+
+
+def relative(a: FineTuned, b: FineTuned) -> float:
+    return float((vector(a) - vector(b)).norm() / vector(b).norm())
+
+
+def a_fleet(
+    base: BaseModel,
+    names: Sequence[str] = NAMES,
+    *,
+    method: str = "idbooth",
+    runtime: Runtime | None = None,
+) -> Fleet:
+    subjects = {name: latent_set(name, 3, "photo of sks person", base.dtype) for name in names}
+    prior = latent_set("prior", 7, "photo of a person", base.dtype)
+    return Fleet(
+        base,
+        method,
+        subjects,
+        prior,
+        SETTINGS.for_method(method),
+        seed=11,
+        faces=CentreFace(),
+        runtime=runtime,
+    )
+
+
+def finish(fleet: Fleet) -> dict[str, FineTuned]:
+    while not fleet.finished:
+        fleet.step()
+    return fleet.results()
