@@ -80,6 +80,25 @@ def test_latents_have_the_models_own_scale(tmp_path: Path) -> None:
     torch.testing.assert_close(base.decode(mean), expected)
 
 
+def test_a_component_replaces_the_autoencoder_with_its_own_scale(tmp_path: Path) -> None:
+    whole = write_random_pipeline(tmp_path / "a", scaling_factor=0.13025)
+    other = write_random_pipeline(tmp_path / "b", scaling_factor=0.5, seed=1)
+    vae = base_weights(other / "vae").model_copy(update={"name": "fixed", "task": "autoencoder"})
+    entry = base_weights(whole).model_copy(update={"components": {"vae": vae}})
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    expected, _ = load_base_model(base_weights(other)).encode_images(images)
+    base = load_base_model(entry)
+    torch.testing.assert_close(base.encode_images(images)[0], expected)
+    unchanged = load_base_model(base_weights(whole))
+    torch.testing.assert_close(
+        base.unet.conv_in.weight, unchanged.unet.conv_in.weight, rtol=0.0, atol=0.0
+    )
+    small = write_random_pipeline(tmp_path / "c", vae_widths=(8, 8))
+    unfit = vae.model_copy(update={"source": str(small / "vae")})
+    with pytest.raises(StepError, match="'fixed' has 4 latent channels and 2 levels"):
+        load_base_model(entry.model_copy(update={"components": {"vae": unfit}}))
+
+
 def test_half_precision_files_are_read_in_full(tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.weights import locate
@@ -36,7 +36,8 @@ def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp3
 
     Args:
         weights: ``architecture`` is a key of ``ARCHITECTURES``; ``source`` is a pipeline folder as
-            diffusers writes it; ``options.resolution`` is the image side in pixels.
+            diffusers writes it; ``options.resolution`` is the image side in pixels. A component
+            ``vae`` replaces the folder's autoencoder, together with its latent scale.
         device: "cpu" or "cuda".
         precision: "fp32", "bf16" or "fp16": the type of the frozen weights.
 
@@ -55,9 +56,36 @@ def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp3
     folder = locate(weights)
     _quiet_loading()
     try:
-        return load(folder, weights.name, resolution).to(device, precision)
+        base = load(folder, weights.name, resolution)
     except (OSError, ValueError) as error:
         raise StepError(f"base model {weights.name!r} at {folder} is unfit: {error}") from error
+    if "vae" in weights.components:
+        base.vae = _autoencoder(weights.components["vae"], base)
+    return base.to(device, precision)
+
+
+def _autoencoder(weights: Weights, base: BaseModel) -> Any:
+    """An autoencoder that takes the place of a base model's own.
+
+    Raises:
+        StepError: it is missing or unfit, or its latents are of another shape.
+    """
+    import torch
+    from diffusers import AutoencoderKL
+
+    folder = locate(weights)
+    try:
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise StepError(f"autoencoder {weights.name!r} at {folder} is unfit: {error}") from error
+    own = base.vae.config
+    shapes = [(c.latent_channels, len(c.block_out_channels)) for c in (own, vae.config)]
+    if shapes[0] != shapes[1]:
+        raise StepError(
+            f"autoencoder {weights.name!r} has {shapes[1][0]} latent channels and {shapes[1][1]} "
+            f"levels, base model {base.name!r} needs {shapes[0][0]} and {shapes[0][1]}"
+        )
+    return vae
 
 
 def _quiet_loading() -> None:
