@@ -8,6 +8,8 @@ Out: <out>/<identity>/pytorch_lora_weights.safetensors   opens with pipe.load_lo
      <out>/cohorts/<k>-of-<n>.json       what the cohort holds.
      An identity whose training.json carries the same key is not trained again. One that cannot be
      trained does not stop the others; the step then fails at its end and names it.
+     <out>/checkpoints/ holds the state of identities in training. SIGTERM, SIGUSR1 and Ctrl-C save
+     it and end the step with exit status 75; run again, it goes on from there, as after a crash.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 3 (Eq. 8 corrected), with DreamBooth and
 PortraitBooth as the methods it compares.
@@ -16,8 +18,7 @@ PortraitBooth as the methods it compares.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,21 +31,22 @@ from pipeline_steps.files.dataset import (
     read_embeddings,
     read_subjects,
 )
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.errors import Interrupted, StepError, run_main
 from pipeline_steps.files.images import BadImage
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.signals import StopRequest, stop_requested
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.finetune import FinetuneSettings
 
 if TYPE_CHECKING:
+    from pipeline_steps.diffusion.base_models.base import BaseModel
     from pipeline_steps.diffusion.face_region import FaceEmbedder
-    from pipeline_steps.diffusion.fleet import FineTuned
     from pipeline_steps.diffusion.latent_set import LatentSet
+    from pipeline_steps.diffusion.runtime import Runtime
 
-RECORD = "training.json"
-AT_ONCE = {"cpu": 8, "cuda": 16}
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_MINUTES = 5.0
 
 
 def run(
@@ -57,6 +59,7 @@ def run(
     cohorts: int = 1,
     device: str = "cpu",
     at_once: int | None = None,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     faces: FaceEmbedder | None = None,
 ) -> dict[str, str]:
     """Fine-tune a cohort and write weights, records and the cohort's file.
@@ -70,7 +73,8 @@ def run(
         cohort: Number of the cohort, from 0.
         cohorts: Number of cohorts.
         device: "cpu" or "cuda".
-        at_once: Identities trained together; changes no result. None: as suits the device.
+        at_once: Most identities trained together; changes no result. None: as many as pay and fit.
+        checkpoint_minutes: Time between two checkpoints; changes no result.
         faces: Detector and recogniser; None: MTCNN and the recogniser of the configuration.
 
     Returns:
@@ -78,8 +82,10 @@ def run(
 
     Raises:
         StepError: inputs are missing, or some identities could not be trained.
+        Interrupted: a signal asked to stop; what was reached is saved.
     """
     from pipeline_steps.diffusion.finetune_key import common_key, subject_key
+    from pipeline_steps.diffusion.training_record import is_finished
 
     method = frozen.variant.get("method", "")
     if method not in METHODS:
@@ -96,23 +102,26 @@ def run(
         except StepError as error:
             failures[subject.identity] = str(error)
             continue
-        if _finished(out / subject.identity, keys[subject.identity]):
+        if is_finished(out / subject.identity, keys[subject.identity]):
             log.info("%s is finished and kept", subject.identity)
         else:
             pending.append(subject)
     if pending:
-        failures |= _train(
-            frozen,
-            method,
-            pending,
-            keys,
-            dataset=dataset,
-            prior=prior,
-            out=out,
-            device=device,
-            at_once=at_once or AT_ONCE.get(device, 8),
-            faces=faces,
-        )
+        with stop_requested() as stop:
+            failures |= _train(
+                frozen,
+                method,
+                pending,
+                keys,
+                stop,
+                dataset=dataset,
+                prior=prior,
+                out=out,
+                device=device,
+                at_once=at_once,
+                checkpoint_minutes=checkpoint_minutes,
+                faces=faces,
+            )
     if failures:
         reasons = "; ".join(f"{identity}: {reason}" for identity, reason in failures.items())
         raise StepError(
@@ -126,120 +135,99 @@ def run(
     return keys
 
 
-def _finished(folder: Path, key: str) -> bool:
-    """Whether a folder holds whole weights of that key."""
-    from pipeline_steps.diffusion.lora_files import FILE_NAME
-
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return bool(
-            record["key"] == key and record["weights_sha256"] == sha256_file(folder / FILE_NAME)
-        )
-    except (OSError, ValueError, KeyError):
-        return False
-
-
 def _train(
     frozen: Frozen[FinetuneSettings],
     method: str,
     pending: Sequence[Subject],
-    keys: dict[str, str],
+    keys: Mapping[str, str],
+    stop: StopRequest,
     *,
     dataset: Path,
     prior: Path,
     out: Path,
     device: str,
-    at_once: int,
+    at_once: int | None,
+    checkpoint_minutes: float,
     faces: FaceEmbedder | None,
 ) -> dict[str, str]:
-    """Train the identities in fleets of ``at_once``; returns those that failed, with the reason."""
+    """Train the identities and write their results; returns those that failed, with the reason."""
     from pipeline_steps.diffusion.base_models import load_base_model
+    from pipeline_steps.diffusion.checkpoints import Checkpoints
+    from pipeline_steps.diffusion.cohort_plan import Backoff, plan_cohort
     from pipeline_steps.diffusion.face_region import load_faces
-    from pipeline_steps.diffusion.fleet import fine_tune
-    from pipeline_steps.diffusion.loss_report import LossReport
-    from pipeline_steps.diffusion.training_data import encode_files, prior_latents
+    from pipeline_steps.diffusion.fleet import Fleet
+    from pipeline_steps.diffusion.fleet_run import FleetRun, plan_fleets
+    from pipeline_steps.diffusion.training_data import prior_latents
+    from pipeline_steps.diffusion.training_record import save_result
 
     settings = frozen.settings
     with_faces = METHODS[method].identity_term is not None
     base = load_base_model(frozen.weights["base_model"], device)
     if with_faces and faces is None:
         faces = load_faces(frozen.weights["recogniser"], device, settings.min_face_size or 20)
-    prior_set = prior_latents(base, prior, with_embeddings=with_faces)
     # Images are encoded once, in full precision; what follows may be narrower.
-    fleets = []
-    failures: dict[str, str] = {}
-    for start in range(0, len(pending), at_once):
-        fleet: dict[str, LatentSet] = {}
-        for subject in pending[start : start + at_once]:
-            try:
-                fleet[subject.identity] = encode_files(
-                    base,
-                    [dataset / file for file in subject.files],
-                    settings.instance_prompt_for(subject.gender),
-                    read_embeddings(embeddings_file(dataset, subject), subject.files)
-                    if with_faces
-                    else None,
-                )
-            except (StepError, BadImage) as error:
-                failures[subject.identity] = str(error)
-        fleets.append(fleet)
+    prior_set = prior_latents(base, prior, with_embeddings=with_faces)
+    images, failures = _encode(base, pending, settings, dataset, stop, with_faces=with_faces)
     base.to(device, settings.precision)
-    by_name = {subject.identity: subject for subject in pending}
-    for fleet in filter(None, fleets):
-        results = fine_tune(
+
+    def open_fleet(identities: Sequence[str], runtime: Runtime) -> Fleet:
+        chosen = {identity: images[identity] for identity in identities}
+        return Fleet(
             base,
             method,
-            fleet,
+            chosen,
             prior_set,
             settings,
             seed=frozen.seed,
             faces=faces,
-            on_step=LossReport(method, list(fleet), settings.steps),
+            runtime=runtime,
         )
-        for identity, result in results.items():
-            if not result.finite:
+
+    checkpoints = Checkpoints(out / CHECKPOINTS, keys)
+    train = FleetRun(method, checkpoints, 60 * checkpoint_minutes, stop)
+    most = plan_cohort(list(images), open_fleet, device=device, at_once=at_once)
+    backoff = Backoff(open_fleet, device)
+    by_name = {subject.identity: subject for subject in pending}
+    for plan in plan_fleets(list(images), checkpoints, at_once=most, cohort=len(keys)):
+        for identity, result in backoff.run(plan.identities, train, plan.state).items():
+            if result.finite:
+                subject = by_name[identity]
+                save_result(frozen, method, subject, keys[identity], result, out / identity)
+            else:
                 failures[identity] = "training diverged; lower finetune.learning_rate"
-                continue
-            _save(frozen, method, by_name[identity], keys[identity], result, out / identity)
+            checkpoints.remove(identity)
     return failures
 
 
-def _save(
-    frozen: Frozen[FinetuneSettings],
-    method: str,
-    subject: Subject,
-    key: str,
-    result: FineTuned,
-    folder: Path,
-) -> None:
-    """Write weights, then the record that makes them count."""
-    from importlib.metadata import version
+def _encode(
+    base: BaseModel,
+    subjects: Sequence[Subject],
+    settings: FinetuneSettings,
+    dataset: Path,
+    stop: StopRequest,
+    *,
+    with_faces: bool,
+) -> tuple[dict[str, LatentSet], dict[str, str]]:
+    """The identities' images as latents, and the reasons of those that have none."""
+    from pipeline_steps.diffusion.training_data import encode_files
 
-    from pipeline_steps.diffusion.lora_files import save_lora
-
-    settings = frozen.settings
-    weights = save_lora(
-        folder, result.adapter, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
-    )
-    record = {
-        "key": key,
-        "identity": subject.identity,
-        "method": method,
-        "base_model": frozen.weights["base_model"].model_dump(mode="json"),
-        "recogniser": frozen.weights["recogniser"].model_dump(mode="json")
-        if METHODS[method].identity_term is not None
-        else None,
-        "seed": frozen.seed,
-        "settings": settings.model_dump(mode="json"),
-        "instance_prompt": settings.instance_prompt_for(subject.gender),
-        "images": dict(zip(subject.files, subject.sha256, strict=True)),
-        "weights_sha256": sha256_file(weights),
-        "losses": {
-            name: [round(value, 6) for value in values] for name, values in result.losses.items()
-        },
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
-    }
-    write_json(folder / RECORD, record)
+    images: dict[str, LatentSet] = {}
+    failures: dict[str, str] = {}
+    for subject in subjects:
+        if stop:
+            raise Interrupted(f"{stop.name}: no training had begun; run again")
+        try:
+            images[subject.identity] = encode_files(
+                base,
+                [dataset / file for file in subject.files],
+                settings.instance_prompt_for(subject.gender),
+                read_embeddings(embeddings_file(dataset, subject), subject.files)
+                if with_faces
+                else None,
+            )
+        except (StepError, BadImage) as error:
+            failures[subject.identity] = str(error)
+    return images, failures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,7 +244,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cohorts", type=int, default=1, help="number of cohorts")
     parser.add_argument("--out", type=Path, required=True, help="folder of the method's weights")
     parser.add_argument(
-        "--at-once", type=int, help="identities trained together; changes speed and memory only"
+        "--at-once",
+        type=_at_once,
+        metavar="N",
+        help="most identities trained together, or auto (default): as many as pay and fit; changes "
+        "speed and memory only",
+    )
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=CHECKPOINT_MINUTES,
+        metavar="M",
+        help=f"time between two checkpoints (default {CHECKPOINT_MINUTES:g})",
     )
     arguments = parser.parse_args(argv)
     frozen = load_frozen(arguments.config, FinetuneSettings)
@@ -270,8 +269,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             cohorts=arguments.cohorts,
             device=device,
             at_once=arguments.at_once,
+            checkpoint_minutes=arguments.checkpoint_minutes,
         )
     return 0
+
+
+def _at_once(text: str) -> int | None:
+    return None if text == "auto" else max(1, int(text))
 
 
 if __name__ == "__main__":

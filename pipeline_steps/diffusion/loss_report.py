@@ -26,7 +26,7 @@ class LossReport:
     def __call__(self, fleet: Fleet, losses: Tensor) -> None:
         """Take the losses [K, 4] of the step that the fleet has just done."""
         done = fleet.step_number
-        self._bar.update(1)
+        self._bar.update(done - self._bar.n)  # the first time, by what was done before
         self._recent.append(losses.mean(dim=0))
         if done % self._every == 0 or done == self._steps:
             mean = sum(self._recent[1:], self._recent[0]) / len(self._recent)
