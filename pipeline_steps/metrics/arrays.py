@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Matrix = NDArray[np.float64]
+Rows = NDArray[Any]  # float32 or float64
 
 
-def feature_matrix(values: ArrayLike, *, name: str, min_rows: int = 1) -> Matrix:
-    """A float64 copy-free view of `values` as [n, d].
+def feature_rows(values: ArrayLike, *, name: str, min_rows: int = 1) -> Rows:
+    """`values` as [n, d], float32 where they are and float64 otherwise, without a needless copy.
 
     Args:
         values: features [n, d], NumPy or a CPU tensor, any real dtype.
@@ -19,7 +23,9 @@ def feature_matrix(values: ArrayLike, *, name: str, min_rows: int = 1) -> Matrix
     Raises:
         ValueError: not two-dimensional, no column, too few rows, or a value that is not finite.
     """
-    matrix = np.asarray(values, dtype=np.float64)
+    matrix = np.asarray(values)
+    if matrix.dtype != np.float32:
+        matrix = matrix.astype(np.float64, copy=False)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{name} features must be [n, d] with d >= 1, not {matrix.shape}")
     if matrix.shape[0] < min_rows:
@@ -29,7 +35,12 @@ def feature_matrix(values: ArrayLike, *, name: str, min_rows: int = 1) -> Matrix
     return matrix
 
 
-def same_width(real: Matrix, synthetic: Matrix) -> None:
+def feature_matrix(values: ArrayLike, *, name: str, min_rows: int = 1) -> Matrix:
+    """`feature_rows` in float64."""
+    return feature_rows(values, name=name, min_rows=min_rows).astype(np.float64, copy=False)
+
+
+def same_width(real: Rows, synthetic: Rows) -> None:
     """Raise ValueError unless both sets have the same number of columns."""
     if real.shape[1] != synthetic.shape[1]:
         raise ValueError(
@@ -38,9 +49,16 @@ def same_width(real: Matrix, synthetic: Matrix) -> None:
         )
 
 
-def unit_rows(matrix: Matrix, *, name: str) -> Matrix:
-    """Rows divided by their L2 norm. Raises ValueError on a zero row."""
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+def unit_rows(matrix: Rows, *, name: str) -> Matrix:
+    """Rows divided by their L2 norm, float64. Raises ValueError on a zero row."""
+    rows = np.asarray(matrix, dtype=np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if (norms == 0).any():
         raise ValueError(f"{name} features hold a zero row, which has no direction")
-    return matrix / norms
+    return rows / norms
+
+
+def threads() -> int:
+    """Threads that this process may use: OMP_NUM_THREADS, as for the matrix products, or all."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(named)) if named.isdigit() else (os.cpu_count() or 1)

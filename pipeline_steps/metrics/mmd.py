@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline_steps.metrics.arrays import Matrix, feature_matrix, same_width, unit_rows
+from pipeline_steps.metrics.arrays import Rows, feature_rows, same_width, unit_rows
 
 BLOCK_ROWS = 1024
 
@@ -22,7 +22,8 @@ def cmmd(
     scale * (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)), k(a, b) = exp(-|a - b|^2 / 2 sigma^2),
     each mean over all pairs, a row with itself included. Every kernel value lies near 1 for
     sigma = 10, so the means are taken of k - 1 (expm1), which leaves the result the same and keeps
-    its digits. Distances are built in blocks: memory is flat in n.
+    its digits. The kernel is built in square blocks, in double precision: beside the features
+    themselves a few blocks of memory are used, however many rows there are.
 
     Args:
         real: features [n, d]; rows are normalised here.
@@ -38,20 +39,43 @@ def cmmd(
     """
     if sigma <= 0:
         raise ValueError(f"sigma must be positive, not {sigma}")
-    x = unit_rows(feature_matrix(real, name="real"), name="real")
-    y = unit_rows(feature_matrix(synthetic, name="synthetic"), name="synthetic")
+    x, y = feature_rows(real, name="real"), feature_rows(synthetic, name="synthetic")
     same_width(x, y)
     gamma = 1.0 / (2.0 * sigma**2)
-    within = _mean_kernel_minus_one(x, x, gamma) + _mean_kernel_minus_one(y, y, gamma)
+    within = _mean_within(x, "real", gamma) + _mean_within(y, "synthetic", gamma)
     # Rounding alone can make two equal sets come out below zero.
-    return float(max(scale * (within - 2.0 * _mean_kernel_minus_one(x, y, gamma)), 0.0))
+    return float(max(scale * (within - 2.0 * _mean_between(x, y, gamma)), 0.0))
 
 
-def _mean_kernel_minus_one(a: Matrix, b: Matrix, gamma: float) -> float:
-    """Mean over all pairs of exp(-gamma |a_i - b_j|^2) - 1, for unit rows."""
+def _mean_within(rows: Rows, name: str, gamma: float) -> float:
+    """Mean over all ordered pairs of k - 1; each unordered pair of blocks is visited once."""
     total = 0.0
-    for start in range(0, len(a), BLOCK_ROWS):
-        # |a - b|^2 = 2 - 2 a.b for unit vectors.
-        squared = np.maximum(2.0 - 2.0 * (a[start : start + BLOCK_ROWS] @ b.T), 0.0)
-        total += float(np.expm1(-gamma * squared).sum())
-    return total / (len(a) * len(b))
+    for start in range(0, len(rows), BLOCK_ROWS):
+        a = unit_rows(rows[start : start + BLOCK_ROWS], name=name)
+        total += _sum_kernel_minus_one(a, a, gamma)
+        for other in range(start + BLOCK_ROWS, len(rows), BLOCK_ROWS):
+            b = unit_rows(rows[other : other + BLOCK_ROWS], name=name)
+            total += 2.0 * _sum_kernel_minus_one(a, b, gamma)
+    return total / len(rows) ** 2
+
+
+def _mean_between(x: Rows, y: Rows, gamma: float) -> float:
+    """Mean over all pairs of k(x, y) - 1."""
+    total = 0.0
+    for start in range(0, len(x), BLOCK_ROWS):
+        a = unit_rows(x[start : start + BLOCK_ROWS], name="real")
+        for other in range(0, len(y), BLOCK_ROWS):
+            b = unit_rows(y[other : other + BLOCK_ROWS], name="synthetic")
+            total += _sum_kernel_minus_one(a, b, gamma)
+    return total / (len(x) * len(y))
+
+
+def _sum_kernel_minus_one(a: Rows, b: Rows, gamma: float) -> float:
+    """Sum over all pairs of exp(-gamma |a_i - b_j|^2) - 1, for unit rows."""
+    # |a - b|^2 = 2 - 2 a.b for unit vectors.
+    squared = a @ b.T
+    squared *= -2.0
+    squared += 2.0
+    np.maximum(squared, 0.0, out=squared)
+    squared *= -gamma
+    return float(np.expm1(squared, out=squared).sum())

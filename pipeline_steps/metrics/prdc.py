@@ -7,14 +7,24 @@ and Diversity Metrics for Generative Models", ICML 2020, Eq. 3-4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import Matrix, feature_matrix, same_width
-
-BLOCK_ROWS = 1024
+from pipeline_steps.metrics.arrays import feature_rows, same_width
+from pipeline_steps.metrics.neighbours import (
+    Indices,
+    Screen,
+    Single,
+    blocks,
+    differences,
+    exact_radii,
+    parallel,
+    screened,
+    screened_radii,
+    screens,
+)
 
 
 def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[str, float]:
@@ -29,7 +39,8 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
     - density: mean number of real balls around a synthetic row, divided by k (may exceed 1)
     - coverage: share of real balls that hold a synthetic row
 
-    Distances are built in blocks of rows: memory is O(block x n), never n x m.
+    Distances are built in blocks: memory is O(block x n), never n x m. They are screened in single
+    precision, and decided as float64 differences decide (see `neighbours`).
 
     Args:
         real: features [n, d], n > k.
@@ -41,46 +52,85 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    x = feature_matrix(real, name="real", min_rows=k + 1)
-    y = feature_matrix(synthetic, name="synthetic", min_rows=k + 1)
+    x = feature_rows(real, name="real", min_rows=k + 1)
+    y = feature_rows(synthetic, name="synthetic", min_rows=k + 1)
     same_width(x, y)
-    # A common shift changes no distance and keeps the digits of |a|^2 - 2 a.b + |b|^2.
-    centre = x.mean(axis=0)
-    x, y = x - centre, y - centre
-    real_radii = _squared_radii(x, k)
-    synthetic_radii = _squared_radii(y, k)
+    real_screen, synthetic_screen = screens(x, y)
+    real_radii = screened_radii(real_screen, k)
+    synthetic_radii = screened_radii(synthetic_screen, k)
 
-    real_balls_around = np.zeros(len(y), dtype=np.int64)
-    recalled = np.zeros(len(x), dtype=bool)
-    covered = np.zeros(len(x), dtype=bool)
-    for rows, squared in _squared_distances(x, y):
-        inside_real = squared <= real_radii[rows, None]
-        real_balls_around += inside_real.sum(axis=0)
-        covered[rows] = inside_real.any(axis=1)
-        recalled[rows] = (squared <= synthetic_radii).any(axis=1)
+    def compare(rows: slice) -> _Decided:
+        squared = screened(real_screen, rows, synthetic_screen, slice(0, len(y)))
+        in_real, open_real = _decide(squared, real_radii, real_screen, rows, axis=0)
+        in_synthetic, open_synthetic = _decide(
+            squared, synthetic_radii, synthetic_screen, slice(0, len(y)), axis=1
+        )
+        recalled = np.asarray(in_synthetic.any(axis=1))
+        # A real row that is surely in some ball needs no further proof.
+        open_synthetic[recalled] = False
+        return _Decided(
+            around=np.count_nonzero(in_real, axis=0),
+            covered=np.asarray(in_real.any(axis=1)),
+            recalled=recalled,
+            open_real=np.argwhere(open_real) + np.array([rows.start, 0]),
+            open_synthetic=np.argwhere(open_synthetic) + np.array([rows.start, 0]),
+        )
+
+    decided = parallel(compare, blocks(len(x)))
+    around = np.sum([part.around for part in decided], axis=0)
+    covered = np.concatenate([part.covered for part in decided])
+    recalled = np.concatenate([part.recalled for part in decided])
+
+    pairs = np.concatenate([part.open_real for part in decided])
+    squared = differences(x, y, pairs[:, 0], pairs[:, 1])
+    inside = pairs[squared <= _exact(real_screen, k, real_radii, pairs[:, 0])]
+    np.add.at(around, inside[:, 1], 1)
+    covered[inside[:, 0]] = True
+
+    pairs = np.concatenate([part.open_synthetic for part in decided])
+    squared = differences(x, y, pairs[:, 0], pairs[:, 1])
+    inside = pairs[squared <= _exact(synthetic_screen, k, synthetic_radii, pairs[:, 1])]
+    recalled[inside[:, 0]] = True
     return {
-        "precision": float((real_balls_around > 0).mean()),
+        "precision": float((around > 0).mean()),
         "recall": float(recalled.mean()),
-        "density": float(real_balls_around.mean() / k),
+        "density": float(around.mean() / k),
         "coverage": float(covered.mean()),
     }
 
 
-def _squared_radii(rows: Matrix, k: int) -> NDArray[np.float64]:
-    """Squared distance of each row to its k-th nearest other row, [n]."""
-    radii = np.empty(len(rows))
-    for block, squared in _squared_distances(rows, rows):
-        # A row is no neighbour of itself, however rounding treats its own distance.
-        squared[np.arange(squared.shape[0]), np.arange(block.start, block.stop)] = np.inf
-        radii[block] = np.partition(squared, k - 1, axis=1)[:, k - 1]
-    return radii
+@dataclass(frozen=True)
+class _Decided:
+    """What single precision settles about a block of real rows, and what it leaves open.
+
+    Attributes:
+        around: number of the block's balls around each synthetic row [m].
+        covered: whether a ball holds a synthetic row [b].
+        recalled: whether a real row lies in a synthetic ball [b].
+        open_real: pairs (real row, synthetic row) close to the surface of the real row's ball.
+        open_synthetic: the same of the synthetic row's ball, of rows not yet recalled.
+    """
+
+    around: NDArray[np.intp]
+    covered: NDArray[np.bool_]
+    recalled: NDArray[np.bool_]
+    open_real: Indices
+    open_synthetic: Indices
 
 
-def _squared_distances(a: Matrix, b: Matrix) -> Iterator[tuple[slice, Matrix]]:
-    """Blocks of rows of the squared Euclidean distance matrix, >= 0."""
-    b_squared = np.einsum("ij,ij->i", b, b)
-    for start in range(0, len(a), BLOCK_ROWS):
-        block = slice(start, min(start + BLOCK_ROWS, len(a)))
-        rows = a[block]
-        squared = np.einsum("ij,ij->i", rows, rows)[:, None] + b_squared - 2.0 * (rows @ b.T)
-        yield block, np.maximum(squared, 0.0, out=squared)
+def _decide(
+    squared: Single, radii: Single, balls: Screen, which: slice, *, axis: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pairs are surely inside the balls along an axis of `squared`, and which are open."""
+    # The distance and the radius may each be off by the tolerance.
+    slack = 2.0 * balls.tolerance[which]
+    low, high = radii[which] - slack, radii[which] + slack
+    shape = (-1, 1) if axis == 0 else (1, -1)
+    inside = squared <= low.astype(np.float32).reshape(shape)
+    return inside, (squared <= high.astype(np.float32).reshape(shape)) & ~inside
+
+
+def _exact(balls: Screen, k: int, approximate: Single, rows: Indices) -> NDArray[np.float64]:
+    """Squared radii in float64 of the balls of some rows, which may repeat."""
+    unique, back = np.unique(rows, return_inverse=True)
+    return exact_radii(balls, k, approximate, unique)[back]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.metrics import prdc
+from pipeline_steps.metrics import neighbours
 from pipeline_steps.metrics.prdc import precision_recall
 
 
@@ -44,7 +44,7 @@ def test_equals_the_definitions_written_out(k: int, monkeypatch: pytest.MonkeyPa
     synthetic = rng.standard_normal((38, 4)) * 0.8 + 100.6
     expected = naive(real, synthetic, k)
     assert precision_recall(real, synthetic, k=k) == pytest.approx(expected, rel=1e-12)
-    monkeypatch.setattr(prdc, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(neighbours, "TILE", 7)
     assert precision_recall(real, synthetic, k=k) == pytest.approx(expected, rel=1e-12)
 
 
