@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline_steps.faces import iresnet
+from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.weights import locate, verify
 from pipeline_steps.settings.base import Weights
@@ -26,6 +27,7 @@ NAMED_LAYERS: Mapping[str, tuple[int, ...]] = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
 }
+WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
 PREPROCESSING = "RGB 112x112, (x / 255 - 0.5) / 0.5"
 
 
@@ -132,7 +134,7 @@ def load_recogniser(weights: Weights, device: str | torch.device = "cpu") -> Rec
     112, embedding_dim and input_size. A quality head is there when the file has one.
 
     Args:
-        weights: registry entry; its file is .safetensors, or .pth with tensors only.
+        weights: registry entry; its file is .safetensors, .pth with tensors only, or .onnx.
         device: where the network is to run.
 
     Raises:
@@ -178,7 +180,7 @@ def weights_file(weights: Weights) -> Path:
     place = locate(weights)
     if place.is_file():
         return place
-    files = sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".pth"))
+    files = sorted(file for file in place.iterdir() if file.suffix in WEIGHT_FILES)
     if len(files) != 1:
         raise StepError(
             f"weights {weights.name!r}: {place} holds {len(files)} weight files, expected one; "
@@ -188,11 +190,15 @@ def weights_file(weights: Weights) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file, on the CPU. Nothing but tensors is unpickled.
+    """Tensors of a .safetensors, .pth or .onnx file, on the CPU. Only tensors are unpickled.
+
+    Of an ONNX file: those of the iResNet in it, see :mod:`pipeline_steps.faces.onnx_weights`.
 
     Raises:
         StepError: another kind of file, or a broken one.
     """
+    if path.suffix == ".onnx":
+        return state_dict_of_onnx(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -204,4 +210,4 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return {str(name).removeprefix("module."): value for name, value in state.items()}
     except Exception as error:  # each format has its own exceptions for broken files
         raise StepError(f"weights file {path} cannot be read: {error}") from error
-    raise StepError(f"weights file {path}: expected .safetensors or .pth")
+    raise StepError(f"weights file {path}: expected .safetensors, .pth or .onnx")
