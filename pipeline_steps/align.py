@@ -15,8 +15,8 @@ CVPR 2019.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,9 @@ def items_of_manifest(manifest: Path, root: Path) -> list[Item]:
 
 
 def items_of_images(source: Path) -> list[Item]:
-    """All images of a zip archive or a folder; their folder's name is their identity.
+    """All images of an archive or a folder; their folder's name is their identity.
+
+    Folders that only sort images by their numbers, as FFHQ's do, are nobody's.
 
     Raises:
         StepError: the source is missing or broken.
@@ -133,7 +135,11 @@ def items_of_images(source: Path) -> list[Item]:
     from pipeline_steps.faces.photographs import file_stem, list_photographs, unique_stems
 
     photographs = list_photographs(source).photographs
-    folders = [file_stem(f"{item.folder}.x") if item.folder else "" for item in photographs]
+    shelves = shelf_folders((item.folder, item.name) for item in photographs)
+    folders = [
+        "" if item.folder in shelves or not item.folder else file_stem(f"{item.folder}.x")
+        for item in photographs
+    ]
     stems = unique_stems([(f, item.name) for f, item in zip(folders, photographs, strict=True)])
     return [
         Item(
@@ -144,6 +150,25 @@ def items_of_images(source: Path) -> list[Item]:
         )
         for folder, stem, item in zip(folders, stems, photographs, strict=True)
     ]
+
+
+def shelf_folders(names: Iterable[tuple[str, str]]) -> set[str]:
+    """Folders like FFHQ's 12000/12345.png: named by their first number, with a thousand to come.
+
+    Args:
+        names: (folder, file name) of each image.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for folder, name in names:
+        members[folder].append(name.partition(".")[0])
+    return {
+        folder
+        for folder, stems in members.items()
+        if folder.isdecimal()
+        and all(stem.isdecimal() and 0 <= int(stem) - int(folder) < 1000 for stem in stems)
+        and all(len(stem) == len(folder) for stem in stems)
+        and int(folder) % 1000 == 0
+    }
 
 
 def batches(items: Sequence[Item]) -> list[list[Item]]:
@@ -207,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", type=Path, help="manifest of the images, with --root")
-    source.add_argument("--images", type=Path, help="zip archive or folder of images")
+    source.add_argument("--images", type=Path, help="archive (.zip, .tar) or folder of images")
     parser.add_argument("--root", type=Path, help="folder that the manifest's files lie in")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)

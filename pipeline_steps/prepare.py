@@ -1,14 +1,17 @@
 """Prepare the photographs of consenting people: find the face, crop it square, write it down.
 
-In:  zip archives or folders with one folder of photographs per participant, and optionally a table
-     of genders; where they are stands in the configuration.
+In:  archives or folders with one folder of photographs per participant, and optionally a table of
+     genders and consent; where they are stands in the configuration.
 Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's resolution;
      dataset/manifest.parquet               a row for every photograph, kept or not, with the reason
                                             in few words; box and landmarks in the prepared image's
                                             pixels; sha256 of the prepared image;
-     dataset/identities.csv                 identity, gender, n_images, source, consent.
+     dataset/identities.csv                 identity, gender, n_images, source, consent;
+     dataset/report.json                    counts, reasons, and how the set differs from what is
+                                            expected of it.
      A photograph that cannot be used never stops the others. An identity without any usable one
-     stops the step at its end, or is left out, as configured.
+     stops the step at its end, or is left out, as configured. Photographs of a participant who does
+     not consent are never read.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4.1 (the Tufts Face Database, Panetta et al.,
 TPAMI 2018; camera positions 1 to 7, face-centred square crops).
@@ -18,12 +21,12 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.files.atomic import write_bytes, write_text
+from pipeline_steps.files.atomic import write_bytes, write_json, write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger, progress
@@ -71,22 +74,29 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     """
     from pipeline_steps.faces.candidates import collect
     from pipeline_steps.faces.dataset import drop_duplicates, identity_table
+    from pipeline_steps.faces.dataset_report import dataset_report, sentences
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.faces.participants import read_genders
+    from pipeline_steps.faces.participants import read_participants
     from pipeline_steps.faces.photographs import natural_key
 
     settings = frozen.settings
     log = get_logger("prepare")
-    genders = read_genders(Path(settings.gender_table)) if settings.gender_table else {}
-    sources = [Path(source) for source in settings.sources]
-    candidates, without_files = collect(sources, settings.file_pattern, settings.positions)
+    table = settings.gender_table
+    participants = read_participants(Path(table)) if table else {}
+    collection = collect(
+        [Path(source) for source in settings.sources],
+        settings.file_pattern,
+        settings.positions,
+        salvage=settings.on_broken_source == "salvage",
+        refused={name for name, entry in participants.items() if entry.consent is False},
+    )
     detector = Detector(
         device,
         min_face_size=settings.detector.min_face_size,
         thresholds=settings.detector.thresholds,
     )
     groups: dict[str | None, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
+    for candidate in collection.candidates:
         groups[candidate.identity].append(candidate)
     order = sorted(groups, key=lambda identity: natural_key(identity or ""))
 
@@ -104,12 +114,22 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         )
     rows = drop_duplicates([pair for part in prepared for pair in part])
     remove_strangers(out, rows)
-    identities = [identity for identity in order if identity is not None] + without_files
+    identities = [*filter(None, order), *collection.without_files]
     usable = {row["identity"] for row in rows if row["kept"]}
     kept = [identity for identity in identities if identity in usable]
     write_manifest(out / "manifest.parquet", rows, COLUMNS)
-    write_text(out / "identities.csv", identity_table(rows, kept, genders, settings.consent))
-    report(rows, genders, settings)
+    write_text(out / "identities.csv", identity_table(rows, kept, participants, settings.consent))
+    report = dataset_report(
+        rows,
+        identities,
+        collection.listings,
+        participants,
+        settings.expected,
+        settings.resolution,
+    )
+    write_json(out / "report.json", report)
+    for sentence in sentences(report):
+        log.warning("%s", sentence)
     log.info(
         "%d of %d photographs of %d identities kept",
         sum(row["kept"] for row in rows),
@@ -151,6 +171,8 @@ def _prepare_some(
             continue
         try:
             content = candidate.photograph.read()
+            if not content:
+                raise BadImage("empty file")
             if candidate.identity is not None:
                 digests[index] = sha256_bytes(content)
                 images[index] = read_image(content)
@@ -229,21 +251,6 @@ def remove_strangers(out: Path, rows: Iterable[Row]) -> None:
             path.unlink()
 
 
-def report(rows: Sequence[Row], genders: Mapping[str, str], settings: PrepareSettings) -> None:
-    """Say how many were left out for which reason, and what looks odd about the set."""
-    from pipeline_steps.faces.dataset import oddities
-
-    log = get_logger("prepare")
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if not row["kept"]:
-            counts[row["reason"].split(" of ")[0]] += 1
-    for reason, count in sorted(counts.items()):
-        log.info("left out: %d x %s", count, reason)
-    for warning in oddities(rows, settings.resolution, genders):
-        log.warning("%s", warning)
-
-
 def refuse_empty(
     rows: Sequence[Row], identities: Sequence[str], kept: Sequence[str], settings: PrepareSettings
 ) -> None:
@@ -252,13 +259,15 @@ def refuse_empty(
     Raises:
         StepError: naming each such identity and why its photographs were left out.
     """
+    from pipeline_steps.faces.candidates import NO_CONSENT
     from pipeline_steps.faces.photographs import natural_key
 
     if not kept:
         reasons = sorted({row["reason"] for row in rows})[:5]
         why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
         raise StepError(f"no photograph in {', '.join(settings.sources)} can be used{why}")
-    empty = sorted(set(identities) - set(kept), key=natural_key)
+    refused = {row["identity"] for row in rows if row["reason"] == NO_CONSENT}
+    empty = sorted(set(identities) - set(kept) - refused, key=natural_key)
     if not empty:
         return
     parts = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 
 import numpy as np
@@ -150,3 +151,50 @@ def test_command_line(tmp_path):
     assert align.main([*arguments, "--out", str(tmp_path / "b")]) == 0
     one, other = (tmp_path / name / "ID_1/0.png" for name in "ab")
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_folders_that_only_sort_images_by_number_are_nobodys(tmp_path):
+    names = [
+        "00000/00007.png",
+        "00000/00999.png",
+        "69000/69001.png",
+        "1000/a.png",
+        "00001/00001.png",
+    ]
+    for name in names:
+        write_png(tmp_path / "ffhq" / name, FACE)
+    files = {item.source_file: item.file for item in align.items_of_images(tmp_path / "ffhq")}
+    assert files == {
+        "ffhq/00000/00007.png": "00007.png",
+        "ffhq/00000/00999.png": "00999.png",
+        "ffhq/69000/69001.png": "69001.png",
+        "ffhq/1000/a.png": "1000/a.png",
+        "ffhq/00001/00001.png": "00001/00001.png",
+    }
+
+
+def test_shards_of_a_webdataset_are_read_as_the_folder_of_their_images(tmp_path):
+    images = {"000001": FACE, "000002": CAT, "000003": FACE}
+    for number, keys in enumerate((["000001", "000002"], ["000003"])):
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "shards" / f"{number:05d}.tar", "w") as shard:
+            for key in keys:
+                for ending, content in ((".png", encode_png(images[key])), (".json", b"{}")):
+                    member = tarfile.TarInfo(key + ending)
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+    for key, image in images.items():
+        write_png(tmp_path / "folder" / f"{key}.png", image)
+    rows = {}
+    for name in ("shards", "folder"):
+        items = align.items_of_images(tmp_path / name)
+        rows[name] = align.run(FROZEN, items, out=tmp_path / f"{name}_out", device="cpu")
+    plain = [[(row["file"], row["sha256"], row["reason"]) for row in rows[name]] for name in rows]
+    assert plain[0] == plain[1]
+    assert [row["source_file"] for row in rows["shards"]] == [
+        "shards/00000.tar/000001.png",
+        "shards/00000.tar/000002.png",
+        "shards/00001.tar/000003.png",
+    ]
+    single = align.items_of_images(tmp_path / "shards" / "00001.tar")
+    assert [item.file for item in single] == ["000003.png"]

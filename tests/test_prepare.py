@@ -14,7 +14,6 @@ from PIL import Image
 from skimage import data
 
 from pipeline_steps import prepare
-from pipeline_steps.faces.dataset import oddities
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
@@ -129,7 +128,7 @@ def bad_photographs():
     return {
         "good.jpg": (encoded(), True, ""),
         "truncated.jpg": (brighter(3)[:4000], False, "truncated"),
-        "empty.jpg": (b"", False, "not an image"),
+        "empty.jpg": (b"", False, "empty file"),
         "text.jpg": (b"no photograph", False, "not an image"),
         "cat.jpg": (encoded(CAT), False, "no face"),
         "two.png": (encoded(two, "PNG"), True, "2 faces, largest kept"),
@@ -208,7 +207,7 @@ def test_identities_without_a_usable_photograph_are_all_named_after_the_others_a
             (root / folder / "a.jpg").write_bytes(content)
     with pytest.raises(StepError) as caught:
         prepared(tmp_path, [root], file_pattern=None)
-    assert "ID_2 (no face); ID_3 (not an image); ID_12 (empty folder)" in str(caught.value)
+    assert "ID_2 (no face); ID_3 (empty file); ID_12 (empty folder)" in str(caught.value)
     assert "ID_1 " not in str(caught.value)
     assert (tmp_path / "dataset/images/ID_1/a.png").is_file()
 
@@ -238,7 +237,7 @@ def test_workers_and_repetition_change_no_byte_and_withdrawn_images_go(tmp_path)
     for name, workers in (("a", 1), ("b", 3)):
         prepare.run(frozen, out=tmp_path / name, device="cpu", workers=workers)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 9 + 2
+    assert len(files) == 9 + 3
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -254,28 +253,6 @@ def test_workers_and_repetition_change_no_byte_and_withdrawn_images_go(tmp_path)
 
 def files_of(out):
     return (out / "images").rglob("*.png")
-
-
-def test_wrongly_read_positions_are_noticed():
-    def rows(order):
-        for position in order:
-            yaw = (order.index(position) - 3) * 12.0
-            turned = np.array([[38.3, 51.7], [73.5, 51.5], [56, 71.7], [41.5, 92.4], [70.7, 92.2]])
-            turned[2, 0] += yaw / 4
-            for camera in (1, 2):
-                yield {
-                    "identity": "ID_1",
-                    "camera": camera,
-                    "position": position,
-                    "landmarks": turned.ravel(),
-                    "kept": True,
-                }
-
-    assert oddities(list(rows([1, 2, 3, 4, 5, 6, 7])), 112, {}) == []
-    (sentence,) = oddities(list(rows([4, 1, 7, 2, 6, 3, 5])), 112, {})
-    assert "does not follow the position" in sentence
-    (sentence,) = oddities(list(rows([1, 2, 3, 4, 5, 6, 7])), 112, {"ID_2": "F"})
-    assert sentence == "the gender table lacks 1 identities: ID_1"
 
 
 def test_command_line(tmp_path, capsys):

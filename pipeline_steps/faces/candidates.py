@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_steps.faces.participants import identities_of_folders
-from pipeline_steps.faces.photographs import Photograph, list_photographs, unique_stems
+from pipeline_steps.faces.photographs import Listing, Photograph, list_photographs, unique_stems
 from pipeline_steps.files.logs import get_logger
+
+NO_CONSENT = "no consent"
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,38 @@ class Candidate:
     reason: str
 
 
+@dataclass(frozen=True)
+class Collection:
+    """All that the sources hold.
+
+    Attributes:
+        candidates: the photographs, source by source.
+        without_files: identities of folders without a single file.
+        listings: the sources.
+    """
+
+    candidates: tuple[Candidate, ...]
+    without_files: tuple[str, ...]
+    listings: tuple[Listing, ...]
+
+
 def collect(
-    sources: Sequence[Path], file_pattern: str | None, positions: Sequence[int] | None
-) -> tuple[list[Candidate], list[str]]:
-    """All photographs of the sources, and the identities of folders without a single file.
+    sources: Sequence[Path],
+    file_pattern: str | None,
+    positions: Sequence[int] | None,
+    *,
+    salvage: bool = False,
+    refused: Container[str] = (),
+) -> Collection:
+    """List the photographs of all sources.
 
     Args:
-        sources: zip archives and folders.
+        sources: archives and folders.
         file_pattern: regular expression of a whole file name, with the named groups camera and
             position where there are such numbers; None takes any image.
         positions: positions to keep; None keeps all.
+        salvage: use the whole files of an archive that ends too early.
+        refused: identities without consent; their photographs are named and never read.
 
     Raises:
         StepError: a source is missing or broken, or two folders mean the same identity.
@@ -41,22 +65,22 @@ def collect(
     log = get_logger("prepare")
     photographs: list[Photograph] = []
     empty: list[str] = []
+    listings = []
     for source in sources:
-        listing = list_photographs(source)
+        listing = list_photographs(source, salvage=salvage)
+        listings.append(listing)
         photographs += listing.photographs
         empty += listing.empty_folders
         log.info("%s: %d photographs", source, len(listing.photographs))
-        if listing.ignored:
-            log.info("%s: %d files ignored that are no images", source, listing.ignored)
     named = identities_of_folders([item.folder for item in photographs] + empty)
     stems = unique_stems([(named.get(item.folder, ""), item.name) for item in photographs])
     candidates = [
-        candidate_of(item, named.get(item.folder), stem, file_pattern, positions)
+        candidate_of(item, named.get(item.folder), stem, file_pattern, positions, refused)
         for item, stem in zip(photographs, stems, strict=True)
     ]
     with_files = {candidate.identity for candidate in candidates}
     without = {named[folder] for folder in empty if folder in named} - with_files
-    return candidates, sorted(without)
+    return Collection(tuple(candidates), tuple(sorted(without)), tuple(listings))
 
 
 def candidate_of(
@@ -65,12 +89,15 @@ def candidate_of(
     stem: str,
     file_pattern: str | None,
     positions: Sequence[int] | None,
+    refused: Container[str] = (),
 ) -> Candidate:
     """What a photograph's name and place say about it."""
     numbers: dict[str, int] = {}
     reason = ""
     if identity is None:
         reason = "not in a participant's folder"
+    elif identity in refused:
+        reason = NO_CONSENT
     if file_pattern is not None:
         match = re.fullmatch(file_pattern, photograph.name, flags=re.IGNORECASE)
         if match is None:

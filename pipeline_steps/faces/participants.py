@@ -5,11 +5,18 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline_steps.files.errors import StepError
 
-GENDERS = {"m": "M", "male": "M", "f": "F", "female": "F", "": ""}
+WORDS: dict[str, dict[str, Any]] = {
+    "gender": {"m": "M", "male": "M", "f": "F", "female": "F", "": ""},
+    "consent": {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    | {"": None},
+}
+"""Words of a column, in small letters, and what they mean."""
 
 
 def identity_name(folder: str) -> str | None:
@@ -49,40 +56,69 @@ def identities_of_folders(folders: Iterable[str]) -> dict[str, str]:
     return named
 
 
-def read_genders(path: Path) -> dict[str, str]:
-    """Gender of each identity in a CSV with the columns participant or identity, and gender.
+@dataclass(frozen=True)
+class Participant:
+    """What a table says of one participant.
+
+    Attributes:
+        gender: "M", "F" or "" (unknown).
+        consent: None where the table says nothing.
+    """
+
+    gender: str = ""
+    consent: bool | None = None
+
+
+def read_participants(path: Path) -> dict[str, Participant]:
+    """Gender and consent of each identity in a CSV with the columns participant or identity, and
+    gender, consent, or both.
 
     Returns:
-        identity to "M", "F" or "" (unknown).
+        identity to what the table says; an identity that it lacks is not there.
 
     Raises:
-        StepError: the file is missing or no such table, a gender is another word, or an identity
-            stands there twice with different genders.
+        StepError: the file is missing or no such table, a gender or consent is another word, or an
+            identity stands there twice with different words.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError as error:
-        raise StepError(f"gender table {path} does not exist: correct the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise StepError(f"gender table {path} is no UTF-8 CSV file: {error}") from error
-    columns = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+    rows, columns = _table(path)
     who = columns.get("identity") or columns.get("participant")
-    what = columns.get("gender")
-    if who is None or what is None:
+    what = {name: columns[name] for name in WORDS if name in columns}
+    if who is None or not what:
         raise StepError(
-            f"gender table {path} has the columns {sorted(columns)}, expected participant or "
-            "identity, and gender, with at least one row"
+            f"participant table {path} has the columns {sorted(columns)}, expected participant or "
+            "identity, and gender or consent, with at least one row"
         )
-    genders: dict[str, str] = {}
+    found: dict[str, Participant] = {}
     for line, row in enumerate(rows, start=2):
         identity = identity_name((row[who] or "").strip())
-        word = (row[what] or "").strip().lower()
-        if identity is None or word not in GENDERS:
+        if identity is None:
+            raise StepError(f"participant table {path}, line {line}: {row[who]!r} names nobody")
+        said: dict[str, Any] = {}
+        for name, column in what.items():
+            word = (row[column] or "").strip().lower()
+            if word not in WORDS[name]:
+                expected = ", ".join(word for word in WORDS[name] if word)
+                raise StepError(
+                    f"participant table {path}, line {line}: {name} is {row[column]!r}, expected "
+                    f"one of {expected}, or nothing"
+                )
+            said[name] = WORDS[name][word]
+        participant = Participant(**said)
+        if found.setdefault(identity, participant) != participant:
             raise StepError(
-                f"gender table {path}, line {line}: {row[who]!r}, {row[what]!r}; expected a "
-                "participant and M or F"
+                f"participant table {path}, line {line}: {identity} stands there twice, with "
+                f"different {' or '.join(what)}"
             )
-        if genders.setdefault(identity, GENDERS[word]) != GENDERS[word]:
-            raise StepError(f"gender table {path}, line {line}: {identity} has two genders")
-    return genders
+    return found
+
+
+def _table(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
+    """Rows of a CSV, and its columns by their names in small letters."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows: list[dict[str, str | None]] = list(csv.DictReader(stream))
+    except FileNotFoundError as error:
+        raise StepError(f"participant table {path} does not exist: correct the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StepError(f"participant table {path} is no UTF-8 CSV file: {error}") from error
+    return rows, {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}

@@ -1,23 +1,18 @@
-"""Photographs in archives and folders: listed by name, read into memory one at a time.
-
-Nothing of an archive is ever written under a name that the archive chose.
-"""
+"""Photographs in folders and archives: which files are images, and in whose folder they lie."""
 
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pipeline_steps.faces.containers import ARCHIVE_SUFFIXES, Entry, contents_of, is_unsafe
 from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import BadImage
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-LARGEST_MEMBER = 256 * 2**20  # bytes; no photograph is larger, but a hostile archive's member is
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -27,7 +22,8 @@ class Photograph:
 
     Attributes:
         source: name of the archive or folder, and the path inside it.
-        folder: the folder it lies in; empty at the top of the source, and for unsafe paths.
+        folder: the folder it lies in; empty at the top of the source, for unsafe paths, and in
+            folders that hold further folders with photographs.
         name: file name.
         read: returns the file's bytes; raises BadImage where they cannot be had.
     """
@@ -43,34 +39,43 @@ class Listing:
     """What a source holds.
 
     Attributes:
+        source: name of the archive or folder.
         photographs: in natural order of their paths.
         empty_folders: folders with nothing in them.
         ignored: number of files that are no images by their name, leaving out system files.
+        junk: number of files that operating systems leave behind (.DS_Store, Thumbs.db, ...).
+        broken: what is wrong with the source as a whole; empty for a whole one.
     """
 
+    source: str
     photographs: tuple[Photograph, ...]
     empty_folders: tuple[str, ...]
     ignored: int
+    junk: int = 0
+    broken: str = ""
 
 
-def list_photographs(source: Path) -> Listing:
-    """List the image files of a zip archive or a folder, subfolders included.
+def list_photographs(source: Path, *, salvage: bool = False) -> Listing:
+    """List the image files of a folder, a zip or a tar archive, subfolders included.
+
+    Args:
+        source: folder (tar archives in it are looked into), .zip or uncompressed .tar.
+        salvage: list also an archive that ends too early, as far as its files are whole.
 
     Raises:
-        StepError: there is no such source, or it is neither a folder nor a readable zip archive.
+        StepError: there is no such source, or it is broken and is not to be salvaged.
     """
-    if source.is_dir():
-        return _listed(source.name, _folder_entries(source))
-    if not source.is_file():
+    if not source.exists():
         raise StepError(f"source {source} does not exist: correct the path, or fetch the data")
-    try:
-        with zipfile.ZipFile(source) as archive:
-            entries = list(_archive_entries(source, archive))
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    if not source.is_dir() and source.suffix.lower() not in ARCHIVE_SUFFIXES:
+        raise StepError(f"source {source} is neither a folder nor a .zip or .tar archive")
+    contents = contents_of(source)
+    if contents.broken and not salvage:
         raise StepError(
-            f"source {source} is no readable zip archive ({error}): download it again"
-        ) from error
-    return _listed(source.name, entries)
+            f"source {source} is incomplete: {contents.broken}. Download it again, or let "
+            "preparation use the whole files with prepare.on_broken_source: salvage"
+        )
+    return _listed(source.name, contents.entries, contents.broken)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -102,78 +107,21 @@ def unique_stems(names: Sequence[tuple[str, str]]) -> list[str]:
     return stems
 
 
-@dataclass(frozen=True)
-class _Entry:
-    path: str  # inside the source, with forward slashes
-    is_folder: bool
-    read: Callable[[], bytes]
-
-
-def _folder_entries(root: Path) -> Iterator[_Entry]:
-    for path in root.rglob("*"):
-        yield _Entry(path.relative_to(root).as_posix(), path.is_dir(), _file_reader(path))
-
-
-def _file_reader(path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise BadImage("unreadable", str(error)) from error
-
-    return read
-
-
-def _archive_entries(path: Path, archive: zipfile.ZipFile) -> Iterator[_Entry]:
-    for member in archive.infolist():
-        yield _Entry(member.filename, member.is_dir(), _member_reader(path, member))
-
-
-def _member_reader(path: Path, member: zipfile.ZipInfo) -> Callable[[], bytes]:
-    def read() -> bytes:
-        if _is_unsafe(member.filename):
-            raise BadImage("unsafe path", member.filename)
-        if member.flag_bits & 0x1:
-            raise BadImage("encrypted", member.filename)
-        if member.file_size > LARGEST_MEMBER:
-            raise BadImage("too large", f"{member.file_size} bytes")
-        try:
-            # Opened again for each file, so that threads can read side by side.
-            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-                content = stream.read(LARGEST_MEMBER + 1)
-        except Exception as error:  # zlib, struct and zipfile errors of a broken member
-            raise BadImage("unreadable", str(error)) from error
-        if len(content) > LARGEST_MEMBER:
-            raise BadImage("too large", member.filename)
-        return content
-
-    return read
-
-
-def _is_unsafe(path: str) -> bool:
-    """Whether a member's name would leave the folder that the archive is unpacked in."""
-    return (
-        path.startswith(("/", "\\"))
-        or ".." in re.split(r"[/\\]", path)
-        or re.match(r"[A-Za-z]:", path) is not None
-        or "\0" in path
-    )
-
-
 def _is_junk(path: PurePosixPath) -> bool:
     """Files that operating systems leave behind: .DS_Store, __MACOSX, ._name, Thumbs.db."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in path.parts)
     return hidden or "__MACOSX" in path.parts or path.name.lower() in _JUNK_NAMES
 
 
-def _listed(source: str, entries: Iterator[_Entry] | Sequence[_Entry]) -> Listing:
-    photographs: list[Photograph] = []
+def _listed(source: str, entries: Sequence[Entry], broken: str) -> Listing:
+    photographs: list[tuple[PurePosixPath, Entry]] = []
     folders: set[str] = set()
     occupied: set[str] = set()
-    ignored = 0
+    ignored = junk = 0
     for entry in sorted(entries, key=lambda entry: natural_key(entry.path)):
         path = PurePosixPath(entry.path.replace("\\", "/"))
         if _is_junk(path):
+            junk += not entry.is_folder
             continue
         if entry.is_folder:
             folders.add(path.as_posix())
@@ -183,8 +131,28 @@ def _listed(source: str, entries: Iterator[_Entry] | Sequence[_Entry]) -> Listin
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             ignored += 1
             continue
-        # An unsafe path says nothing about whose photograph it is; reading it gives the reason.
-        folder = "" if _is_unsafe(entry.path) else path.parent.name
-        photographs.append(Photograph(f"{source}/{entry.path}", folder, path.name, entry.read))
+        photographs.append((path, entry))
+    # A folder of folders, such as TD_RGB_A_Set1, is nobody's; its name must not become a person.
+    shelves = {grand.as_posix() for path, _ in photographs for grand in path.parent.parents}
     empty = tuple(PurePosixPath(path).name for path in sorted(folders - occupied, key=natural_key))
-    return Listing(tuple(photographs), empty, ignored)
+    return Listing(
+        source,
+        tuple(
+            Photograph(
+                f"{source}/{entry.path}", _owner(path, entry, shelves), path.name, entry.read
+            )
+            for path, entry in photographs
+        ),
+        empty,
+        ignored,
+        junk,
+        broken,
+    )
+
+
+def _owner(path: PurePosixPath, entry: Entry, shelves: set[str]) -> str:
+    """The folder that says whose photograph it is; reading an unsafe one gives the reason."""
+    shard = path.parent.suffix.lower() in ARCHIVE_SUFFIXES
+    if shard or is_unsafe(entry.path) or path.parent.as_posix() in shelves:
+        return ""
+    return path.parent.name

@@ -11,18 +11,38 @@ from pipeline_steps.settings.base import Section
 from pipeline_steps.settings.detector import DetectorSettings
 
 
+class ExpectedSettings(Section):
+    """What the database should hold; differences are listed in dataset/report.json and the log, and
+    stop nothing. Defaults are the Tufts Face Database's, as the paper and its public code use it.
+    """
+
+    identities: tuple[int, int] | None = Field(
+        default=(105, 107), description="Fewest and most people; null: not checked."
+    )
+    images_per_identity: int | None = Field(
+        default=21, ge=1, description="Usable images of each person; null: not checked."
+    )
+    cameras: tuple[int, ...] | None = Field(
+        default=(1, 2, 3), description="Numbers of the cameras; null: not checked."
+    )
+    positions: tuple[int, ...] | None = Field(
+        default=tuple(range(9)), description="Numbers of the positions; null: not checked."
+    )
+
+
 class PrepareSettings(Section):
     """From photographs of consenting people to square face crops."""
 
     sources: tuple[str, ...] = Field(
         default=tuple(f"data/tfd/TD_RGB_A_Set{number}.zip" for number in range(1, 5)),
         min_length=1,
-        description="Zip archives or folders with one folder of photographs per participant; paths "
-        "from the working folder.",
+        description="Archives (.zip, .tar) or folders with one folder of photographs per "
+        "participant; paths from the working folder.",
     )
     gender_table: str | None = Field(
         default=None,
-        description="CSV with the columns participant or identity, and gender (M or F); null: "
+        description="CSV with the columns participant or identity, and gender (M or F), consent "
+        "(true or false), or both; photographs of people who do not consent are never read. null: "
         "genders unknown.",
     )
     consent: str = Field(
@@ -69,6 +89,14 @@ class PrepareSettings(Section):
         default="error",
         description="What to do when no photograph of an identity can be used: stop with an error "
         "that names it, or go on without it.",
+    )
+    on_broken_source: Literal["error", "salvage"] = Field(
+        default="error",
+        description="What to do with an archive that ends too early: stop with an error that names "
+        "it, or use its whole files and report it.",
+    )
+    expected: ExpectedSettings = Field(
+        default=ExpectedSettings(), description="What the database should hold."
     )
     detector: DetectorSettings = Field(
         default=DetectorSettings(), description="How faces are searched."

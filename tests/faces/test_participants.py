@@ -1,10 +1,15 @@
-"""From participants to identities, and their genders."""
+"""From participants to identities, their genders and their consent."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipeline_steps.faces.participants import identities_of_folders, identity_name, read_genders
+from pipeline_steps.faces.participants import (
+    Participant,
+    identities_of_folders,
+    identity_name,
+    read_participants,
+)
 from pipeline_steps.files.errors import StepError
 
 
@@ -50,7 +55,24 @@ def write(tmp_path, text):
     ],
 )
 def test_gender_tables(tmp_path, text):
-    assert read_genders(write(tmp_path, text)) == {"ID_1": "M", "ID_2": "F", "ID_3": ""}
+    found = read_participants(write(tmp_path, text))
+    assert {name: entry.gender for name, entry in found.items()} == {
+        "ID_1": "M",
+        "ID_2": "F",
+        "ID_3": "",
+    }
+    assert {entry.consent for entry in found.values()} == {None}
+
+
+def test_consent_stands_beside_the_gender_or_alone(tmp_path):
+    text = "participant,gender,consent\n1,F,true\n2,M,No\n3,,\n"
+    assert read_participants(write(tmp_path, text)) == {
+        "ID_1": Participant("F", True),
+        "ID_2": Participant("M", False),
+        "ID_3": Participant("", None),
+    }
+    alone = read_participants(write(tmp_path, "identity,consent\nID_4,false\n"))
+    assert alone == {"ID_4": Participant("", False)}
 
 
 @pytest.mark.parametrize(
@@ -58,15 +80,18 @@ def test_gender_tables(tmp_path, text):
     [
         ("name,gender\n1,M\n", "expected participant or identity"),
         ("participant,gender\n", "expected participant or identity"),
-        ("participant,gender\n1,X\n", "line 2"),
-        ("participant,gender\n1,M\n01,F\n", "line 3: ID_1 has two genders"),
+        ("participant,gender\n1,X\n", "line 2: gender is 'X', expected one of m, male, f, female"),
+        ("participant,consent\n1,maybe\n", "line 2: consent is 'maybe', expected one of true, yes"),
+        ("participant,gender\n,M\n", "line 2: '' names nobody"),
+        ("participant,gender\n1,M\n01,F\n", "line 3: ID_1 stands there twice, with different"),
+        ("participant,consent\n1,true\n1,false\n", "line 3: ID_1 stands there twice"),
     ],
 )
 def test_unfit_gender_tables_are_refused(tmp_path, text, message):
     with pytest.raises(StepError, match=message):
-        read_genders(write(tmp_path, text))
+        read_participants(write(tmp_path, text))
 
 
 def test_missing_gender_table_is_named(tmp_path):
     with pytest.raises(StepError, match=r"none\.csv does not exist"):
-        read_genders(tmp_path / "none.csv")
+        read_participants(tmp_path / "none.csv")

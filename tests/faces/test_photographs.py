@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_steps.faces import photographs
+from pipeline_steps.faces import containers
 from pipeline_steps.faces.photographs import (
     file_stem,
     list_photographs,
@@ -89,7 +89,7 @@ def test_oversized_and_damaged_members_are_refused(tmp_path, monkeypatch):
     assert a.read() == jpeg()
     with pytest.raises(BadImage, match="unreadable"):
         b.read()
-    monkeypatch.setattr(photographs, "LARGEST_MEMBER", 100)
+    monkeypatch.setattr(containers, "LARGEST_MEMBER", 100)
     with pytest.raises(BadImage, match="too large"):
         list_photographs(source).photographs[0].read()
 
@@ -99,7 +99,9 @@ def test_missing_and_broken_sources_are_named(tmp_path):
         list_photographs(tmp_path / "nowhere.zip")
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"not a zip archive")
-    with pytest.raises(StepError, match=r"broken\.zip is no readable zip"):
+    with pytest.raises(
+        StepError, match=r"broken\.zip is incomplete: 17 bytes that are no zip archive"
+    ):
         list_photographs(broken)
 
 

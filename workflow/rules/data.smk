@@ -43,6 +43,7 @@ rule prepare:
     output:
         manifest="<results>/dataset/manifest.parquet",
         identities="<results>/dataset/identities.csv",
+        report="<results>/dataset/report.json",
     log:
         "<logs>/prepare.log",
     benchmark:
