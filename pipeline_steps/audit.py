@@ -1,0 +1,168 @@
+"""Audit whom a variant's images show: swaps, collisions, copies of photographs, strangers.
+
+In:  embeddings by one recogniser of the variant (--variant-features), the photographs (--real) and
+     the in-the-wild set (--wild, optional), at features/<source>/<recogniser>.safetensors; the
+     aligned images of all three (--aligned, --real-aligned, --wild-aligned).
+Out: beside each other: <out>.csv, a row per image with its nearest person, closest photograph and
+     closest wild image; <out>.pairs.csv, the most suspicious image pairs of each check;
+     <out>.summary.csv, one row of counts and verdicts; <out>.html, the pairs to look at, one page
+     that needs nothing but itself.
+
+Source: thresholds at a false match rate as in ISO/IEC 19795-1:2021; near copies after Carlini et
+al., "Extracting Training Data from Diffusion Models", USENIX Security 2023.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_steps.evidence.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS, Evidence, audit
+from pipeline_steps.evidence.copies import (
+    SIDE,
+    Patches,
+    band_passed,
+    copy_threshold,
+    nearest_photographs,
+)
+from pipeline_steps.evidence.pair_page import render_pairs, with_pictures
+from pipeline_steps.evidence.resemblance import Faces, faces_of, thresholds_from
+from pipeline_steps.evidence.sources import identities_of, identity_of, source_of
+from pipeline_steps.evidence.suspicious_pairs import (
+    GENERATED,
+    PAIR_COLUMNS,
+    REAL,
+    WILD,
+    suspicious_pairs,
+)
+from pipeline_steps.evidence.tables_io import write_csv
+from pipeline_steps.files.atomic import write_text
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.tensors import load_features
+from pipeline_steps.settings.audit import AuditSettings
+from pipeline_steps.settings.base import Frozen, load_frozen
+
+
+def run(
+    frozen: Frozen[AuditSettings],
+    *,
+    variant_features: Path,
+    real: Path,
+    aligned: Path,
+    real_aligned: Path,
+    out: Path,
+    wild: Path | None = None,
+    wild_aligned: Path | None = None,
+) -> dict[str, object]:
+    """Audit one variant and write what was found.
+
+    Args:
+        frozen: the step's configuration.
+        variant_features, real, wild: embeddings by the same recogniser.
+        aligned, real_aligned, wild_aligned: folders of the aligned images.
+        out: path of the outputs without ending.
+
+    Returns:
+        The row of the summary.
+
+    Raises:
+        StepError: different recognisers, no images, or photographs of a single person.
+    """
+    settings, log = frozen.settings, get_logger("audit")
+    recognisers = {path.stem for path in (variant_features, real, wild) if path is not None}
+    if len(recognisers) > 1:
+        raise StepError(
+            f"an audit takes one recogniser, but got features of {', '.join(sorted(recognisers))}"
+        )
+    source = source_of(variant_features, "features")
+    images, photographs = _faces(variant_features), _faces(real)
+    strangers = _faces(wild) if wild is not None else None
+    try:
+        limits = thresholds_from(
+            photographs, strangers, fmr=settings.fmr, search_rate=settings.search_rate
+        )
+    except ValueError as error:
+        raise StepError(f"{real} cannot set the audit's thresholds: {error}") from error
+    patches, photograph_patches = _patches(images, aligned), _patches(photographs, real_aligned)
+    pixels = np.asarray(list(photograph_patches.values()), np.float32).reshape(-1, SIDE, SIDE)
+    nearest = nearest_photographs(pixels, identities_of(list(photograph_patches)))
+    evidence = Evidence(
+        images=images,
+        photographs=photographs,
+        wild=strangers,
+        patches=patches,
+        photograph_patches=photograph_patches,
+        thresholds=limits,
+        pixel_threshold=copy_threshold(nearest, settings.copy_ratio),
+        fmr=settings.fmr,
+        search_rate=settings.search_rate,
+    )
+    result = audit(evidence)
+    summary = {**source.columns, "recogniser": real.stem, **result.summary}
+    pairs = suspicious_pairs(evidence, result, settings.pairs)
+    write_csv(_beside(out, ".csv"), result.samples, SAMPLE_COLUMNS)
+    write_csv(_beside(out, ".pairs.csv"), pairs, PAIR_COLUMNS)
+    write_csv(_beside(out, ".summary.csv"), [summary], SUMMARY_COLUMNS)
+    folders = {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
+    page = render_pairs(frozen.study, source, summary, with_pictures(pairs, folders), settings)
+    write_text(_beside(out, ".html"), page)
+    log.info("%s: %s", source.name, summary["sentence"])
+    return summary
+
+
+def _faces(path: Path) -> Faces:
+    features = load_features(path)
+    try:
+        return faces_of(features.features, identities_of(features.files), features.files)
+    except ValueError as error:
+        raise StepError(f"{path} cannot be audited: {error}") from error
+
+
+def _patches(faces: Faces, folder: Path) -> dict[str, Patches]:
+    """Pixels of each image for the search for copies; what cannot be read is left out and said."""
+    found: dict[str, Patches] = {}
+    for file in faces.files:
+        try:
+            image = read_image(folder / file)
+            found[file] = band_passed(image[None])[0]
+        except (BadImage, OSError, ValueError) as error:
+            what = f"{identity_of(file)}: {folder / file}"
+            get_logger("audit").warning("%s is not compared for copies: %s", what, error)
+    return found
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(out.name + ending)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.audit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    for flag, description, required in (
+        ("--variant-features", "embeddings of the generated images", True),
+        ("--real", "embeddings of the photographs", True),
+        ("--wild", "embeddings of the in-the-wild images", False),
+        ("--aligned", "folder of the aligned generated images", True),
+        ("--real-aligned", "folder of the aligned photographs", True),
+        ("--wild-aligned", "folder of the aligned in-the-wild images", False),
+        ("--out", "path of the outputs, without ending", True),
+    ):
+        parser.add_argument(flag, type=Path, required=required, help=description)
+    arguments = parser.parse_args(argv)
+    paths = {key: value for key, value in vars(arguments).items() if key != "config"}
+    run(load_frozen(arguments.config, AuditSettings), **paths)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
