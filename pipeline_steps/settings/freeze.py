@@ -98,6 +98,7 @@ def freeze(
     for kind in SCORE_KINDS:
         part = {kind: getattr(study.score, kind).model_dump(mode="json")}
         add("score", part, variant={"kind": kind})
+    add("audit", study.audit.model_copy(update={"recogniser": audit_recogniser(study)}))
     # How many repetitions there are changes none of them.
     once = study.recognise.model_copy(update={"repetitions": 1})
     for source in study.training_sets:
@@ -105,8 +106,13 @@ def freeze(
             named = {"trained_on": trained_on(source), "repetition": str(repetition)}
             path = recognise_path(source, repetition)
             add("recognise", once, variant=named, path=f"recognise/{path}")
-    for step in ("verify", "tables", "figures", "report"):
-        add(step, getattr(study, step))
+    # Tables and page say which of the judges trained the images.
+    guides = any(uses_judge(method) for method in study.methods if method in METHODS)
+    guide = {"recogniser": judge} if guides else {}
+    add("verify", study.verify)
+    add("figures", study.figures)
+    add("tables", study.tables, weights=guide)
+    add("report", study.report, weights=guide)
     return frozen
 
 
@@ -144,9 +150,15 @@ def score_extractors(settings: ScoreSettings, kind: str) -> tuple[str, ...]:
     )
 
 
+def audit_recogniser(study: Study) -> str:
+    """Name of the recogniser that audits."""
+    return study.audit.recogniser or study.score.identity.recognisers[-1]
+
+
 def extractors(study: Study) -> tuple[str, ...]:
     """Names of all extractors of a study."""
-    return _once(name for kind in SCORE_KINDS for name in score_extractors(study.score, kind))
+    names = [name for kind in SCORE_KINDS for name in score_extractors(study.score, kind)]
+    return _once([*names, audit_recogniser(study)])
 
 
 def trained_on(source: str) -> str:

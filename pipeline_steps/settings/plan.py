@@ -23,6 +23,7 @@ from pipeline_steps.settings.base import Weights, validated
 from pipeline_steps.settings.code import modules_behind
 from pipeline_steps.settings.freeze import (
     SCORE_KINDS,
+    audit_recogniser,
     extractors,
     freeze,
     freeze_world,
@@ -134,6 +135,15 @@ class Plan:
     def judge_features(self, source: str) -> str:
         """Embeddings of a set of images by the first recogniser that judges identity."""
         return self.features(source, "identity")[0]
+
+    def audit_features(self, source: str) -> str:
+        """Embeddings of a set of images by the recogniser that audits."""
+        return f"{self.results}/features/{source}/{audit_recogniser(self.study)}.safetensors"
+
+    @property
+    def audits(self) -> list[str]:
+        """Counts and verdicts of every variant's audit."""
+        return [f"{self.results}/audit/{name}.summary.csv" for name in self.study.variants]
 
     @property
     def scores(self) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_steps.diffusion.objectives import METHODS, UNTUNED
 from pipeline_steps.settings.align import AlignSettings
+from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Section, validated
 from pipeline_steps.settings.embed import EmbedSettings
 from pipeline_steps.settings.features import FeaturesSettings
@@ -101,6 +102,7 @@ class Study(Section):
     align: AlignSettings = Field(default=AlignSettings())
     features: FeaturesSettings = Field(default=FeaturesSettings())
     score: ScoreSettings = Field(default=ScoreSettings())
+    audit: AuditSettings = Field(default=AuditSettings())
     recognise: RecogniseSettings = Field(default=RecogniseSettings())
     verify: VerifySettings = Field(default=VerifySettings())
     tables: TablesSettings = Field(default=TablesSettings())

@@ -67,8 +67,11 @@ def finetune(*methods: str) -> set[str]:
         ({"tables.intervals": True}, {"tables.json"}),
         (
             {"recogniser": "arcface_r100"},
-            {"embed.json", "prior/demo.json"} | finetune("portraitbooth", "idbooth"),
+            {"embed.json", "prior/demo.json", "tables.json", "report.json"}
+            | finetune("portraitbooth", "idbooth"),
         ),
+        ({"audit.fmr": 0.01}, {"audit.json"}),
+        ({"score.identity.recognisers": ["arcface_r100"]}, {"score/identity.json", "audit.json"}),
         ({"cohorts": 5}, set()),
         ({"training_sets": ["real"]}, set()),
         ({"recognise.repetitions": 3}, set()),

@@ -87,3 +87,48 @@ rule score_references:
     shell:
         "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
         " --real {input.real} {params.wild} --out {output} &> {log}"
+
+
+rule audit:
+    input:
+        code=PLAN.code("audit"),
+        config="<results>/config/audit.json",
+        variant=PLAN.audit_features("{variant}"),
+        real=PLAN.audit_features("real"),
+        wild=PLAN.audit_features("wild"),
+        aligned="<results>/aligned/{variant}/manifest.parquet",
+        real_aligned="<results>/aligned/real/manifest.parquet",
+        wild_aligned="<results>/aligned/wild/manifest.parquet",
+    output:
+        table="<results>/audit/{variant}.csv",
+        pairs="<results>/audit/{variant}.pairs.csv",
+        summary="<results>/audit/{variant}.summary.csv",
+        page=report(
+            "<results>/audit/{variant}.html",
+            caption="../report/audit.rst",
+            category="Identity audit",
+            labels={"variant": "{variant}"},
+        ),
+    log:
+        "<logs>/audit/{variant}.log",
+    benchmark:
+        "<benchmarks>/audit/{variant}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        aligned=subpath(input.aligned, parent=True),
+        real_aligned=subpath(input.real_aligned, parent=True),
+        wild_aligned=subpath(input.wild_aligned, parent=True),
+        out=subpath(output.table, strip_suffix=".csv"),
+    message:
+        "{wildcards.variant}: audit identities"
+    shell:
+        "python -m pipeline_steps.audit --config {input.config}"
+        " --variant-features {input.variant} --real {input.real} --wild {input.wild}"
+        " --aligned {params.aligned} --real-aligned {params.real_aligned}"
+        " --wild-aligned {params.wild_aligned} --out {params.out} &> {log}"
