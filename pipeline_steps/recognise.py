@@ -5,7 +5,8 @@ In:  one or several aligned sources (--aligned, repeated: the consented photogra
      (--validation).
 Out: model.safetensors (backbone of the best epoch; its metadata tells architecture, classes and
      the validation benchmark) and history.csv (epoch, learning_rate, loss, validation_accuracy,
-     best).
+     best). While it trains, its state lies in .training/ beside them, written after every epoch
+     and on SIGTERM; the same command goes on from there, with the same result.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025: CosFace, SGD, learning rate lowered on a plateau of
 the validation accuracy, early stop.
@@ -18,20 +19,25 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_steps.diffusion.content_key import code_hash, content_key
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger
-from pipeline_steps.seeds import seed_for, torch_generator
+from pipeline_steps.files.signals import stop_requested
+from pipeline_steps.seeds import seed_for
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.recognise import RecogniseSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.recognition.training import Epoch
+    from pipeline_steps.recognition.dataset import TrainingSet
+    from pipeline_steps.recognition.schedule import Epoch
+    from pipeline_steps.recognition.training import Recipe
 
 HISTORY_COLUMNS = ("epoch", "learning_rate", "loss", "validation_accuracy", "best")
 
@@ -59,6 +65,7 @@ def run(
 
     Raises:
         StepError: another validation benchmark than configured, or an unusable training set.
+        Interrupted: a signal asked to stop; the state is saved.
     """
     settings = frozen.settings
     if validation.stem != settings.validation:
@@ -68,22 +75,18 @@ def run(
         )
     import torch
 
-    from pipeline_steps.recognition.augmentation import randaugment
     from pipeline_steps.recognition.backbones import architecture, save_backbone, to_device
     from pipeline_steps.recognition.benchmarks import read_bin
+    from pipeline_steps.recognition.checkpoints import Checkpoints
     from pipeline_steps.recognition.dataset import load_training_set
     from pipeline_steps.recognition.inference import verify_benchmark
     from pipeline_steps.recognition.margins import MarginHead
-    from pipeline_steps.recognition.training import Schedule, train
+    from pipeline_steps.recognition.training import train
 
-    log = get_logger("recognise")
     images, same = read_bin(validation)
     training_set = load_training_set(aligned, merge_sources=settings.merge_sources)
-    log.info(
-        "training on %d images of %d identities",
-        len(training_set.images),
-        len(training_set.identities),
-    )
+    n_images, n_classes = len(training_set.images), len(training_set.identities)
+    get_logger("recognise").info("training on %d images of %d identities", n_images, n_classes)
     built_as = architecture(
         settings.backbone,
         layers=settings.layers,
@@ -96,30 +99,16 @@ def run(
     def validate(network: torch.nn.Module) -> float:
         return verify_benchmark(network, images, same, input_size=settings.input_size).accuracy
 
-    def report(epoch: Epoch) -> None:
-        accuracy = "" if epoch.accuracy is None else f", {validation.stem} {epoch.accuracy:.4f}"
-        log.info(
-            "epoch %d: loss %.3f, learning rate %.2g%s",
-            epoch.epoch,
-            epoch.loss,
-            epoch.learning_rate,
-            accuracy + (" (best)" if epoch.best else ""),
-        )
-
     repetition = _repetition(frozen)
-    augment = (
-        randaugment(settings.randaugment_operations, settings.randaugment_magnitude)
-        if settings.augmentation == "randaugment"
-        else None
-    )
+    checkpoints = Checkpoints(out, _content_key(frozen, training_set, validation, device))
     cards = [0] if device == "cuda" else []
-    with torch.random.fork_rng(devices=cards):
-        # Weights and dropout draw from the global generators.
+    with stop_requested() as stop, torch.random.fork_rng(devices=cards):
+        # Weights draw from the global generators.
         torch.manual_seed(seed_for(frozen.seed, "recognise", repetition, "weights"))
         network = to_device(built_as.build(), device)
         head = MarginHead(
             settings.embedding_dim,
-            len(training_set.identities),
+            n_classes,
             loss=settings.loss,
             scale=settings.scale,
             margin=settings.margin,
@@ -130,27 +119,15 @@ def run(
                 head,
                 training_set.images,
                 training_set.labels,
+                recipe_of(settings),
                 validate=validate,
-                generator=torch_generator(frozen.seed, "recognise", repetition, "order"),
-                schedule=Schedule(
-                    epochs=settings.epochs,
-                    plateau_patience=settings.plateau_patience,
-                    plateau_factor=settings.plateau_factor,
-                    stop_patience=settings.stop_patience,
-                    first_validated_epoch=settings.first_validated_epoch,
-                ),
-                input_size=settings.input_size,
-                batch_size=settings.batch_size,
-                learning_rate_per_512=settings.learning_rate_per_512,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                clip_norm=settings.clip_norm,
-                flip=settings.flip,
-                augment=augment,
-                bfloat16=settings.precision == "bfloat16",
-                on_epoch=report,
+                seed=seed_for(frozen.seed, "recognise", repetition, "order"),
+                checkpoints=checkpoints,
+                stop=lambda: stop,
+                on_epoch=partial(_report, validation.stem),
             )
         except FloatingPointError as error:
+            checkpoints.clear()
             raise StepError(
                 f"training on {', '.join(map(str, aligned))} diverged ({error}); lower "
                 "recognise.learning_rate_per_512"
@@ -161,7 +138,7 @@ def run(
         built_as,
         {
             "identities": json.dumps(training_set.identities),
-            "n_images": str(len(training_set.images)),
+            "n_images": str(n_images),
             "seed": str(frozen.seed),
             "settings": settings.model_dump_json(),
             "trained_on": json.dumps([path.name for path in aligned]),
@@ -171,7 +148,67 @@ def run(
         },
     )
     write_text(out / "history.csv", history_csv(history))
+    checkpoints.clear()
     return history
+
+
+def recipe_of(settings: RecogniseSettings) -> Recipe:
+    """The training recipe that settings describe."""
+    from pipeline_steps.recognition.schedule import Schedule
+    from pipeline_steps.recognition.training import Recipe
+
+    augment = None
+    if settings.augmentation == "randaugment":
+        from pipeline_steps.recognition.augmentation import randaugment  # imports torchvision
+
+        augment = randaugment(settings.randaugment_operations, settings.randaugment_magnitude)
+    return Recipe(
+        schedule=Schedule(
+            kind=settings.schedule,
+            epochs=settings.epochs,
+            factor=settings.plateau_factor,
+            plateau_patience=settings.plateau_patience,
+            stop_patience=settings.stop_patience,
+            milestones=settings.milestones,
+            first_validated_epoch=settings.first_validated_epoch,
+        ),
+        input_size=settings.input_size,
+        batch_size=settings.batch_size,
+        learning_rate_per_512=settings.learning_rate_per_512,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        flip=settings.flip,
+        augment=augment,
+        bfloat16=settings.precision == "bfloat16",
+    )
+
+
+def _content_key(
+    frozen: Frozen[RecogniseSettings], training_set: TrainingSet, validation: Path, device: str
+) -> str:
+    """Key of all that the training's state follows from."""
+    return content_key(
+        code=code_hash("recognise"),
+        settings=frozen.settings.model_dump(mode="json"),
+        seed=frozen.seed,
+        repetition=_repetition(frozen),
+        training_set=training_set.sha256(),
+        validation=sha256_file(validation),
+        device=device,
+    )
+
+
+def _report(benchmark: str, epoch: Epoch) -> None:
+    validated = "" if epoch.accuracy is None else f", {benchmark} {epoch.accuracy:.4f}"
+    best = " (best)" if epoch.best else ""
+    get_logger("recognise").info(
+        "epoch %d: loss %.3f, learning rate %.2g%s",
+        epoch.epoch,
+        epoch.loss,
+        epoch.learning_rate,
+        validated + best,
+    )
 
 
 def history_csv(history: Sequence[Epoch]) -> str:

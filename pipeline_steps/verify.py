@@ -74,7 +74,6 @@ def run(
                 same,
                 input_size=architecture.input_size,
                 n_folds=frozen.settings.folds,
-                batch_size=frozen.settings.batch_size,
             )
         except ValueError as error:
             raise StepError(f"cannot verify {model} on {path}: {error}") from error

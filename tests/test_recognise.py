@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
+from pipeline_steps.recognition.checkpoints import FOLDER
 from pipeline_steps.settings.recognise import RecogniseSettings
 
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40], [40, 180, 180]])
@@ -140,10 +146,44 @@ def test_another_validation_benchmark_than_configured_is_refused(
 
 def test_randaugment_and_dropout_run_and_stay_reproducible(tmp_path: Path) -> None:
     source, validation = aligned(tmp_path / "real"), benchmark(tmp_path / "plain.bin")
-    options = {"augmentation": "randaugment", "epochs": 1, "dropout": 0.4}
+    options: dict[str, Any] = {"augmentation": "randaugment", "epochs": 1, "dropout": 0.4}
     file = config(tmp_path / "c.json", **options)
     models = [model_bytes(file, source, validation, tmp_path / name) for name in ("a", "b")]
     assert models[0] == models[1]
+
+
+def test_a_terminated_and_then_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """Real processes: SIGTERM, then SIGKILL, then to the end."""
+    source, validation = aligned(tmp_path / "real", each=8), benchmark(tmp_path / "plain.bin")
+    file = config(
+        tmp_path / "c.json", epochs=14, stop_patience=1000, loss="adaface", repetition="2"
+    )
+    whole = model_bytes(file, source, validation, tmp_path / "whole")
+    out = tmp_path / "out"
+    inputs = {"config": file, "aligned": source, "validation": validation, "out": out}
+    command = [sys.executable, "-m", "pipeline_steps.recognise"]
+    command += [f"--{name}={path}" for name, path in inputs.items()]
+    log = tmp_path / "log"
+
+    def run_until(epoch: int, sent: signal.Signals) -> int:
+        with log.open("w") as stream:
+            process = subprocess.Popen(command, stderr=stream)
+            while f"epoch {epoch}:" not in log.read_text() and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(sent)
+            return process.wait(timeout=60)
+
+    assert run_until(2, signal.SIGTERM) == os.EX_TEMPFAIL
+    assert "stopped: epoch" in log.read_text()
+    assert not (out / "model.safetensors").exists()
+    assert run_until(7, signal.SIGKILL) == -signal.SIGKILL
+    epochs = re.findall(r"epoch (\d+):", log.read_text())
+    assert 2 <= int(epochs[0]) <= 5  # went on; did not start anew
+    assert (out / FOLDER).is_dir()
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert (out / "model.safetensors").read_bytes() == whole
+    assert (out / "history.csv").read_text() == (tmp_path / "whole/history.csv").read_text()
+    assert not (out / FOLDER).exists()
 
 
 def test_divergence_is_one_clear_sentence(tmp_path: Path) -> None:
@@ -167,7 +207,16 @@ def test_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"backbone": "custom"}, {"layers": (1, 1, 1, 1)}, {"validate": "lfw"}, {"input_size": 50}],
+    [
+        {"backbone": "custom"},
+        {"layers": (1, 1, 1, 1)},
+        {"validate": "lfw"},
+        {"input_size": 50},
+        {"schedule": "step"},
+        {"milestones": (3,)},
+        {"schedule": "step", "milestones": (9, 3)},
+        {"schedule": "step", "milestones": (300,)},
+    ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="RecogniseSettings"):

@@ -52,7 +52,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    frozen = {"study": "t", "step": "verify", "seed": 0, "settings": {"batch_size": 16}}
+    frozen = {"study": "t", "step": "verify", "seed": 0, "settings": {}}
     path = tmp_path / "verify.json"
     path.write_text(json.dumps({**frozen, "weights": {}, "variant": {}}))
     return path

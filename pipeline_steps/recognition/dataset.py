@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.hashes import sha256_json
 from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.files.manifests import read_manifest
 
@@ -28,6 +30,12 @@ class TrainingSet:
     images: np.ndarray
     labels: np.ndarray
     identities: tuple[str, ...]
+
+    def sha256(self) -> str:
+        """Hash of all of it."""
+        arrays = (np.ascontiguousarray(array) for array in (self.images, self.labels))
+        parts = [hashlib.sha256(array.data).hexdigest() for array in arrays]
+        return sha256_json([*parts, *self.identities])
 
 
 def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) -> TrainingSet:

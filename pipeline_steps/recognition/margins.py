@@ -1,10 +1,11 @@
-"""Margin losses of face recognition: logits from embeddings and one learned centre per identity.
+"""Margin softmax losses of face recognition.
 
 CosFace: Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018,
 Eq. 4. ArcFace: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
-CVPR 2019, Eq. 3.
+CVPR 2019, Eq. 3. AdaFace: Kim et al., "AdaFace: Quality Adaptive Margin for Face Recognition",
+CVPR 2022, Eq. 11 to 14.
 
-A margin is one function of the cosines and one entry in MARGINS.
+A margin is one function of the cosines and the embeddings' norms, and one entry in MARGINS.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # (cosine to the own centre [n], norm of the raw embedding [n], margin) -> penalised cosine [n].
-# The norms are there for margins that adapt to image quality.
 Margin = Callable[[Tensor, Tensor, float], Tensor]
 
-# The derivative of the sine of the angle is infinite at an angle of exactly 0.
+# The derivative of the sine of the angle is infinite at an angle of exactly 0, that of the angle
+# itself at 0 and pi.
 SMALLEST_SQUARED_SINE = 1e-9
+LARGEST_COSINE = 1.0 - 1e-6
+SMALLEST_SPREAD = 1e-3  # added to the norms' standard deviation, as in AdaFace's code
 
 
 def cosface(target: Tensor, norms: Tensor, margin: float) -> Tensor:
@@ -40,7 +43,59 @@ def arcface(target: Tensor, norms: Tensor, margin: float) -> Tensor:
     return torch.where(target > math.cos(math.pi - margin), shifted, continued)
 
 
-MARGINS: dict[str, Margin] = {"cosface": cosface, "arcface": arcface}
+class AdaFace(nn.Module):
+    """cos(theta + g_angle) - g_add, with margins that follow the image's quality.
+
+    g_angle = -m z and g_add = m z + m, where z in [-1, 1] is the norm of the raw embedding, centred
+    and scaled by running statistics: z = clip(h (norm - mean) / sd, -1, 1). So a poor image
+    (z = -1) meets ArcFace's margin, an average one (z = 0) CosFace's. All norms equal: CosFace for
+    everybody, which is what becomes of it on features that were normalised before.
+
+    Running mean and standard deviation start at the first batch's, move in training mode only, and
+    carry no gradient.
+
+    Args:
+        concentration: h.
+        momentum: weight of the past in the running statistics.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    batches: Tensor
+
+    def __init__(self, concentration: float = 0.333, momentum: float = 0.99) -> None:
+        super().__init__()
+        self.concentration = concentration
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("sd", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def quality(self, norms: Tensor) -> Tensor:
+        """Norms [n] -> z [n] in [-1, 1]; in training mode the statistics take the norms in."""
+        if self.training:
+            # No branch on a value: that would wait for the device.
+            past = torch.where(self.batches > 0, self.momentum, 0.0)
+            self.mean.lerp_(norms.mean(), 1.0 - past)
+            self.sd.lerp_(norms.std(), 1.0 - past)
+            self.batches += 1
+        z = self.concentration * (norms - self.mean) / (self.sd + SMALLEST_SPREAD)
+        return z.clamp(-1.0, 1.0)
+
+    def forward(self, target: Tensor, norms: Tensor, margin: float) -> Tensor:
+        """Cosines to the own centres [n] and norms [n] -> penalised cosines [n]."""
+        z = self.quality(norms)
+        angle = target.clamp(-LARGEST_COSINE, LARGEST_COSINE).acos()
+        moved = (angle - margin * z).clamp(0.0, math.pi)
+        return moved.cos() - (margin * z + margin)
+
+
+MARGINS: dict[str, Callable[[], Margin]] = {
+    "cosface": lambda: cosface,
+    "arcface": lambda: arcface,
+    "adaface": AdaFace,
+}
 
 
 class MarginHead(nn.Module):
@@ -51,7 +106,7 @@ class MarginHead(nn.Module):
         n_identities: number of training identities.
         loss: a name in MARGINS.
         scale: s, by which cosines are multiplied.
-        margin: m; a cosine (CosFace) or radians (ArcFace).
+        margin: m; a cosine (CosFace), radians (ArcFace), or both (AdaFace).
 
     Raises:
         ValueError: unknown loss, or fewer than two identities.
@@ -71,7 +126,7 @@ class MarginHead(nn.Module):
             raise ValueError(f"unknown margin loss {loss!r}: choose one of {sorted(MARGINS)}")
         if n_identities < 2:
             raise ValueError(f"a margin loss needs at least 2 identities, got {n_identities}")
-        self.penalise = MARGINS[loss]
+        self.penalise = MARGINS[loss]()
         self.scale = scale
         self.margin = margin
         self.weight = nn.Parameter(torch.empty(n_identities, embedding_dim).normal_(0.0, 0.01))

@@ -3,57 +3,62 @@
 The paper's Table 3: SGD on CosFace, learning rate linear in the batch size, horizontal flips,
 clipped gradients, the learning rate lowered when a validation benchmark stops improving, early
 stop, and the best epoch kept.
+
+Every random draw is keyed by its epoch and step, so training goes on from any step as if it had
+never stopped. Images lie decoded on the device, and nothing in an epoch waits for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline_steps.files.errors import Interrupted
+from pipeline_steps.recognition.checkpoints import Checkpoints
 from pipeline_steps.recognition.inference import to_input
 from pipeline_steps.recognition.margins import MarginHead
+from pipeline_steps.recognition.schedule import Epoch, Progress, Schedule
+from pipeline_steps.seeds import seed_for, torch_generator
 
 REFERENCE_BATCH = 512
-ROUNDING = 1e-9  # equal accuracies may differ by the rounding of an average over folds
+DEVICE_SHARE = 0.5  # of a card's free memory that decoded images may take
 
 # uint8 [n, 112, 112, 3] and a CPU generator -> the same shape, augmented.
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One row of the history; `accuracy` is None where the epoch was not validated."""
-
-    epoch: int
-    learning_rate: float
-    loss: float
-    accuracy: float | None
-    best: bool
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When training slows down and stops.
+class Recipe:
+    """How a network is trained; defaults are the paper's.
 
     Attributes:
-        epochs: largest number of epochs.
-        plateau_patience: validated epochs without a new best before the learning rate drops.
-        plateau_factor: factor by which it drops.
-        stop_patience: validated epochs without a new best after which training stops.
-        first_validated_epoch: epochs before it are not validated.
+        schedule: when the learning rate drops and training ends.
+        input_size: side of the network's input, pixels.
+        batch_size: images per step; the remainder of an epoch is dropped.
+        learning_rate_per_512: learning rate at batch size 512.
+        momentum, weight_decay: of SGD.
+        clip_norm: largest norm of the backbone's gradient.
+        flip: mirror every image with probability one half.
+        augment: further augmentation.
+        bfloat16: autocast of the backbone.
     """
 
-    epochs: int = 200
-    plateau_patience: int = 4
-    plateau_factor: float = 0.1
-    stop_patience: int = 6
-    first_validated_epoch: int = 1
+    schedule: Schedule = field(default_factory=Schedule)
+    input_size: int = 112
+    batch_size: int = 128
+    learning_rate_per_512: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float = 5.0
+    flip: bool = True
+    augment: Augmentation | None = None
+    bfloat16: bool = False
 
 
 def train(
@@ -61,24 +66,17 @@ def train(
     head: MarginHead,  # on the same device
     images: np.ndarray,  # uint8 [n, 112, 112, 3], RGB
     labels: np.ndarray,  # int64 [n]
+    recipe: Recipe,
     *,
     validate: Callable[[nn.Module], float],  # accuracy in [0, 1]
-    generator: torch.Generator,  # CPU: order of images, flips, augmentation
-    schedule: Schedule = Schedule(),
-    input_size: int = 112,  # pixels
-    batch_size: int = 128,
-    learning_rate_per_512: float = 0.1,  # at batch size 512
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    clip_norm: float = 5.0,  # of the backbone's gradient
-    flip: bool = True,
-    augment: Augmentation | None = None,
-    bfloat16: bool = False,
+    seed: int,  # of the images' order, flips, augmentation and dropout
+    checkpoints: Checkpoints | None = None,  # None: start anew, keep nothing
+    stop: Callable[[], object] = lambda: None,  # true: save, and raise Interrupted
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
     """Train until the schedule ends and restore the best validated epoch.
 
-    Dropout draws from torch's global generator; fork and seed it for reproducible results.
+    Dropout draws from torch's global generators, which are seeded anew in every step; fork them.
 
     Returns:
         the history, one entry per epoch.
@@ -86,74 +84,171 @@ def train(
     Raises:
         ValueError: images and labels that do not fit, or too few images.
         FloatingPointError: the loss is no longer finite.
+        Interrupted: a stop was asked for; the state is saved where checkpoints are kept.
     """
     if len(images) != len(labels) or len(images) < 2:
         raise ValueError(f"expected 2 images or more, a label each: {len(images)}, {len(labels)}")
+    training = Training(network, head, recipe, batch_size=min(recipe.batch_size, len(images)))
+    if checkpoints is not None:
+        training.resume(checkpoints)
     device = next(network.parameters()).device
-    all_labels = torch.from_numpy(labels.astype(np.int64))
-    batch_size = min(batch_size, len(images))
-    parameters = [*network.parameters(), *head.parameters()]
-    optimiser = torch.optim.SGD(
-        [p for p in parameters if p.requires_grad],
-        lr=learning_rate_per_512 / REFERENCE_BATCH * batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
-    history: list[Epoch] = []
-    best_accuracy, best_state, since_best = -math.inf, _copy_state(network), 0
-    for number in range(1, schedule.epochs + 1):
-        network.train()
-        losses: list[Tensor] = []
-        order = torch.randperm(len(images), generator=generator)
-        # Drop-last: a remainder of one image would break batch normalisation.
-        for rows in order[: len(images) // batch_size * batch_size].split(batch_size):
-            batch = torch.from_numpy(images[rows.numpy()])
-            if augment is not None:
-                batch = augment(batch, generator)
-            x = to_input(batch.to(device), input_size)
-            if flip:
-                x = _flip_some(x, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                embeddings = network(x)
-            own = all_labels[rows].to(device)
-            loss = functional.cross_entropy(head(embeddings, own), own)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-            optimiser.step()
-            losses.append(loss.detach())
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise FloatingPointError(f"the loss is {mean_loss} in epoch {number}")
-
-        learning_rate = float(optimiser.param_groups[0]["lr"])
-        if number < schedule.first_validated_epoch and number < schedule.epochs:
-            history.append(Epoch(number, learning_rate, mean_loss, None, best=False))
-            on_epoch(history[-1])
-            continue
-        accuracy = validate(network)
-        improved = accuracy > best_accuracy + ROUNDING
-        if improved:
-            best_accuracy, best_state, since_best = accuracy, _copy_state(network), 0
-        else:
-            since_best += 1
-        history.append(Epoch(number, learning_rate, mean_loss, accuracy, improved))
-        on_epoch(history[-1])
-        if since_best >= schedule.stop_patience:
-            break
-        if since_best and since_best % (schedule.plateau_patience + 1) == 0:
-            for group in optimiser.param_groups:
-                group["lr"] *= schedule.plateau_factor
-    network.load_state_dict(best_state)
+    pixels = _near(torch.from_numpy(images), device)
+    classes = torch.from_numpy(labels.astype(np.int64)).to(device)
+    while not training.progress.ends(recipe.schedule):
+        training.run_epoch(pixels, classes, seed, checkpoints, stop)
+        on_epoch(training.finish_epoch(validate))
+        if checkpoints is not None:
+            training.save(checkpoints)
+    network.load_state_dict(training.best)
     network.eval()
-    return history
+    return training.progress.history
 
 
-def _flip_some(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image of [n, 3, h, w] with probability one half."""
-    chosen = torch.rand(len(x), generator=generator) < 0.5
-    return torch.where(chosen.to(x.device)[:, None, None, None], x.flip(3), x)
+class Training:
+    """A training between two steps: networks, optimiser, and how far it is."""
+
+    def __init__(
+        self, network: nn.Module, head: MarginHead, recipe: Recipe, batch_size: int
+    ) -> None:
+        self.network, self.head, self.recipe = network, head, recipe
+        self.batch_size = batch_size
+        parameters = [*network.parameters(), *head.parameters()]
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.optimiser = torch.optim.SGD(
+            self.parameters,
+            lr=recipe.learning_rate_per_512 / REFERENCE_BATCH * batch_size,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.progress = Progress()
+        self.best = _copy(network.state_dict())
+        self.step = 0  # steps done of the epoch that runs
+        self.loss_sum = torch.zeros((), device=self.parameters[0].device)
+
+    @property
+    def learning_rate(self) -> float:
+        """The present one."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def run_epoch(
+        self,
+        pixels: Tensor,
+        classes: Tensor,
+        seed: int,
+        checkpoints: Checkpoints | None,
+        stop: Callable[[], object],
+    ) -> None:
+        """The rest of the epoch that is under way: images [n, h, w, 3], classes [n]."""
+        self.network.train()
+        self.head.train()
+        epoch = len(self.progress.history) + 1
+        draws = torch_generator(seed, "epoch", epoch)
+        n_steps = len(pixels) // self.batch_size
+        # Drop-last: a remainder of one image would break batch normalisation.
+        order = torch.randperm(len(pixels), generator=draws)[: n_steps * self.batch_size]
+        mirrored = torch.rand(len(order), generator=draws) < 0.5
+        rows_of = order.to(pixels.device).split(self.batch_size)
+        classes_of = classes[order.to(classes.device)].split(self.batch_size)
+        mirrored_of = mirrored.to(classes.device).split(self.batch_size)
+        for step in range(self.step, n_steps):
+            torch.manual_seed(seed_for(seed, "dropout", epoch, step))
+            batch = pixels[rows_of[step]].to(classes.device, non_blocking=True)
+            if self.recipe.augment is not None:
+                batch = self.recipe.augment(batch, torch_generator(seed, "augment", epoch, step))
+            x = to_input(batch, self.recipe.input_size)
+            if self.recipe.flip:
+                x = torch.where(mirrored_of[step][:, None, None, None], x.flip(3), x)
+            self._learn(x, classes_of[step])
+            self.step = step + 1
+            if stop():
+                if checkpoints is not None:
+                    self.save(checkpoints)
+                raise Interrupted(f"epoch {epoch}, step {self.step} of {n_steps}")
+
+    def _learn(self, x: Tensor, classes: Tensor) -> None:
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            embeddings = self.network(x)
+        loss = functional.cross_entropy(self.head(embeddings, classes), classes)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        self.optimiser.step()
+        self.loss_sum += loss.detach()
+
+    def finish_epoch(self, validate: Callable[[nn.Module], float]) -> Epoch:
+        """Validate, keep the weights of a new best, set the learning rate of the next epoch."""
+        number = len(self.progress.history) + 1
+        loss = float(self.loss_sum) / max(1, self.step)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} in epoch {number}")
+        schedule = self.recipe.schedule
+        accuracy = validate(self.network) if schedule.validates(number) else None
+        epoch = Epoch(number, self.learning_rate, loss, accuracy, best=False)
+        if self.progress.add(epoch):
+            self.best = _copy(self.network.state_dict())
+        if self.progress.drops(schedule):
+            for group in self.optimiser.param_groups:
+                group["lr"] *= schedule.factor
+        self.step = 0
+        self.loss_sum.zero_()
+        return self.progress.history[-1]
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Write all that the next step depends on."""
+        momentum = [self.optimiser.state[p].get("momentum_buffer") for p in self.parameters]
+        tensors = {
+            **_prefixed("network", self.network.state_dict()),
+            **_prefixed("head", self.head.state_dict()),
+            **_prefixed("best", self.best),
+            **{f"momentum/{i}": m for i, m in enumerate(momentum) if m is not None},
+            "loss_sum": self.loss_sum,
+        }
+        values = {
+            "progress": self.progress.to_json(),
+            "learning_rate": self.learning_rate,
+            "step": self.step,
+        }
+        checkpoints.save(tensors, values)
+
+    def resume(self, checkpoints: Checkpoints) -> None:
+        """Go on from the saved state, where there is one."""
+        saved = checkpoints.load()
+        if saved is None:
+            return
+        tensors, values = saved
+        self.network.load_state_dict(_below("network", tensors))
+        self.head.load_state_dict(_below("head", tensors))
+        self.best = {
+            key: _below("best", tensors)[key].to(value.device) for key, value in self.best.items()
+        }
+        for i, parameter in enumerate(self.parameters):
+            if f"momentum/{i}" in tensors:
+                buffer = torch.empty_like(parameter).copy_(tensors[f"momentum/{i}"])
+                self.optimiser.state[parameter]["momentum_buffer"] = buffer
+        for group in self.optimiser.param_groups:
+            group["lr"] = values["learning_rate"]
+        self.loss_sum.copy_(tensors["loss_sum"])
+        self.step = int(values["step"])
+        self.progress = Progress.from_json(values["progress"])
 
 
-def _copy_state(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in network.state_dict().items()}
+def _near(images: Tensor, device: torch.device) -> Tensor:
+    """Decoded images on the device where they fit there, else pinned for quick copies."""
+    if device.type != "cuda":
+        return images
+    free = torch.cuda.mem_get_info(device)[0]
+    return images.to(device) if images.nbytes < DEVICE_SHARE * free else images.pin_memory()
+
+
+def _prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{key}": value for key, value in state.items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in state.items()}

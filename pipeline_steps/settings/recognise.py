@@ -39,12 +39,17 @@ class RecogniseSettings(Section):
         lt=1,
         description="Probability of dropping a feature before the embedding.",
     )
-    loss: Literal["cosface", "arcface"] = Field(default="cosface", description="Margin loss.")
+    loss: Literal["cosface", "arcface", "adaface"] = Field(
+        default="cosface",
+        description="Margin loss. adaface follows the norms of the raw embeddings (Kim et al., "
+        "2022); what the paper's public code calls so is cosface with margin 0.4.",
+    )
     scale: float = Field(default=64.0, gt=0, description="s of the margin loss.")
     margin: float = Field(
         default=0.35,
         ge=0,
-        description="m of the margin loss: cosine (cosface) or radians (arcface).",
+        description="m of the margin loss: cosine (cosface), radians (arcface), both (adaface, "
+        "whose paper has 0.4).",
     )
     learning_rate_per_512: float = Field(
         default=0.1,
@@ -61,11 +66,25 @@ class RecogniseSettings(Section):
         default=5.0, gt=0, description="Largest Euclidean norm of the backbone's gradient."
     )
     epochs: int = Field(default=200, ge=1, description="At most so many passes over the images.")
+    schedule: Literal["plateau", "step"] = Field(
+        default="plateau",
+        description="plateau: the learning rate drops when validation stops improving, and "
+        "training stops early. step: it drops after the epochs in milestones, and all epochs are "
+        "trained. The epoch of the best validation is kept in both.",
+    )
+    milestones: tuple[int, ...] = Field(
+        default=(),
+        description="Epochs after which the learning rate drops; with schedule step, and only "
+        "then.",
+    )
     plateau_patience: int = Field(
         default=4, ge=0, description="Epochs without a new best before the learning rate drops."
     )
     plateau_factor: float = Field(
-        default=0.1, gt=0, lt=1, description="Factor by which the learning rate then drops."
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Factor by which the learning rate drops, with either schedule.",
     )
     stop_patience: int = Field(
         default=6, ge=1, description="Training stops after so many epochs without a new best."
@@ -108,4 +127,13 @@ class RecogniseSettings(Section):
         custom = self.backbone == "custom"
         if custom != (self.layers is not None) or custom != (self.widths is not None):
             raise ValueError("layers and widths are given with backbone custom, and only then")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_have_milestones(self) -> RecogniseSettings:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones are given with schedule step, and only then")
+        rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        if not rising or any(not 1 <= epoch < self.epochs for epoch in self.milestones):
+            raise ValueError(f"milestones are rising epochs below epochs ({self.epochs})")
         return self

@@ -13,6 +13,3 @@ class VerifySettings(Section):
     folds: int = Field(
         default=10, ge=2, description="Consecutive folds; each is judged by the others' threshold."
     )
-    batch_size: int = Field(
-        default=128, ge=1, description="Images per pass; changes memory and speed, no result."
-    )

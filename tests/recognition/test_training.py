@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pipeline_steps.files.errors import Interrupted
 from pipeline_steps.recognition.augmentation import randaugment
+from pipeline_steps.recognition.checkpoints import FOLDER, Checkpoints
 from pipeline_steps.recognition.inference import embed_with_flip, to_input
 from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.recognition.protocol import pair_distances
-from pipeline_steps.recognition.training import Epoch, Schedule, train
+from pipeline_steps.recognition.schedule import Epoch, Schedule
+from pipeline_steps.recognition.training import Recipe, train
 
 
 class Linear(nn.Module):
@@ -41,23 +48,36 @@ def coloured(
 
 
 def fit(
-    network: nn.Module | None = None, accuracies: list[float] | None = None, **options: object
-) -> tuple[nn.Module, list[Epoch]]:
+    network: nn.Module | Callable[[], nn.Module] = Linear,
+    accuracies: list[float] | None = None,
+    *,
+    loss: str = "cosface",
+    validate: Callable[[nn.Module], float] | None = None,
+    seed: int = 1,
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], object] = lambda: None,
+    **recipe: Any,
+) -> tuple[Any, list[Epoch]]:
     """Train on colours with a validation whose accuracies are given (or constant)."""
     torch.manual_seed(0)
-    network = Linear() if network is None else network
+    network = network if isinstance(network, nn.Module) else network()
+    head = MarginHead(8, 4, loss=loss)
     images, labels = coloured()
     given = iter(accuracies or [])
-    arguments: dict[str, object] = {
-        "validate": lambda network: next(given, 0.5),
-        "generator": torch.Generator().manual_seed(1),
-        "input_size": 16,
-        "batch_size": 8,
-        "schedule": Schedule(epochs=max(3, len(accuracies or []))),
-        **options,
-    }
-    head = MarginHead(8, 4)
-    return network, train(network, head, images, labels, **arguments)  # type: ignore[arg-type]
+    schedule = Schedule(epochs=max(3, len(accuracies or [])))
+    options = {"input_size": 16, "batch_size": 8, "schedule": schedule, **recipe}
+    history = train(
+        network,
+        head,
+        images,
+        labels,
+        Recipe(**options),
+        validate=validate or (lambda network: next(given, 0.5)),
+        seed=seed,
+        checkpoints=checkpoints,
+        stop=stop,
+    )
+    return network, history
 
 
 def test_training_separates_identities() -> None:
@@ -123,10 +143,7 @@ def test_remainders_are_dropped_and_small_sets_make_one_batch() -> None:
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
-    weights = [
-        fit(generator=torch.Generator().manual_seed(seed), augment=randaugment(2, 9))[0].fc.weight
-        for seed in (1, 1, 2)
-    ]
+    weights = [fit(seed=seed, augment=randaugment(2, 9))[0].fc.weight for seed in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -170,16 +187,74 @@ def test_batch_size_changes_no_embedding() -> None:
     network, _ = fit()
     images, _ = coloured(2)
     one = embed_with_flip(network, images, input_size=16, batch_size=1)
-    all_at_once = embed_with_flip(network, images, input_size=16, batch_size=99)
+    all_at_once = embed_with_flip(network, images, input_size=16)
     np.testing.assert_allclose(one, all_at_once, atol=1e-6)
 
 
-def test_randaugment_changes_images_and_leaves_the_global_generator_alone() -> None:
-    images = torch.from_numpy(coloured()[0])
-    torch.manual_seed(5)
-    state = torch.random.get_rng_state()
-    augmented = randaugment(4, 16)(images, torch.Generator().manual_seed(0))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert augmented.shape == images.shape
-    assert augmented.dtype == torch.uint8
-    assert (augmented != images).any(dim=(1, 2, 3)).float().mean() > 0.8
+def test_a_step_schedule_drops_at_its_milestones_and_trains_all_epochs() -> None:
+    """Against torch's own scheduler."""
+    schedule = Schedule(kind="step", epochs=12, milestones=(3, 7, 8), factor=0.5, stop_patience=1)
+    _, history = fit(accuracies=[0.5] * 12, schedule=schedule)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1 / 512 * 8)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimiser, [3, 7, 8], gamma=0.5)
+    expected = []
+    for _ in range(12):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        steps.step()
+    assert [epoch.learning_rate for epoch in history] == pytest.approx(expected)
+    assert [epoch.epoch for epoch in history if epoch.best] == [1]
+
+
+class Dropping(Linear):
+    """With batch normalisation and dropout, so that buffers and random draws count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(super().forward(self.dropout(x)))
+
+
+def spread(network: nn.Module) -> float:
+    """A stand-in for an accuracy that depends on the weights."""
+    return float(network.fc.weight.detach().std() * 10 % 1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 13, 15])  # in, at the end of, and between epochs of 4
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, at: int) -> None:
+    options: dict[str, Any] = {
+        "loss": "adaface",
+        "validate": spread,
+        "augment": randaugment(1, 9),
+        "schedule": Schedule(epochs=4, plateau_patience=0),
+    }
+    whole, expected = fit(Dropping, **options)
+    checkpoints = Checkpoints(tmp_path, "key")
+    asked = iter([False] * (at - 1) + [True])
+    with pytest.raises(Interrupted):
+        fit(Dropping, **options, checkpoints=checkpoints, stop=lambda: next(asked))
+    resumed, history = fit(Dropping, **options, checkpoints=checkpoints)
+    assert len(resumed.batches) == 16 - at  # type: ignore[arg-type]
+    assert history == expected
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_state_of_another_training_or_a_broken_file_is_not_picked_up(tmp_path: Path) -> None:
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        fit(checkpoints=Checkpoints(tmp_path, "key"), stop=lambda: next(asked))
+    other, _ = fit(checkpoints=Checkpoints(tmp_path, "other"))
+    assert len(other.batches) == 12  # type: ignore[arg-type]
+    (file,) = (tmp_path / FOLDER).glob("key*")
+    file.write_bytes(file.read_bytes()[:-9])
+    again, _ = fit(checkpoints=Checkpoints(tmp_path, "key"))
+    assert len(again.batches) == 12  # type: ignore[arg-type]
+
+
+def test_adaface_trains_too() -> None:
+    _, history = fit(loss="adaface", schedule=Schedule(epochs=15, stop_patience=99))
+    assert history[-1].loss < 0.3 * history[0].loss
