@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -56,9 +55,3 @@ def unit_rows(matrix: Rows, *, name: str) -> Matrix:
     if (norms == 0).any():
         raise ValueError(f"{name} features hold a zero row, which has no direction")
     return rows / norms
-
-
-def threads() -> int:
-    """Threads that this process may use: OMP_NUM_THREADS, as for the matrix products, or all."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(named)) if named.isdigit() else (os.cpu_count() or 1)

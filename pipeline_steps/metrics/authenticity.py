@@ -15,11 +15,11 @@ from pipeline_steps.metrics.neighbours import (
     blocks,
     differences,
     exact_radii,
-    parallel,
     screened,
     screened_radii,
     screens,
 )
+from pipeline_steps.metrics.parallel import parallel
 
 
 def authenticity_percentage(real: ArrayLike, synthetic: ArrayLike) -> float:
@@ -53,7 +53,7 @@ def authenticity_percentage(real: ArrayLike, synthetic: ArrayLike) -> float:
         winners = order[np.searchsorted(first, np.arange(block.shape[0]))]
         return second[winners], exact[winners]
 
-    found = parallel(nearest, blocks(len(y)))
+    found = list(parallel(nearest, blocks(len(y))))
     owner = np.concatenate([part[0] for part in found])
     squared = np.concatenate([part[1] for part in found])
     owners, back = np.unique(owner, return_inverse=True)

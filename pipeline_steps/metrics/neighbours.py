@@ -9,24 +9,20 @@ Mary, "A New Approach to Probabilistic Rounding Error Analysis", SISC 2019, Theo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_steps.metrics.arrays import Rows, threads
+from pipeline_steps.metrics.arrays import Rows
+from pipeline_steps.metrics.parallel import parallel
 
 TILE = 1024  # rows and columns of a block of distances
 CHUNK = 4096  # pairs whose differences are formed at once
 UNIT = 2.0**-24  # unit roundoff of float32
 CERTAINTY = 8.0  # lambda of the bound
 
-T = TypeVar("T")
-R = TypeVar("R")
 Single = NDArray[np.float32]
 Double = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -82,15 +78,6 @@ def blocks(n: int) -> list[slice]:
     """0..n in blocks of `TILE`."""
     edges = [*range(0, n, TILE), n]
     return [slice(start, stop) for start, stop in pairwise(edges)]
-
-
-def parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`map` over threads, results in order: NumPy lets go of the interpreter while it computes."""
-    count = threads()
-    if count == 1:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, items))
 
 
 def differences(a: Rows, b: Rows, first: Indices, second: Indices) -> Double:

@@ -20,11 +20,11 @@ from pipeline_steps.metrics.neighbours import (
     blocks,
     differences,
     exact_radii,
-    parallel,
     screened,
     screened_radii,
     screens,
 )
+from pipeline_steps.metrics.parallel import parallel
 
 
 def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[str, float]:
@@ -76,7 +76,7 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
             open_synthetic=np.argwhere(open_synthetic) + np.array([rows.start, 0]),
         )
 
-    decided = parallel(compare, blocks(len(x)))
+    decided = list(parallel(compare, blocks(len(x))))
     around = np.sum([part.around for part in decided], axis=0)
     covered = np.concatenate([part.covered for part in decided])
     recalled = np.concatenate([part.recalled for part in decided])
