@@ -7,10 +7,9 @@ noise. A plain diffusers pipeline with the same seed, prompt and scheduler gives
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +17,12 @@ from torch import Tensor
 from pipeline_steps.diffusion.adapters import AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.face_region import to_uint8
+from pipeline_steps.diffusion.folded import can_fold, folded
+from pipeline_steps.diffusion.schedulers import make_scheduler, takes_generator
 
-# Name -> (diffusers class, settings beside the base model's noise schedule)
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-}
 DECODE_CHUNK = 8
+
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,23 @@ class ImageRequest:
     adapter: int | None = None
 
 
-def make_scheduler(base: BaseModel, name: str) -> Any:
-    """A diffusers scheduler on the base model's noise schedule.
+@dataclass(frozen=True)
+class Sampling:
+    """How images are denoised.
 
-    Raises:
-        ValueError: no scheduler has that name.
+    Attributes:
+        steps: Denoising steps.
+        guidance: Classifier-free guidance; 1 means none.
+        scheduler: A key of ``schedulers.SCHEDULERS``.
     """
-    if name not in SCHEDULERS:
-        raise ValueError(f"scheduler {name!r}: one of {', '.join(SCHEDULERS)} expected")
-    import diffusers
 
-    kind, extra = SCHEDULERS[name]
-    return getattr(diffusers, kind).from_config(base.scheduler_config, **extra)
+    steps: int
+    guidance: float
+    scheduler: str
+
+
+# A batch: groups of requests, one group per adapter, all groups equally long.
+Batch = list[list[ImageRequest]]
 
 
 def sample(
@@ -72,6 +74,7 @@ def sample(
     scheduler: str,
     batch_size: int,
     bank: AdapterBank | None = None,
+    predict: Predict | None = None,
 ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
     """Sample images batch by batch.
 
@@ -80,25 +83,43 @@ def sample(
         requests: Images wanted.
         steps: Denoising steps.
         guidance: Classifier-free guidance; 1 means none.
-        scheduler: A key of ``SCHEDULERS``.
+        scheduler: A key of ``schedulers.SCHEDULERS``.
         batch_size: Most images of a batch (guidance doubles what the network sees).
         bank: Adapters that the requests refer to.
+        predict: A compiled ``base.predict``; then all batches have the same shape, smaller ones
+            are filled up with copies that are thrown away. None: the network as it is.
 
     Yields:
         The requests of a batch and their images, uint8 [n, 3, h, w] on the CPU.
     """
-    for batch in plan_batches(requests, batch_size):
+    how = Sampling(steps, guidance, scheduler)
+    fold = predict is None and can_fold(base.unet)
+    batches = plan_batches(requests, batch_size, mixed=not fold)
+    shape = _largest(batches) if predict is not None else None
+    for network in (base.unet, base.vae):
+        network.to(memory_format=torch.channels_last)
+    for batch in batches:
+        filled = batch if shape is None else _fill(batch, *shape)
+        layers: AbstractContextManager[None] = nullcontext()
         with torch.inference_mode():
-            images = _sample_batch(base, batch, steps, guidance, scheduler, bank)
+            if fold:
+                layers = folded(base.unet, None if bank is None else _row(batch[0][0]))
+            elif bank is not None:
+                bank.activate([_row(group[0]) for group in filled])
+            with layers:
+                latents = _denoise(base, filled, how, predict or base.predict)
+            latents = latents.unflatten(0, (len(filled), -1))
+            wanted = latents[: len(batch), : len(batch[0])].flatten(0, 1)
+            images = _decode(base, wanted)
         yield [request for group in batch for request in group], images
 
 
 def plan_batches(
-    requests: Sequence[ImageRequest], batch_size: int
-) -> list[list[list[ImageRequest]]]:
+    requests: Sequence[ImageRequest], batch_size: int, *, mixed: bool = True
+) -> list[Batch]:
     """Batches of groups: a group is of one adapter, groups of a batch are equally long.
 
-    Several adapters share a batch where one alone does not fill it.
+    Several adapters share a batch where one alone does not fill it and ``mixed`` allows it.
     """
     by_adapter: dict[int | None, list[ImageRequest]] = {}
     for request in requests:
@@ -111,30 +132,35 @@ def plan_batches(
             groups.setdefault(len(piece), []).append(piece)
     batches = []
     for length, same in sorted(groups.items(), reverse=True):
-        per_batch = max(1, batch_size // length)
+        per_batch = max(1, batch_size // length) if mixed else 1
         batches += [same[i : i + per_batch] for i in range(0, len(same), per_batch)]
     return batches
 
 
-def _sample_batch(
-    base: BaseModel,
-    batch: list[list[ImageRequest]],
-    steps: int,
-    guidance: float,
-    scheduler_name: str,
-    bank: AdapterBank | None,
-) -> Tensor:
+def _largest(batches: Sequence[Batch]) -> tuple[int, int]:
+    """Groups and their length that every batch can be filled up to."""
+    return (
+        max((len(batch) for batch in batches), default=0),
+        max((len(batch[0]) for batch in batches), default=0),
+    )
+
+
+def _fill(batch: Batch, groups: int, length: int) -> Batch:
+    longer = [group + [group[-1]] * (length - len(group)) for group in batch]
+    return longer + [longer[-1]] * (groups - len(longer))
+
+
+def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> Tensor:
+    """Latents [groups * length, c, h, w] of a batch's images, in the batch's order."""
     groups, length = len(batch), len(batch[0])
-    requests = [request for group in batch for request in group]
-    if bank is not None:
-        bank.activate([_row(group[0]) for group in batch])
-    guided = guidance > 1.0
+    guided = how.guidance > 1.0
     condition = _conditioning(base, batch, guided)
-    generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-    scheduler = make_scheduler(base, scheduler_name)
-    scheduler.set_timesteps(steps, device=base.device)
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    options = {"generator": generators} if takes_generator else {}
+    generators = [
+        torch.Generator().manual_seed(request.seed) for group in batch for request in group
+    ]
+    scheduler = make_scheduler(base.scheduler_config, how.scheduler)
+    scheduler.set_timesteps(how.steps, device=base.device)
+    options = {"generator": generators} if takes_generator(scheduler) else {}
     noise = [torch.randn((1, *base.latent_shape), generator=g) for g in generators]
     latents = torch.cat(noise).to(base.device) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
@@ -142,16 +168,23 @@ def _sample_batch(
         if guided:  # each group: first without the prompt, then with it
             grouped = scaled.view(groups, 1, length, *scaled.shape[1:])
             scaled = grouped.expand(-1, 2, *grouped.shape[2:]).reshape(-1, *scaled.shape[1:])
-        output = base.predict(scaled, t.expand(len(scaled)), condition)
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+        output = predict(scaled, t.expand(len(scaled)), condition)
         if guided:
-            without, given = output.view(groups, 2, length, *output.shape[1:]).unbind(dim=1)
-            output = (without + guidance * (given - without)).flatten(0, 1)
+            paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
+            without, given = paired.unbind(dim=1)
+            output = (without + how.guidance * (given - without)).flatten(0, 1)
         latents = scheduler.step(output, t, latents, **options, return_dict=False)[0]
+    return latents
+
+
+def _decode(base: BaseModel, latents: Tensor) -> Tensor:
+    """Images uint8 [n, 3, h, w] on the CPU."""
     parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(DECODE_CHUNK)]
-    return torch.cat(parts)
+    return torch.cat(parts).contiguous()
 
 
-def _conditioning(base: BaseModel, batch: list[list[ImageRequest]], guided: bool) -> Conditioning:
+def _conditioning(base: BaseModel, batch: Batch, guided: bool) -> Conditioning:
     """Prompts in the order of the network's batch."""
     prompts: list[str] = []
     for group in batch:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from pipeline_steps.files.allocator import keep_freed_memory
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.logs import get_logger
 
@@ -42,6 +43,7 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
     """
     with hold_gpus(wanted) as cards:
         if not cards or os.environ.get(DEVICE_VARIABLE) == "cpu":
+            keep_freed_memory()
             yield "cpu"
             return
         import torch  # only now: it sees the held cards alone

@@ -14,6 +14,7 @@ NAME = PACKAGE.name
 COSMETIC = frozenset(
     f"{NAME}.{name}"
     for name in (
+        "files.allocator",
         "files.atomic",
         "files.errors",
         "files.hashes",

@@ -8,7 +8,18 @@ from pydantic import Field
 
 from pipeline_steps.settings.base import Section
 
-Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
+Scheduler = Literal[
+    "ddpm",
+    "ddim",
+    "dpmsolver++",
+    "dpmsolver++_karras",
+    "dpmsolver++_sde",
+    "unipc",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "pndm",
+]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
