@@ -44,15 +44,24 @@ def get_logger(step: str) -> logging.Logger:
 
 
 def progress(
-    iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it"
+    iterable: Iterable[T],
+    *,
+    description: str,
+    total: int | None = None,
+    unit: str = "it",
+    scaled: bool = False,
 ) -> tqdm[T]:
-    """Progress bar on stderr; in a log file it prints at most one line every 2 seconds."""
+    """Progress bar on stderr; in a log file it prints at most one line every 2 seconds.
+
+    ``scaled`` shows large counts in thousands, millions and so on.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         iterable,
         desc=description,
         total=total,
         unit=unit,
+        unit_scale=scaled,
         file=sys.stderr,
         mininterval=0.1 if terminal else 2.0,
         dynamic_ncols=terminal,

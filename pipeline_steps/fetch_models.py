@@ -1,0 +1,244 @@
+"""Fetch the pretrained weights of a study, for machines without internet access.
+
+In:  a study's configuration; config/models.yaml.
+Out: resources/weights/<name>, or the same below $CONSENTED_FACES_WEIGHTS.
+
+Licences are printed and have to be accepted in the study's configuration (accept_licences). What
+is there and has the right hash is left alone; what is cut off goes on where it stopped. Hub sources
+are fetched from $HF_ENDPOINT, or https://huggingface.co.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from pipeline_steps.files.download import download, extract
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.models import needed_weights, once, require_licences
+from pipeline_steps.files.weights import (
+    NO_WEIGHTS,
+    PROJECT_ROOT,
+    absent_files,
+    expected_place,
+    how_to_get,
+    locate,
+    source_kind,
+)
+from pipeline_steps.settings.base import Weights
+from pipeline_steps.settings.registry import pick, read_models
+from pipeline_steps.settings.study import Study, read_study
+
+HUB = "https://huggingface.co"
+
+log = get_logger("fetch_models")
+
+
+def run(study: Study, entries: Sequence[Weights]) -> list[str]:
+    """Fetch what is not there.
+
+    Args:
+        study: Says which licences are accepted.
+        entries: What to fetch.
+
+    Returns:
+        Names of the entries that were fetched.
+
+    Raises:
+        StepError: a licence is not accepted (nothing is fetched then), a source fails, or some
+            entries can be fetched by hand only (all others are there then).
+    """
+    for licence, names in by_licence(entries).items():
+        log.info("licence: %s: %s", licence, ", ".join(names))
+    require_licences(study, entries)
+    waiting = [entry for entry in entries if unfit_files(entry)]
+    by_hand = [entry for entry in waiting if not remote_sources(entry)]
+    fetched = []
+    for entry in waiting:
+        if entry not in by_hand:
+            fetch(entry)
+            fetched.append(entry.name)
+    if by_hand:
+        listed = "; ".join(f"{entry.name}: {how_to_get(entry)}" for entry in by_hand)
+        raise StepError(f"no address to fetch these from: {listed}")
+    return fetched
+
+
+def fetch(entry: Weights) -> None:
+    """Fetch an entry from the first of its sources that has it.
+
+    Raises:
+        StepError: none has; the message has every source's reason.
+    """
+    reasons = []
+    for source in remote_sources(entry):
+        log.info("%s from %s", entry.name, source)
+        try:
+            fetch_from(entry, source)
+            return
+        except StepError as error:
+            log.warning("%s", error)
+            reasons.append(str(error))
+    raise StepError(f"weights {entry.name!r} were not fetched: {'; '.join(reasons)}")
+
+
+def fetch_from(entry: Weights, source: str) -> None:
+    """Fetch what is missing or unfit of an entry from one source.
+
+    Raises:
+        StepError: the source fails, or its list of files is unknown.
+    """
+    kind, place = source_kind(source)
+    target = expected_place(entry)
+    if kind == "hub":
+        if not entry.files:
+            raise StepError(
+                f"weights {entry.name!r}: list the needed files of {source} under `files` in "
+                f"config/models.yaml, or fetch the folder by `hf download {place}`"
+            )
+        revision = entry.revision if source == entry.source and entry.revision else "main"
+        for name in unfit_files(entry):
+            url = f"{hub()}/{quote(place)}/resolve/{quote(revision)}/{quote(name)}"
+            download(url, target / name, entry.sha256.get(name))
+        return
+    name = target.name
+    if not place.endswith(".zip"):
+        download(place, target, entry.sha256.get(name))
+        return
+    folder = target if len(entry.files) > 1 else target.parent
+    archive = folder / place.rpartition("/")[2]
+    download(place, archive)
+    try:
+        extract(archive, folder, {name: entry.sha256.get(name) for name in entry.files})
+    finally:
+        archive.unlink()
+
+
+def unfit_files(entry: Weights) -> list[str]:
+    """Files of an entry that are missing, or that have another hash than the pinned one."""
+    if entry.source == NO_WEIGHTS:
+        return []
+    absent = absent_files(entry)
+    if absent and len(absent) >= len(entry.files):
+        return absent
+    place = locate(entry)
+    present = {
+        name: place / name if place.is_dir() else place
+        for name in entry.sha256
+        if name not in absent
+    }
+    return [
+        *absent,
+        *(
+            name
+            for name, file in present.items()
+            if not file.is_file() or sha256_file(file) != entry.sha256[name].lower()
+        ),
+    ]
+
+
+def remote_sources(entry: Weights) -> list[str]:
+    """Sources of an entry that can be fetched from, in the registry's order."""
+    sources = (entry.source, *entry.mirrors)
+    return [source for source in sources if source_kind(source)[0] != "local"]
+
+
+def hub() -> str:
+    """Address of the hub, without a slash at its end."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def by_licence(entries: Sequence[Weights]) -> dict[str, list[str]]:
+    """Licence, with whether it allows commercial use, to the names of its entries."""
+    result: dict[str, list[str]] = {}
+    for entry in entries:
+        use = "commercial use allowed" if entry.commercial_use else "no commercial use"
+        result.setdefault(f"{entry.licence} ({use})", []).append(entry.name)
+    return result
+
+
+def table(entries: Sequence[Weights]) -> str:
+    """What each entry is, where it comes from and whether it is there, in columns."""
+    head = ("name", "for", "there", "GB", "commercial", "licence", "source")
+    rows = [head]
+    for entry in entries:
+        absent = absent_files(entry)
+        whole = not absent or (entry.files and len(absent) < len(entry.files))
+        there = "yes" if not absent else f"lacks {len(absent)} files" if whole else "no"
+        size = f"{entry.size / 1e9:.1f}" if entry.size else "-"
+        use = "yes" if entry.commercial_use else "no"
+        rows.append((entry.name, entry.task, there, size, use, entry.licence, entry.source))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def chosen(
+    study: Study | None, models: Mapping[str, Weights], names: Sequence[str]
+) -> list[Weights]:
+    """Entries by name, else what a study needs, else all.
+
+    Raises:
+        StepError: there is no entry of a name.
+    """
+    if names:
+        named = [pick(models, name, "fetch_models") for name in names]
+        return once(part for entry in named for part in entry.with_components())
+    return list(models.values()) if study is None else needed_weights(study, models)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.fetch_models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", help="entries; default: all that the study needs")
+    parser.add_argument("--study", type=Path, help="configuration of a study")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=PROJECT_ROOT / "config" / "models.yaml",
+        help="weights registry",
+    )
+    parser.add_argument("--list", action="store_true", help="print a table, fetch nothing")
+    arguments = parser.parse_args(argv)
+    models = read_models(arguments.models)
+    study = None if arguments.study is None else _study(arguments.study)
+    entries = chosen(study, models, arguments.names)
+    if arguments.list:
+        print(table(entries))
+        return 0
+    if study is None:
+        raise StepError("--study is missing: a study's configuration says what is accepted")
+    fetched = run(study, entries)
+    there = len(entries) - len(fetched)
+    print(f"fetched {len(fetched)}, already there {there}", file=sys.stderr)
+    return 0
+
+
+def _study(path: Path) -> Study:
+    try:
+        config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise StepError(f"configuration {path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise StepError(f"configuration {path}: expected a mapping of keys to values")
+    return read_study(config, str(path))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
