@@ -2,8 +2,9 @@
 
 In:  CSV files of the score step (--scores, any kinds mixed: a file's columns tell its kind) and of
      the verify step (--verification, at recognition/<trained_on>/seed<k>/verification.csv);
-     bootstrap replicates of the score step (--replicates, optional).
-Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv with all rows, and beside each
+     bootstrap replicates of the score step (--replicates, optional); summaries of the audit step
+     (--audits, optional).
+Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv, audit.csv, and beside each
      a Markdown (.md) and a LaTeX (.tex, booktabs) table in the paper's layout: best fine-tuning
      result per base model and prompt set bold, second underlined. With --replicates also
      comparison.csv: differences between methods, whose intervals are paired over identities and
@@ -20,7 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline_steps.evidence.audit import SUMMARY_COLUMNS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS, compare_methods
+from pipeline_steps.evidence.judges import guide_of
 from pipeline_steps.evidence.markup import to_latex, to_markdown
 from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.paper_tables import paper_tables
@@ -53,6 +56,7 @@ COLUMNS = {
     "identity": IDENTITY_COLUMNS,
     "pose": POSE_COLUMNS,
     "recognition": RECOGNITION_COLUMNS,
+    "audit": SUMMARY_COLUMNS,
 }
 # What may occur only once, in sorting order.
 KEYS = {
@@ -60,6 +64,7 @@ KEYS = {
     "identity": ("versus", "recogniser", "base_model", "prompts", "method"),
     "pose": ("base_model", "prompts", "method"),
     "recognition": ("base_model", "prompts", "method", "seed", "role", "benchmark"),
+    "audit": ("base_model", "prompts", "method"),
 }
 
 
@@ -70,6 +75,7 @@ def run(
     verification: Sequence[Path],
     out: Path,
     replicates: Sequence[Path] = (),
+    audits: Sequence[Path] = (),
 ) -> dict[str, pd.DataFrame]:
     """Write all tables.
 
@@ -79,6 +85,7 @@ def run(
         verification: CSV files of the verify step.
         out: folder to write into.
         replicates: Parquet files of the score step, kind identity.
+        audits: summaries of the audit step.
 
     Returns:
         The gathered rows by kind.
@@ -87,8 +94,8 @@ def run(
         StepError: an unreadable file, a row that occurs twice, or rows of different extractors.
     """
     frames = gather_scores(scores) | {"recognition": gather_verification(verification)}
-    names = Names(frozen.settings.labels)
-    tables = paper_tables(frames, names)
+    frames["audit"] = _gathered("audit", [read_csv(path, SUMMARY_COLUMNS) for path in audits])
+    tables = paper_tables(frames, Names(frozen.settings.labels), guide_of(frozen.weights))
     for kind, columns in COLUMNS.items():
         write_csv(out / f"{kind}.csv", frames[kind], columns)
         intervals = frozen.settings.intervals
@@ -170,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("--scores", "CSV files of the score step"),
         ("--verification", "CSV files of the verify step"),
         ("--replicates", "bootstrap replicates of the score step"),
+        ("--audits", "summaries of the audit step"),
     ):
         parser.add_argument(
             flag,
@@ -188,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verification=arguments.verification,
         out=arguments.out,
         replicates=arguments.replicates,
+        audits=arguments.audits,
     )
     return 0
 

@@ -5,18 +5,23 @@ ID-Booth (Tomasevic et al., FG 2025): Table 1 quality, Table 2 identity, Table 3
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import pandas as pd
 
 from pipeline_steps.evidence.findings import average_accuracy
-from pipeline_steps.evidence.layout import Column, Record, Table, build_table, competes, numbers
+from pipeline_steps.evidence.further_tables import audit_tables, diversity_tables
+from pipeline_steps.evidence.grouping import (
+    HEADS,
+    LEGEND,
+    record_of,
+    set_sizes,
+    sorted_groups,
+)
+from pipeline_steps.evidence.judges import judge_note
+from pipeline_steps.evidence.layout import Column, Table, build_table, numbers
 from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.scoring import ANGLES
-
-HEADS = ("Data from", "Prompt", "Fine-tuning")
-LEGEND = "Best fine-tuning result in bold, second best underlined."
 
 
 def quality_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
@@ -25,12 +30,12 @@ def quality_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     references = sorted(frame["reference"].unique(), key=order_key)
     keys = ("fid", "fid_low", "fid_high", "cmmd", "precision", "recall")
     records = []
-    for _, rows in _groups(frame, ["base_model", "prompts", "method"]):
+    for _, rows in sorted_groups(frame, ["base_model", "prompts", "method"]):
         values: dict[str, float] = {}
         for _, row in rows.iterrows():
             values |= numbers(row, keys, f"@{row['reference']}")
             values |= numbers(row, ("face_quality_mean", "face_quality_sd"))
-        records.append(_record(rows.iloc[0], names, values))
+        records.append(record_of(rows.iloc[0], names, values))
     columns = [
         *(
             Column(
@@ -61,13 +66,20 @@ def quality_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
         "Quality, fidelity and diversity of the images. Extractors: Fréchet distance "
         f"{names(extractors['frechet'])}, MMD {names(extractors['cmmd'])}, precision and recall "
         f"{names(extractors['prdc'])}, face quality {names(extractors['face_quality'])}. "
-        f"{_sizes(frame)} {LEGEND}"
+        f"{set_sizes(frame)} {LEGEND}"
     )
-    return [build_table("quality", caption, HEADS, columns, records)]
+    table = build_table("quality", caption, HEADS, columns, records)
+    return [table, *diversity_tables(frame, names)]
 
 
-def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
-    """Table 2: identity consistency and separability, one table per recogniser."""
+def identity_tables(frame: pd.DataFrame, names: Names, guide: str = "") -> list[Table]:
+    """Table 2: identity consistency and separability, one table per recogniser.
+
+    Args:
+        frame: rows of the identity table.
+        names: display names.
+        guide: the recogniser inside the identity losses, "" where no method has one.
+    """
     columns = [
         Column("EER", "", "eer", "lower", low="eer_low", high="eer_high"),
         Column("FMR100", "", "fmr100", "lower"),
@@ -81,8 +93,8 @@ def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     recognisers = list(dict.fromkeys(frame["recogniser"]))
     for position, recogniser in enumerate(recognisers):
         records = [
-            _record(row, names, numbers(row, keys), versus=str(row["versus"]))
-            for _, rows in _groups(
+            record_of(row, names, numbers(row, keys), versus=str(row["versus"]))
+            for _, rows in sorted_groups(
                 frame[frame["recogniser"] == recogniser],
                 ["versus", "base_model", "prompts", "method"],
             )
@@ -90,7 +102,7 @@ def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
         ]
         caption = (
             "Identity consistency and separability, cosine similarity judged by "
-            f"{names(recogniser)}. {LEGEND}"
+            f"{names(recogniser)}{judge_note(str(recogniser), guide)}. {LEGEND}"
         )
         name = "identity" if position == 0 else f"identity_{recogniser}"
         tables.append(build_table(name, caption, ("Compared with", *HEADS), columns, records))
@@ -109,8 +121,8 @@ def pose_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     ]
     keys = [key for c in columns for key in (c.value, c.sd) if key]
     records = [
-        _record(rows.iloc[0], names, numbers(rows.iloc[0], keys))
-        for _, rows in _groups(frame, ["base_model", "prompts", "method"])
+        record_of(rows.iloc[0], names, numbers(rows.iloc[0], keys))
+        for _, rows in sorted_groups(frame, ["base_model", "prompts", "method"])
     ]
     caption = f"Head pose in degrees, estimated by {names(str(frame['extractor'].iloc[0]))}."
     return [build_table("pose", caption, HEADS, columns, records)]
@@ -118,13 +130,21 @@ def pose_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
 
 def recognition_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     """Table 3: accuracy of recognisers trained on each set, averaged over seeds."""
+    seeds = frame.groupby("trained_on")["seed"].nunique()
+    several = bool(seeds.max() > 1)
     columns = []
     for role, direction_title in (("validation", "Validation"), ("test", "Accuracy")):
         for benchmark in sorted(
             frame.loc[frame["role"] == role, "benchmark"].unique(), key=order_key
         ):
             columns.append(
-                Column(direction_title, names(benchmark), f"{benchmark}@{role}", "higher")
+                Column(
+                    direction_title,
+                    names(benchmark),
+                    f"{benchmark}@{role}",
+                    "higher",
+                    sd=f"{benchmark}@{role}_sd",
+                )
             )
     columns.append(
         Column(
@@ -138,67 +158,61 @@ def recognition_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
         )
     )
     records = []
-    for _, rows in _groups(frame, ["base_model", "prompts", "method"]):
+    for _, rows in sorted_groups(frame, ["base_model", "prompts", "method"]):
         # Seeds are averaged first, so that every benchmark weighs the same in the average.
-        means = {
-            (str(part["role"].iloc[0]), str(part["benchmark"].iloc[0])): float(
-                part["accuracy"].mean()
-            )
-            for _, part in rows.groupby(["role", "benchmark"])
-        }
-        values = {f"{benchmark}@{role}": mean for (role, benchmark), mean in means.items()}
+        parts = {key: part["accuracy"] for key, part in rows.groupby(["benchmark", "role"])}
+        values = {f"{benchmark}@{role}": float(p.mean()) for (benchmark, role), p in parts.items()}
+        if several:
+            values |= {
+                f"{benchmark}@{role}_sd": float(p.std()) for (benchmark, role), p in parts.items()
+            }
         average = average_accuracy(rows)
         if average is not None:
-            tests = [mean for (role, _), mean in means.items() if role == "test"]
+            tests = rows[rows["role"] == "test"]
+            over = "seed" if several else "benchmark"
+            means = tests.groupby(over)["accuracy"].mean()
             values |= {
                 "average": average.value,
-                "average_sd": float(np.std(tests)),
+                "average_sd": float(means.std(ddof=int(several))),
                 "average_low": average.low,
                 "average_high": average.high,
             }
-        records.append(_record(rows.iloc[0], names, values))
-    seeds = frame.groupby("trained_on")["seed"].nunique()
+        records.append(record_of(rows.iloc[0], names, values))
     count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    spread = (
+        f"mean ± standard deviation over {count} seeds"
+        if several
+        else "one seed; ± is the standard deviation over the benchmarks"
+    )
     caption = (
-        "Verification accuracy of recognisers trained on each set, mean of "
-        f"{count} seed{'' if count == '1' else 's'}; the average is over the test benchmarks, "
-        f"± its standard deviation over them. The validation benchmark chose the epoch. {LEGEND}"
+        f"Verification accuracy of recognisers trained on each set, {spread}. The average is over "
+        f"the test benchmarks; the validation benchmark chose the epoch. {LEGEND}"
     )
     return [build_table("recognition", caption, HEADS, columns, records)]
 
 
-BUILDERS = {
-    "quality": quality_tables,
-    "identity": identity_tables,
-    "pose": pose_tables,
-    "recognition": recognition_tables,
-}
+def paper_tables(
+    frames: Mapping[str, pd.DataFrame], names: Names, guide: str = ""
+) -> dict[str, list[Table]]:
+    """The tables of each kind that has rows.
 
-
-def paper_tables(frames: Mapping[str, pd.DataFrame], names: Names) -> dict[str, list[Table]]:
-    """The tables of each kind that has rows."""
+    Args:
+        frames: rows by kind: quality, identity, pose, recognition, audit.
+        names: display names.
+        guide: the recogniser inside the identity losses, "" where no method has one.
+    """
+    builders: dict[str, Callable[[pd.DataFrame], list[Table]]] = {
+        "quality": lambda frame: quality_tables(frame, names),
+        "identity": lambda frame: identity_tables(frame, names, guide),
+        "pose": lambda frame: pose_tables(frame, names),
+        "recognition": lambda frame: recognition_tables(frame, names),
+        "audit": lambda frame: audit_tables(frame, names),
+    }
     return {
-        kind: build(frames[kind], names)
-        for kind, build in BUILDERS.items()
+        kind: build(frames[kind])
+        for kind, build in builders.items()
         if kind in frames and len(frames[kind])
     }
-
-
-def _groups(frame: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Rows by key, in the paper's order."""
-    found = [(tuple(map(str, key)), rows) for key, rows in frame.groupby(list(keys), sort=False)]
-    return sorted(found, key=lambda item: tuple(order_key(part) for part in item[0]))
-
-
-def _record(
-    row: pd.Series, names: Names, values: Mapping[str, float], versus: str | None = None
-) -> Record:
-    base_model, method, prompts = (str(row[key]) for key in ("base_model", "method", "prompts"))
-    heads: tuple[str, ...] = (names(base_model), names(prompts), names(method))
-    group: tuple[str, ...] = (base_model, prompts)
-    if versus is not None:
-        heads, group = (versus, *heads), (versus, *group)
-    return Record(heads, group, competes(method), values)
 
 
 def _distance_title(name: str, original: str, extractor: str, names: Names) -> str:
@@ -207,9 +221,3 @@ def _distance_title(name: str, original: str, extractor: str, names: Names) -> s
         return name
     bare = {"FID": "Fréchet", "CMMD": "MMD"}[name]
     return f"{bare} ({names(extractor)})"
-
-
-def _sizes(frame: pd.DataFrame) -> str:
-    sizes = pd.concat([frame["n_synthetic"], frame["n_real"]]).astype(int)
-    low, high = sizes.min(), sizes.max()
-    return f"{low} images per set." if low == high else f"{low} to {high} images per set."

@@ -8,18 +8,19 @@ rule tables:
         scores=PLAN.scores,
         replicates=PLAN.replicates,
         verification=expand("{model}/verification.csv", model=PLAN.models_trained),
+        audits=PLAN.audits,
     output:
         report(
             expand(
                 "<results>/tables/{table}.csv",
-                table=["quality", "identity", "pose", "recognition"],
+                table=["quality", "identity", "pose", "recognition", "audit"],
             ),
             caption="../report/tables.rst",
             category="Tables",
         ),
         expand(
             "<results>/tables/{table}.{ending}",
-            table=["quality", "identity", "pose", "recognition"],
+            table=["quality", "identity", "pose", "recognition", "audit"],
             ending=["md", "tex"],
         ),
         "<results>/tables/comparison.csv",
@@ -41,7 +42,7 @@ rule tables:
     shell:
         "python -m pipeline_steps.tables --config {input.config} --scores {input.scores}"
         " --replicates {input.replicates} --verification {input.verification}"
-        " --out {params.out} &> {log}"
+        " --audits {input.audits} --out {params.out} &> {log}"
 
 
 rule figures:
