@@ -319,7 +319,7 @@ def check_latex(text: str) -> None:
         depth += {"{": 1, "}": -1}.get(character, 0)
         assert depth >= 0
     assert depth == 0
-    assert text.count("$") % 2 == 0
+    assert text.replace(r"\$", "").count("$") % 2 == 0
     open_environments: list[str] = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
         if kind == "begin":
