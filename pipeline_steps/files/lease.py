@@ -42,6 +42,8 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
         StepError: CUDA was initialised before, or PyTorch cannot use the card.
     """
     with hold_gpus(wanted) as cards:
+        if cards:
+            get_logger("lease").info("GPU %s", ",".join(cards))
         if not cards or os.environ.get(DEVICE_VARIABLE) == "cpu":
             keep_freed_memory()
             yield "cpu"

@@ -1,21 +1,32 @@
 #!/bin/bash
 # Start a real SLURM cluster of one node with four graphics cards that are null devices.
 #
-#   sudo tests/cluster/start-cluster.sh FOLDER     prints the line that points SLURM's commands to it
+#   sudo tests/cluster/start-cluster.sh FOLDER
 #   sudo tests/cluster/start-cluster.sh FOLDER stop
 #
-# Needs root and Debian's packages slurm-wlm and munge. Everything lies in FOLDER.
+# Needs root and Debian's packages slurm-wlm and munge. Everything lies in FOLDER but for a link to
+# its configuration in /etc/slurm, where SLURM's commands look for it inside jobs too.
 set -euo pipefail
 
 folder=$(realpath -m "${1:?folder of the cluster}")
-export SLURM_CONF="$folder/slurm.conf"
+conf="$folder/slurm.conf"
+export SLURM_CONF="$conf" # for the daemons, which look beside it for gres.conf
+link=/etc/slurm/slurm.conf
 
 stop() {
     for daemon in slurmd slurmctld munged; do
         if [ -s "$folder/$daemon.pid" ]; then
-            kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
+            pid=$(cat "$folder/$daemon.pid")
+            kill "$pid" 2>/dev/null || true
+            for _ in $(seq 100); do
+                kill -0 "$pid" 2>/dev/null || break
+                sleep 0.1
+            done
         fi
     done
+    if [ "$(readlink "$link")" = "$conf" ]; then
+        rm "$link"
+    fi
 }
 
 if [ "${2:-}" = stop ]; then
@@ -32,6 +43,7 @@ for program in munged slurmctld slurmd; do
 done
 
 stop
+[ ! -e "$link" ] || { echo "error: this machine has a cluster already: $link" >&2; exit 1; }
 rm -rf "$folder"
 mkdir -p "$folder"/{state,spool,munge}
 chmod 755 "$folder"
@@ -43,7 +55,9 @@ for card in 0 1 2 3; do
 done
 
 # Cores and memory are what this file says, not what the machine has: jobs wait for cards, not cores.
-cat >"$SLURM_CONF" <<CONF
+mkdir -p "$(dirname "$link")"
+ln -s "$conf" "$link"
+cat >"$conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host
 SlurmctldAddr=127.0.0.1
@@ -86,7 +100,6 @@ slurmd
 
 for _ in $(seq 60); do
     if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
-        echo "export SLURM_CONF=$SLURM_CONF"
         exit 0
     fi
     sleep 0.5

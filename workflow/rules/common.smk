@@ -3,12 +3,15 @@
 import sys
 from pathlib import Path
 
+from pipeline_steps.check_study import notice, refuse_unready
 from pipeline_steps.files.lease import candidate_gpus
 from pipeline_steps.settings.plan import MARKERS, WORLD, open_plan, project_file
 
 PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
 STUDY = PLAN.study
 S = PLAN.results
+if workflow.is_main_process and notice(PLAN):
+    print(notice(PLAN), file=sys.stderr)
 ENVIRONMENT = workflow.source_path("../../envs/environment.yaml")
 
 # Jobs run `python` of the environment that runs Snakemake, activated or not.
@@ -31,6 +34,21 @@ wildcard_constraints:
     repetition=r"\d+",
 
 
+if not workflow.local_exec and "gpu" in workflow.resource_settings.resources:
+    logger.warning(
+        "At most this many GPU jobs at a time, in the whole cluster: "
+        f"{workflow.resource_settings.resources['gpu']}. If this is profiles/default speaking, give "
+        "the cluster's profile with --workflow-profile instead of --profile."
+    )
+
 # A machine without any GPU needs no turns taken; elsewhere jobs that can use one ask for one.
 HAS_GPU = bool(candidate_gpus())
 GPU = lambda wildcards: int(HAS_GPU or not workflow.local_exec)
+
+
+# Before the first job of a run: weights, licences and disk space of the jobs that are to be run. No
+# rule of its own, whose output could make others run again.
+onstart:
+    refuse_unready(
+        PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.input]
+    )

@@ -1,0 +1,100 @@
+"""The workflow through a real SLURM: results, cards, and configuration while jobs wait."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workflow.small_study import ROOT, snakemake, start, write_config
+
+LORAS = "results/demo/loras/demo/idbooth"
+COHORTS = [f"{LORAS}/cohorts/{cohort}-of-2.json" for cohort in range(2)]
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's profile for SLURM with account and partition filled in, and less waiting."""
+    folder = tmp_path_factory.mktemp("profile")
+    settings = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text("utf-8"))
+    settings["default-resources"] |= {"slurm_account": "test", "slurm_partition": "test"}
+    settings |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 2, "retries": 0}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, profile: Path) -> Path:
+    """The folder of a small study that went through SLURM."""
+    folder = tmp_path_factory.mktemp("cluster")
+    write_config(folder)
+    run(folder, profile)
+    return folder
+
+
+def run(folder: Path, profile: Path, *targets: str) -> str:
+    return snakemake(
+        folder, *targets, "--workflow-profile", str(profile), CONSENTED_FACES_DEVICE="cpu"
+    )
+
+
+def test_tables_are_those_of_a_local_run_bit_for_bit(study: Path, finished_study: Path) -> None:
+    tables = sorted((finished_study / "results/demo/tables").glob("*.csv"))
+    assert len(tables) >= 4
+    for table in tables:
+        assert (study / table.relative_to(finished_study)).read_bytes() == table.read_bytes()
+    weights = sorted((finished_study / LORAS).glob("*/pytorch_lora_weights.safetensors"))
+    assert len(weights) == 4
+    for path in weights:
+        assert (study / path.relative_to(finished_study)).read_bytes() == path.read_bytes()
+
+
+def test_jobs_that_run_side_by_side_hold_different_cards(study: Path) -> None:
+    log = study / "results/demo/logs/finetune/demo/idbooth"
+    cards = [re.findall(r"GPU (\S+)", (log / f"{k}-of-2.log").read_text()) for k in range(2)]
+    assert sorted(cards) == [["0"], ["1"]]
+
+
+def test_jobs_use_the_configuration_they_were_submitted_with(study: Path, profile: Path) -> None:
+    def trained() -> list[float]:
+        records = sorted((study / LORAS).glob("*/training.json"))
+        return [json.loads(r.read_text())["settings"]["learning_rate"] for r in records]
+
+    write_config(study, {"finetune.learning_rate": 0.002})
+    slurm("scontrol", "update", "PartitionName=test", "State=DOWN")
+    try:
+        job = start(
+            study,
+            *COHORTS,
+            "--workflow-profile",
+            str(profile),
+            CONSENTED_FACES_DEVICE="cpu",
+        )
+        wait_until(lambda: len(slurm("squeue", "--noheader").splitlines()) == 2)
+        write_config(study, {"finetune.learning_rate": 0.001})
+    finally:
+        slurm("scontrol", "update", "PartitionName=test", "State=UP")
+    output, _ = job.communicate()
+    assert job.returncode == 0, output[-6000:]
+    assert trained() == [0.002] * 4
+    plan = run(study, profile, *COHORTS, "--dry-run")
+    assert re.search(r"finetune\s+2\b", plan)
+    run(study, profile, *COHORTS)
+    assert trained() == [0.001] * 4

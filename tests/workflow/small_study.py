@@ -1,0 +1,78 @@
+"""A small study on the embedded world with its real weights, and how a test runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "methods": ["untuned", "idbooth"],
+    "prompt_sets": ["base"],
+    "training_sets": ["demo/idbooth/base"],
+    "cohorts": 2,
+    "render_demo_world.participants": 4,
+    "render_demo_world.photograph_size": 256,
+    "render_demo_world.in_the_wild": 20,
+    "render_demo_world.benchmark_pairs": 40,
+    "prepare.positions": [3, 4, 5],
+    "prior.images": 6,
+    "prior.steps": 8,
+    "prior.scheduler": "dpmsolver++",
+    "finetune.steps": 8,
+    "sample.images_per_identity": 4,
+    "sample.steps": 8,
+    "sample.scheduler": "dpmsolver++",
+    "score.quality.replicates": 20,
+    "score.identity.replicates": 20,
+    "recognise.epochs": 2,
+    "recognise.first_validated_epoch": 1,
+}
+CONFIG = "small.yaml"
+
+
+def write_config(folder: Path, changes: dict[str, Any] | None = None) -> None:
+    """Write the study's configuration, the demo's with SMALL and the changes, into `folder`."""
+    config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
+    for key, value in (SMALL | (changes or {})).items():
+        *parents, last = key.split(".")
+        part = config
+        for name in parents:
+            part = part[name]
+        part[last] = value
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
+
+
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Start the project's workflow in `folder`; arguments after the first may be any of its own.
+
+    Args:
+        folder: the working folder, with its CONFIG.
+        arguments: of snakemake, targets first; without --workflow-profile, --cores 2 is given.
+        variables: added to the environment, which is otherwise a bare one.
+    """
+    program = Path(sys.executable).with_name("snakemake")
+    place = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
+    cores = [] if "--workflow-profile" in arguments else ["--cores", "2"]
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return subprocess.Popen(
+        [program, *arguments, *place, *cores, "--configfile", folder / CONFIG],
+        cwd=ROOT,
+        env=kept | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
+    """Output of a run of the project's workflow in `folder`, which has to succeed."""
+    job = start(folder, *arguments, **variables)
+    output, _ = job.communicate()
+    assert job.returncode == 0, output[-6000:]
+    return output
