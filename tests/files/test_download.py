@@ -77,6 +77,14 @@ def test_a_part_of_another_version_is_not_continued(server: LocalServer, tmp_pat
     assert (tmp_path / "w.bin").read_bytes() == CONTENT
 
 
+def test_without_versions_a_download_starts_over(server: LocalServer, tmp_path: Path) -> None:
+    server.versions, server.cut = False, 1
+    (tmp_path / "w.bin.part").write_bytes(b"x" * 1000)
+    download(f"{server.address}/w.bin", tmp_path / "w.bin")
+    assert (tmp_path / "w.bin").read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, None]
+
+
 def test_a_part_that_is_whole_already_is_taken(server: LocalServer, tmp_path: Path) -> None:
     server.cut = 0
     (tmp_path / "w.bin.part").write_bytes(CONTENT)
