@@ -1,4 +1,4 @@
-"""Frozen layers that run faster on a CPU, with the same results up to float rounding.
+"""Frozen layers for sampling on a CPU: faster, with the same results up to float rounding.
 
 PyTorch multiplies float32 matrices by MKL, which leaves the AVX-512 units of AMD processors unused.
 Here linear layers go through oneDNN, as convolutions do anyway, with weights laid out for it once:
@@ -27,7 +27,7 @@ def onednn_available(example: Tensor) -> bool:
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer y = W x + b whose weight is never trained; gradients reach x only.
+    """A linear layer y = W x + b without gradient.
 
     Args:
         weight: float32 [out, in] on the CPU.
@@ -43,7 +43,6 @@ class FrozenLinear(nn.Module):
         self._weight = weight.detach().contiguous()
         self._bias = None if bias is None else bias.detach()
         self._packed: Tensor | None = None
-        self._packed_backward: Tensor | None = None
         self._constant_input = constant_input
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -51,42 +50,13 @@ class FrozenLinear(nn.Module):
         """x float32 [..., in] -> [..., out]."""
         if self._last is not None and self._last[0] is x:
             return self._last[1]
-        y: Tensor
-        if torch.is_grad_enabled() and x.requires_grad:
-            y = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
-        else:
-            y = self.product(x)
-            if self._constant_input:
-                self._last = (x, y)
-        return y
-
-    def product(self, x: Tensor) -> Tensor:
-        """W x + b without gradient."""
-        if self._packed is None:
-            self._packed = _ONEDNN._reorder_linear_weight(self._weight, _rows(x))
+        if self._packed is None:  # in the layout that suits this number of rows
+            rows = x.numel() // x.shape[-1]
+            self._packed = _ONEDNN._reorder_linear_weight(self._weight, rows)
         y: Tensor = _ONEDNN._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        if self._constant_input:
+            self._last = (x, y)
         return y
-
-    def product_of_gradient(self, gradient: Tensor) -> Tensor:
-        """W^T g for a gradient g [..., out]."""
-        if self._packed_backward is None:
-            weight = self._weight.t().contiguous()
-            self._packed_backward = _ONEDNN._reorder_linear_weight(weight, _rows(gradient))
-        y: Tensor = _ONEDNN._linear_pointwise(
-            gradient.contiguous(), self._packed_backward, None, "none", [], ""
-        )
-        return y
-
-
-class _FrozenProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
-        ctx.layer = layer
-        return layer.product(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.product_of_gradient(gradients[0]), None
 
 
 class FrozenGeglu(nn.Module):
@@ -106,8 +76,5 @@ class FrozenGeglu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 [..., in] -> [..., out]."""
-        return self.value.product(x).mul_(F.gelu(self.gate.product(x)))
-
-
-def _rows(x: Tensor) -> int:
-    return x.numel() // x.shape[-1]
+        value: Tensor = self.value(x)
+        return value.mul_(F.gelu(self.gate(x)))
