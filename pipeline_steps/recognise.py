@@ -23,15 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.diffusion.content_key import code_hash, content_key
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.hashes import sha256_file, sha256_json
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.signals import stop_requested
+from pipeline_steps.files.weights import PROJECT_ROOT
 from pipeline_steps.seeds import seed_for
 from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.code import modules_behind
 from pipeline_steps.settings.recognise import RecogniseSettings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(
         frozen: the step's configuration; variant["repetition"] (0 when absent) tells repetitions
             apart. Equal repetitions start from equal weights whatever they are trained on.
         aligned: folders with manifest.parquet and 112 x 112 images.
-        validation: `.bin` file whose name without suffix is settings.validation.
+        validation: `.bin` file that settings.validation names.
         out: folder for model.safetensors and history.csv.
         device: cpu or cuda.
 
@@ -68,10 +69,10 @@ def run(
         Interrupted: a signal asked to stop; the state is saved.
     """
     settings = frozen.settings
-    if validation.stem != settings.validation:
+    if validation.stem != settings.validation_name:
         raise StepError(
             f"--validation is {validation.name}, but the configuration's validation benchmark is "
-            f"{settings.validation!r}: pass {settings.validation}.bin or change the configuration"
+            f"{settings.validation!r}: pass that one or change the configuration"
         )
     import torch
 
@@ -188,14 +189,17 @@ def _content_key(
     frozen: Frozen[RecogniseSettings], training_set: TrainingSet, validation: Path, device: str
 ) -> str:
     """Key of all that the training's state follows from."""
-    return content_key(
-        code=code_hash("recognise"),
-        settings=frozen.settings.model_dump(mode="json"),
-        seed=frozen.seed,
-        repetition=_repetition(frozen),
-        training_set=training_set.sha256(),
-        validation=sha256_file(validation),
-        device=device,
+    code = modules_behind("recognise")
+    return sha256_json(
+        {
+            "code": {module: sha256_file(PROJECT_ROOT / module) for module in code},
+            "settings": frozen.settings.model_dump(mode="json"),
+            "seed": frozen.seed,
+            "repetition": _repetition(frozen),
+            "training_set": training_set.sha256(),
+            "validation": sha256_file(validation),
+            "device": device,
+        }
     )
 
 

@@ -1,4 +1,4 @@
-"""Render the embedded world: consented participants as TFD archives, strangers, five benchmarks.
+"""Render the embedded world: consented participants as TFD archives, strangers, benchmarks.
 
 In:  nothing but the configuration's seed.
 Out: in --out:
@@ -6,7 +6,8 @@ Out: in --out:
                                   the Tufts Face Database
      tfd/gender.csv               participant, gender
      in_the_wild.zip              one image of each of many other people (FFHQ's role)
-     benchmarks/*.bin             InsightFace's format, 112x112, aligned
+     benchmarks/*.bin             InsightFace's format, 112x112, aligned; validation.bin is for
+                                  choosing the epoch of a recogniser
      truth/*.parquet              what the renderer knows of each photograph: pose in degrees,
                                   landmarks in pixels, place, expression, age
 
@@ -144,7 +145,7 @@ def benchmark_face(
     return align_to_template(photo.image, photo.landmarks if found is None else found.landmarks)
 
 
-def render_benchmark(name: str, *, seed: int, pairs: int) -> tuple[str, np.ndarray, np.ndarray]:
+def render_benchmark(name: str, pairs: int, *, seed: int) -> tuple[str, np.ndarray, np.ndarray]:
     """One benchmark: its name, images uint8 [2n, 112, 112, 3] and flags bool [n]."""
     import torch
 
@@ -203,13 +204,15 @@ def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
 def _write_benchmarks(
     pool: ProcessPoolExecutor, settings: RenderDemoWorldSettings, seed: int, out: Path
 ) -> None:
-    from pipeline_steps.demo_world.population import BENCHMARKS
+    from pipeline_steps.demo_world.population import BENCHMARKS, VALIDATION
     from pipeline_steps.recognition.benchmarks import write_bin
 
-    job = partial(render_benchmark, seed=seed, pairs=settings.benchmark_pairs)
-    for name, images, same in progress(
-        pool.map(job, BENCHMARKS), description="benchmarks", total=len(BENCHMARKS)
-    ):
+    pairs = [
+        settings.validation_pairs if name == VALIDATION else settings.benchmark_pairs
+        for name in BENCHMARKS
+    ]
+    made = pool.map(partial(render_benchmark, seed=seed), BENCHMARKS, pairs)
+    for name, images, same in progress(made, description="benchmarks", total=len(BENCHMARKS)):
         write_bin(out / "benchmarks" / f"{name}.bin", images, same)
 
 

@@ -1,6 +1,7 @@
-"""Five verification benchmarks of rendered people, each in a real benchmark's role.
+"""Five verification benchmarks of rendered people, each in a real benchmark's role, and a sixth.
 
-plain (LFW), cross_age (CALFW), cross_pose (CPLFW), frontal_profile (CFP-FP), age_gap (AgeDB-30).
+plain (LFW), cross_age (CALFW), cross_pose (CPLFW), frontal_profile (CFP-FP), age_gap (AgeDB-30);
+validation, of any pose and age, chooses the epoch of a recogniser and is no test.
 A benchmark is a list of pair specifications: who, in which pose, at what age. The circumstances of
 a pair are drawn without regard to whether both images show one person, so that they tell nothing
 about it. Folds are consecutive and share no person; within a fold the pairs of one person come
@@ -73,6 +74,16 @@ def _ages_apart(rng: np.random.Generator) -> tuple[float, float]:
     return (young, young + AGE_GAP) if rng.random() < 0.5 else (young + AGE_GAP, young)
 
 
+def _any_yaws(rng: np.random.Generator) -> tuple[float, float]:
+    a, b = rng.uniform(-MAX_YAW, MAX_YAW, 2)
+    return float(a), float(b)
+
+
+def _any_ages(rng: np.random.Generator) -> tuple[float, float]:
+    a, b = rng.uniform(0.0, 1.0, 2)
+    return float(a), float(b)
+
+
 Draw = Callable[[np.random.Generator], tuple[float, float]]
 
 # Name -> how the yaws and the ages of a pair's two images are drawn.
@@ -82,6 +93,7 @@ BENCHMARKS: dict[str, tuple[Draw, Draw]] = {
     "cross_pose": (_distant_yaws, _similar_ages),
     "frontal_profile": (_frontal_and_profile_yaws, _similar_ages),
     "age_gap": (_small_yaws, _ages_apart),
+    "validation": (_any_yaws, _any_ages),
 }
 
 

@@ -22,7 +22,8 @@ from pipeline_steps.demo_world.renderer import Photograph, render
 from pipeline_steps.seeds import numpy_generator, seed_for
 
 PRETRAINING, CONSENTED, WILD, HELD_OUT = "pretraining", "consented", "wild", "held-out"
-BENCHMARKS = ("plain", "cross_age", "cross_pose", "frontal_profile", "age_gap")
+VALIDATION = "validation"
+BENCHMARKS = ("plain", "cross_age", "cross_pose", "frontal_profile", "age_gap", VALIDATION)
 CAMERAS, POSITIONS = (1, 2, 3), tuple(range(9))
 
 

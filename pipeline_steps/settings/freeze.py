@@ -162,7 +162,7 @@ def extractors(study: Study) -> tuple[str, ...]:
 
 
 def trained_on(source: str) -> str:
-    """Folder name of a training set: ``real`` or ``<base model>-<method>-<prompts>``."""
+    """Folder name of a training set: ``real``, ``<base model>-<method>-<prompts>``, or several +"""
     return source.replace("/", "-")
 
 

@@ -34,7 +34,7 @@ from pipeline_steps.settings.freeze import (
 )
 from pipeline_steps.settings.registry import read_models
 from pipeline_steps.settings.sample import PromptSet, read_prompt_set
-from pipeline_steps.settings.study import REAL, WILD, Study, benchmark_name, read_study
+from pipeline_steps.settings.study import REAL, WILD, Study, parts_of, read_study
 
 SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows
 SNAPSHOTS = Path(".snakemake") / "studies"
@@ -110,7 +110,7 @@ class Plan:
     @property
     def put_in(self) -> list[str]:
         """All files and folders that come from outside."""
-        return [*self.photographs, self.study.in_the_wild, *self.study.benchmarks]
+        return [*self.photographs, self.study.in_the_wild, *self.verified]
 
     def lora_flag(self, base_model: str, method: str) -> str:
         """The sample step's flag for fine-tuned weights; empty for the untuned model."""
@@ -118,10 +118,10 @@ class Plan:
             return ""
         return f"--loras {self.results}/loras/{base_model}/{method}"
 
-    def aligned(self, training_set: str) -> str:
-        """Manifest of the aligned images of a training set, by its folder name."""
-        sources = {trained_on(source): source for source in self.study.training_sets}
-        return f"{self.results}/aligned/{sources[training_set]}/manifest.parquet"
+    def aligned(self, training_set: str) -> list[str]:
+        """Manifests of the aligned images of a training set, by its folder name."""
+        sets = {trained_on(name): parts_of(name) for name in self.study.training_sets}
+        return [f"{self.results}/aligned/{part}/manifest.parquet" for part in sets[training_set]]
 
     def reference_features(self, source: str, kind: str) -> list[str]:
         """Features of a reference set; identity has no use for people seen once."""
@@ -169,10 +169,10 @@ class Plan:
         ]
 
     @property
-    def validation(self) -> str:
-        """The benchmark that chooses a recogniser's epoch."""
-        name = self.study.recognise.validation
-        return next(path for path in self.study.benchmarks if benchmark_name(path) == name)
+    def verified(self) -> list[str]:
+        """All that recognisers are verified on: the benchmarks, and what chose the epoch."""
+        chose = [self.study.validation] if self.study.training_sets else []
+        return list(dict.fromkeys([*self.study.benchmarks, *chose]))
 
     @staticmethod
     def tuned(method: str) -> bool:

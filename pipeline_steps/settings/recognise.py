@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -97,8 +98,10 @@ class RecogniseSettings(Section):
     )
     validation: str = Field(
         default="lfw",
-        description="Name of the benchmark that chooses the epoch and steers the learning rate. It "
-        "is reported with the role validation, never among the tests.",
+        description="What chooses the epoch and steers the learning rate: a name among the "
+        "study's benchmarks, which is then reported with the role validation and never among the "
+        "tests (lfw, as published), or the path of a .bin file that is none of them, so that all "
+        "of them are tests.",
     )
     flip: bool = Field(default=True, description="Mirror every other training image at random.")
     augmentation: Literal["none", "randaugment"] = Field(
@@ -122,6 +125,11 @@ class RecogniseSettings(Section):
         default=1, ge=1, description="Models trained per training set, with seeds of their own."
     )
 
+    @property
+    def validation_name(self) -> str:
+        """Name of what chooses the epoch, without folder and ending."""
+        return benchmark_name(self.validation)
+
     @model_validator(mode="after")
     def _custom_has_its_sizes(self) -> RecogniseSettings:
         custom = self.backbone == "custom"
@@ -137,3 +145,8 @@ class RecogniseSettings(Section):
         if not rising or any(not 1 <= epoch < self.epochs for epoch in self.milestones):
             raise ValueError(f"milestones are rising epochs below epochs ({self.epochs})")
         return self
+
+
+def benchmark_name(path: str) -> str:
+    """Name of a benchmark: its file's name without folder and ending."""
+    return re.sub(r"\.bin$", "", path.rpartition("/")[2])

@@ -5,7 +5,6 @@ The defaults are the paper's values. A configuration file states what differs fr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ from pipeline_steps.settings.figures import FiguresSettings
 from pipeline_steps.settings.finetune import FinetuneSettings
 from pipeline_steps.settings.prepare import PrepareSettings
 from pipeline_steps.settings.prior import PriorSettings
-from pipeline_steps.settings.recognise import RecogniseSettings
+from pipeline_steps.settings.recognise import RecogniseSettings, benchmark_name
 from pipeline_steps.settings.render_demo_world import RenderDemoWorldSettings
 from pipeline_steps.settings.report import ReportSettings
 from pipeline_steps.settings.sample import SampleSettings
@@ -78,7 +77,8 @@ class Study(Section):
     )
     training_sets: tuple[str, ...] = Field(
         default=(),
-        description="What recognisers are trained on: real, or <base model>/<method>/<prompts>.",
+        description="What recognisers are trained on: real, <base model>/<method>/<prompts>, or "
+        "several of them in one set, joined by +, e.g. real+sd21/idbooth/complex.",
     )
     benchmarks: tuple[str, ...] = Field(
         default=(
@@ -130,22 +130,44 @@ class Study(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
         known = [REAL, *(variant for variant in self.variants if f"/{UNTUNED}/" not in variant)]
-        for source in self.training_sets:
+        for source in [part for name in self.training_sets for part in parts_of(name)]:
             if source not in known:
                 raise ValueError(
                     f"training_sets: {source!r} is none of this study's: {', '.join(known)}"
                 )
+        for name in self.training_sets:
+            if len(set(parts_of(name))) != len(parts_of(name)) or REAL in parts_of(name)[1:]:
+                raise ValueError(f"training_sets: {name!r}: name each part once, real first")
         names = [benchmark_name(path) for path in self.benchmarks]
         if len(set(names)) != len(names):
             raise ValueError(f"benchmarks: two files of one name among {', '.join(names)}")
-        if self.training_sets and self.recognise.validation not in names:
-            raise ValueError(
-                f"recognise.validation: {self.recognise.validation!r} is none of the benchmarks "
-                f"{', '.join(names)}"
-            )
+        if self.training_sets:
+            self._check_validation(names)
         if self.sample.prompt_set is not None:
             raise ValueError("sample.prompt_set: name prompt sets under prompt_sets instead")
         return self
+
+    def _check_validation(self, names: list[str]) -> None:
+        chosen, name = self.recognise.validation, self.recognise.validation_name
+        if chosen in (*names, *self.benchmarks):
+            return
+        if not chosen.endswith(".bin"):
+            raise ValueError(
+                f"recognise.validation: {chosen!r} is none of the benchmarks {', '.join(names)}, "
+                "and no path of a .bin file"
+            )
+        if name in names:
+            raise ValueError(
+                f"recognise.validation: {chosen!r} has the name of a benchmark; rename the file"
+            )
+
+    @property
+    def validation(self) -> str:
+        """Path of the file that chooses recognisers' epochs."""
+        for path in self.benchmarks:
+            if self.recognise.validation in (path, benchmark_name(path)):
+                return path
+        return self.recognise.validation
 
     @property
     def variants(self) -> list[str]:
@@ -158,9 +180,9 @@ class Study(Section):
         ]
 
 
-def benchmark_name(path: str) -> str:
-    """Name of a benchmark: its file's name without folder and ending."""
-    return re.sub(r"\.bin$", "", path.rpartition("/")[2])
+def parts_of(training_set: str) -> list[str]:
+    """The sources that are joined in a training set."""
+    return training_set.split("+")
 
 
 def read_study(config: Mapping[str, Any], where: str) -> Study:

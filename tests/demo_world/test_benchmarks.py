@@ -27,7 +27,7 @@ def test_folds_are_balanced_and_share_no_person(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_circumstances_tell_nothing_about_sameness(name: str) -> None:
-    pairs = build_pairs(name, 1000, seed=1)
+    pairs = build_pairs(name, 1000, seed=3)
     for key in ("yaw", "age"):
         gaps = {
             same: [

@@ -103,11 +103,41 @@ def test_lists_of_a_study(plan: Plan) -> None:
     assert len(plan.scores) == 3 * (n_variants + 1)
     assert len(plan.sources) == n_variants + 2
     assert plan.cohorts[0] == f"0-of-{plan.study.cohorts}"
-    assert plan.validation in plan.study.benchmarks
-    assert plan.aligned("real") == "results/demo/aligned/real/manifest.parquet"
+    assert plan.aligned("real") == ["results/demo/aligned/real/manifest.parquet"]
     assert plan.lora_flag("demo", "untuned") == ""
     assert plan.lora_flag("demo", "idbooth") == "--loras results/demo/loras/demo/idbooth"
     assert set(plan.put_in) >= {plan.study.in_the_wild, *plan.study.benchmarks}
+
+
+def test_a_training_set_may_join_several_sources(config: dict[str, Any]) -> None:
+    mixed = "real+demo/idbooth/base"
+    plan = make_plan({**config, "training_sets": ["real", mixed]}, "")
+    assert plan.aligned("real+demo-idbooth-base") == [
+        "results/demo/aligned/real/manifest.parquet",
+        "results/demo/aligned/demo/idbooth/base/manifest.parquet",
+    ]
+    assert "results/demo/recognition/real+demo-idbooth-base/seed0" in plan.models_trained
+    frozen = plan.frozen["results/demo/config/recognise/real+demo-idbooth-base/seed0.json"]
+    assert json.loads(frozen)["variant"]["trained_on"] == "real+demo-idbooth-base"
+
+
+@pytest.mark.parametrize(
+    ("validation", "path"),
+    [
+        ("lfw", "data/benchmarks/lfw.bin"),
+        ("data/benchmarks/lfw.bin", "data/benchmarks/lfw.bin"),
+        ("elsewhere/vgg2_fp.bin", "elsewhere/vgg2_fp.bin"),
+    ],
+)
+def test_validation_is_one_of_the_benchmarks_or_a_set_of_its_own(
+    config: dict[str, Any], validation: str, path: str
+) -> None:
+    config["benchmarks"] = ["data/benchmarks/lfw.bin", "data/benchmarks/cfp_fp.bin"]
+    config["recognise"]["validation"] = validation
+    plan = make_plan(config, "")
+    assert plan.study.validation == path
+    assert plan.verified == list(dict.fromkeys([*config["benchmarks"], path]))
+    assert path in plan.put_in
 
 
 def test_markers_are_new_exactly_where_frozen_content_has_to_change(config: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import yaml
 
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.plan import make_plan
-from pipeline_steps.settings.study import benchmark_name, read_study
+from pipeline_steps.settings.recognise import benchmark_name
+from pipeline_steps.settings.study import read_study
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.stem != "models")
@@ -81,6 +82,10 @@ def test_the_paper_presets_have_the_papers_values() -> None:
         ({"training_sets": ["demo/untuned/base"]}, "'demo/untuned/base' is none of this study's"),
         ({"training_sets": ["sd21/idbooth/base"]}, "'sd21/idbooth/base' is none of this study's"),
         ({"recognise__validation": "lfw"}, "recognise.validation: 'lfw' is none of"),
+        ({"recognise__validation": "data/plain.bin"}, "has the name of a benchmark"),
+        ({"training_sets": ["demo/idbooth/base+real"]}, "real first"),
+        ({"training_sets": ["real+real"]}, "name each part once"),
+        ({"training_sets": ["real+demo/idbooth/basic"]}, "'demo/idbooth/basic' is none"),
         ({"benchmarks": ["a/plain.bin", "b/plain.bin"]}, "two files of one name"),
         ({"prompt_sets": ["basic"], "training_sets": ["real"]}, "config/prompts/basic.yaml"),
         ({"recogniser": "arcface"}, "recogniser: config/models.yaml has no entry 'arcface'"),

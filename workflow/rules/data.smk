@@ -13,7 +13,14 @@ rule render_demo_world:
         in_the_wild=f"{WORLD}/in_the_wild.zip",
         benchmarks=expand(
             f"{WORLD}/benchmarks/{{name}}.bin",
-            name=["plain", "cross_age", "cross_pose", "frontal_profile", "age_gap"],
+            name=[
+                "plain",
+                "cross_age",
+                "cross_pose",
+                "frontal_profile",
+                "age_gap",
+                "validation",
+            ],
         ),
     log:
         "<logs>/render_demo_world.log",

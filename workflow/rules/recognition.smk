@@ -6,7 +6,7 @@ rule recognise:
         code=PLAN.code("recognise"),
         config="<results>/config/recognise/{trained_on}/seed{repetition}.json",
         aligned=lambda wildcards: PLAN.aligned(wildcards.trained_on),
-        validation=PLAN.validation,
+        validation=STUDY.validation,
     output:
         model="<results>/recognition/{trained_on}/seed{repetition}/model.safetensors",
         history="<results>/recognition/{trained_on}/seed{repetition}/history.csv",
@@ -22,7 +22,7 @@ rule recognise:
         mem_mb=16000,
         runtime=1440,
     params:
-        aligned=subpath(input.aligned, parent=True),
+        aligned=lambda wildcards, input: [Path(path).parent for path in input.aligned],
         out=subpath(output.model, parent=True),
     message:
         "Train a recogniser on {wildcards.trained_on}, repetition {wildcards.repetition}"
@@ -37,7 +37,7 @@ rule verify:
         code=PLAN.code("verify"),
         config="<results>/config/verify.json",
         model=rules.recognise.output.model,
-        benchmarks=STUDY.benchmarks,
+        benchmarks=PLAN.verified,
     output:
         "<results>/recognition/{trained_on}/seed{repetition}/verification.csv",
     log:
