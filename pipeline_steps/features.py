@@ -3,8 +3,13 @@
 In:  aligned/<source> (manifest.parquet and the images it keeps); the extractor's weights.
 Out: features/<source>/<extractor>.safetensors   `features` float32 [n, d], a row for every kept
                                                  face in the manifest's order; in the metadata
-                                                 `files` as in the manifest, extractor, hash of
-                                                 its weights, preprocessing.
+                                                 `files` as in the manifest, `images` (a hash of
+                                                 each image), extractor, hash of its weights,
+                                                 preprocessing.
+     features/<source>/.<extractor>.safetensors  the same, kept for the next run: images that were
+                                                 extracted by the same weights and preprocessing
+                                                 are not extracted again. What left the set leaves
+                                                 this file too.
      What the columns are depends on the extractor's task: recogniser, embeddings of length 1;
      quality, one number; pose, pitch, yaw and roll in degrees; features, the network's own.
 
@@ -15,6 +20,7 @@ pipeline_steps.faces.extractors.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline_steps.faces.extractors import AlignedFaces
 
 ALIGNED_SIDE = 112  # pixels
+COLOUR_SAMPLE = 64  # faces, about, on which the colour order is judged
 
 
 def run(
@@ -39,7 +46,7 @@ def run(
     out: Path,
     device: str,
     batch_size: int = 64,
-) -> None:
+) -> int:
     """Extract the features of a set's kept faces.
 
     Args:
@@ -49,15 +56,18 @@ def run(
         device: "cpu" or "cuda".
         batch_size: images at once; changes no result.
 
+    Returns:
+        Number of images that were extracted; the others were known from an earlier run.
+
     Raises:
-        StepError: no extractor is named or its weights are unfit, no face was kept, or an aligned
-            image is missing, broken or of another size.
+        StepError: no extractor is named or its weights are unfit, no face was kept, the images look
+            like BGR, or one is missing, broken or of another size.
     """
     import numpy as np
 
     from pipeline_steps.faces.extractors import load_extractor
+    from pipeline_steps.faces.feature_store import FeatureStore, image_hash
     from pipeline_steps.files.hashes import sha256_json
-    from pipeline_steps.files.tensors import save_features
     from pipeline_steps.files.weights import content_hashes
 
     weights = frozen.weights.get("extractor")
@@ -70,34 +80,64 @@ def run(
             f"{aligned / 'manifest.parquet'} keeps no face: there is nothing to extract; look at "
             "its column reason"
         )
+    if frozen.settings.check_colour:
+        check_colours(aligned, kept)
     extractor = load_extractor(weights, device)
-    starts = range(0, len(kept), batch_size)
-    rows = [
-        extractor.extract(read_batch(aligned, kept.iloc[start : start + batch_size]))
-        for start in progress(starts, description=weights.name, unit="batch")
-    ]
-    features = np.concatenate(rows)
-    if not np.isfinite(features).all():
-        bad = [str(kept["file"].iloc[i]) for i in np.flatnonzero(~np.isfinite(features).all(1))]
-        raise StepError(f"{weights.name} gives no finite features for {', '.join(bad[:5])}")
     has_weights = weights.task != "pose" or weights.source != "none"
-    save_features(
+    store = FeatureStore(
         out,
-        features,
-        [str(file) for file in kept["file"]],
         extractor=weights.name,
         task=weights.task,
         architecture=weights.architecture,
+        options=json.dumps(weights.options, sort_keys=True),
         weights_sha256=sha256_json(content_hashes(weights)) if has_weights else "",
         preprocessing=extractor.preprocessing,
     )
+    files = [str(file) for file in kept["file"]]
+    hashes = [
+        image_hash(aligned / file, landmarks)
+        for file, landmarks in zip(files, kept["landmarks"], strict=True)
+    ]
+    fresh = store.missing(hashes)
+    starts = range(0, len(fresh), batch_size)
+    for start in progress(starts, description=weights.name, unit="batch"):
+        rows = fresh[start : start + batch_size]
+        found = extractor.extract(read_batch(aligned, kept.iloc[rows]))
+        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        if len(bad):
+            names = ", ".join(files[rows[index]] for index in bad[:5])
+            raise StepError(f"{weights.name} gives no finite features for {names}")
+        store.add([hashes[row] for row in rows], [files[row] for row in rows], found)
+    width = store.write(hashes, files)
     get_logger("features").info(
-        "%s: %d images, %d features each", weights.name, len(features), features.shape[1]
+        "%s: %d images, %d features each, %d images extracted and the others known",
+        weights.name,
+        len(files),
+        width,
+        len(fresh),
     )
+    return len(fresh)
+
+
+def check_colours(aligned: Path, kept: Any) -> None:
+    """Judge the colour order on faces spread over the whole set, that is, over many people.
+
+    Raises:
+        StepError: the set looks like BGR, or an image is unfit.
+    """
+    from pipeline_steps.faces.colour import check_rgb
+
+    step = max(1, len(kept) // COLOUR_SAMPLE)
+    try:
+        check_rgb(read_batch(aligned, kept.iloc[::step]).images)
+    except ValueError as error:
+        raise StepError(f"{aligned}: {error}") from error
 
 
 def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
     """Aligned images of some manifest rows, and their landmarks mapped into them.
+
+    Their colour order counts as checked: that is done for the set as a whole.
 
     Raises:
         StepError: an image is missing, broken or of another size.
@@ -124,7 +164,7 @@ def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
         points = np.asarray(flat, dtype=np.float64).reshape(5, 2)
         images.append(image)
         landmarks.append(transform_points(template_transform(points, ALIGNED_SIDE), points))
-    return AlignedFaces(np.stack(images), np.stack(landmarks))
+    return AlignedFaces(np.stack(images), np.stack(landmarks), colours_checked=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,14 +1,15 @@
 """Features of aligned faces: one extractor for each architecture of the weights registry.
 
 An extractor states its preprocessing in words, takes aligned faces and returns float32 [n, d]. A
-further one is a function and an entry in EXTRACTORS.
+further one is a function and an entry in EXTRACTORS. What faces have to be like (type, range, size,
+colour order) is checked in one place, before any extractor sees them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pipeline_steps.faces.alignment import TEMPLATE_SIZE
 from pipeline_steps.faces.attributes import ATTRIBUTES_PREPROCESSING, AttributeNet
+from pipeline_steps.faces.colour import check_rgb
 from pipeline_steps.faces.pose import EXTRACTOR as POSE_EXTRACTOR
 from pipeline_steps.faces.pose import FOCAL_LENGTHS_PER_SIDE, head_pose
 from pipeline_steps.faces.recogniser import (
@@ -47,12 +50,14 @@ class AlignedFaces:
     """A batch of aligned faces.
 
     Attributes:
-        images: uint8 [n, side, side, 3] RGB.
+        images: uint8 [n, 112, 112, 3] RGB.
         landmarks: float64 [n, 5, 2] in the pixels of the aligned images.
+        colours_checked: the colour order was judged already, on more faces than these.
     """
 
     images: NDArray[np.uint8]
     landmarks: NDArray[np.float64]
+    colours_checked: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Extractor:
 
     Attributes:
         preprocessing: size, range and interpolation, in words.
-        extract: aligned faces -> float32 [n, d]; raises ValueError for other images than it was
-            made for.
+        extract: aligned faces -> float32 [n, d]; raises ValueError for images of another type,
+            range, size or colour order.
     """
 
     preprocessing: str
@@ -82,7 +87,15 @@ def load_extractor(weights: Weights, device: str | torch.device = "cpu") -> Extr
             f"weights {weights.name!r}: no extractor for {weights.task}/{weights.architecture}; "
             f"there are {known}"
         )
-    return build(weights, device)
+    extractor = build(weights, device)
+
+    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
+        checked(faces.images)
+        if not faces.colours_checked:
+            check_rgb(faces.images)
+        return extractor.extract(faces)
+
+    return replace(extractor, extract=extract)
 
 
 def _recogniser(weights: Weights, device: str | torch.device) -> Extractor:
@@ -123,7 +136,7 @@ def _sixdrepnet(weights: Weights, device: str | torch.device) -> Extractor:
 
     def extract(faces: AlignedFaces) -> NDArray[np.float32]:
         sides = ((0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0))
-        pixels = resized(np.pad(checked(faces.images), sides), SIXDREPNET_SIDE)
+        pixels = resized(np.pad(faces.images, sides), SIXDREPNET_SIDE)
         x = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
         return _run(lambda batch: pose_of(network(batch)), x, device)
 
@@ -145,7 +158,7 @@ def _attributes(weights: Weights, device: str | torch.device) -> Extractor:
 
     @torch.inference_mode()
     def extract(faces: AlignedFaces) -> NDArray[np.float32]:
-        x = to_input(torch.from_numpy(checked(faces.images)).to(device))
+        x = to_input(torch.from_numpy(faces.images).to(device))
         return _array(network.features(x))
 
     return Extractor(ATTRIBUTES_PREPROCESSING, extract)
@@ -230,14 +243,35 @@ EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extrac
 
 
 def checked(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Aligned faces themselves.
+
+    Raises:
+        ValueError: they are not uint8 [n, 112, 112, 3]; the message says what to do about it.
+    """
+    side = TEMPLATE_SIZE
+    if colour_images(images).shape[1:3] != (side, side):
+        raise ValueError(
+            f"expected aligned faces of {side}x{side} pixels, got {images.shape[2]}x"
+            f"{images.shape[1]}: warp them to the template by the align step or by "
+            "faces.alignment.align_to_template; resizing or cropping does not align them"
+        )
+    return images
+
+
+def colour_images(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The images themselves.
 
     Raises:
         ValueError: they are not uint8 [n, h, w, 3].
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"expected uint8 RGB [n, h, w, 3], got {images.dtype} {images.shape}")
-    return images
+    if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3:
+        return images
+    message = f"expected uint8 RGB [n, h, w, 3], got {images.dtype} {list(images.shape)}"
+    if images.size and np.issubdtype(images.dtype, np.floating):
+        low, high = float(images.min()), float(images.max())
+        scale = ", multiplied by 255" if high <= 1.0 else ""
+        message += f" with values from {low:.3g} to {high:.3g}: round them{scale}, to uint8"
+    raise ValueError(message)
 
 
 def resized(images: NDArray[np.uint8], side: int) -> Tensor:
@@ -253,7 +287,7 @@ def resized(images: NDArray[np.uint8], side: int) -> Tensor:
     Raises:
         ValueError: other images.
     """
-    out = np.empty((len(checked(images)), 3, side, side), np.float32)
+    out = np.empty((len(colour_images(images)), 3, side, side), np.float32)
     for index, image in enumerate(images):
         for channel in range(3):
             plane = Image.fromarray(image[:, :, channel].astype(np.float32))
