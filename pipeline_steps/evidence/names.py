@@ -43,6 +43,8 @@ LABELS = {
     "cross_pose": "Cross-pose",
     "frontal_profile": "Frontal-profile",
     "age_gap": "Age gap",
+    "validation": "Held-out set",
+    "vgg2_fp": "VGG2-FP",
 }
 
 # Everything not listed comes after what is, in natural order.

@@ -15,7 +15,8 @@ from __future__ import annotations
 import pickletools
 from dataclasses import dataclass, field
 
-MAX_OPCODES = 20_000_000
+MAX_OPCODES = 2_000_000  # 20 000 pairs of NumPy arrays take about 1.2 million
+MAX_DIMENSIONS = 3
 MAX_MEMO_INDEX = MAX_OPCODES
 
 _IGNORED = {"PROTO", "FRAME"}
@@ -72,6 +73,11 @@ class Array:
     code: str = "u1"
     content: bytes = b""
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return len(self.content) // _ITEM_SIZES[self.code]
+
     def values(self) -> list[bool] | list[int]:
         """Elements in order, as Python booleans or integers."""
         size = _ITEM_SIZES[self.code]
@@ -95,7 +101,7 @@ def read_plain_pickle(content: bytes) -> object:
     Raises:
         RefusedFile: anything else inside, or a broken or truncated file. Nothing has been executed.
     """
-    machine = _Machine()
+    machine = _Machine(budget=len(content))
     try:
         for count, (opcode, argument, _position) in enumerate(pickletools.genops(content)):
             if count >= MAX_OPCODES:
@@ -112,8 +118,14 @@ def read_plain_pickle(content: bytes) -> object:
 
 @dataclass
 class _Machine:
-    """The pickle stack machine, restricted to plain values."""
+    """The pickle stack machine, restricted to plain values.
 
+    Attributes:
+        budget: characters of text that may still be encoded. Honest files encode no more than they
+            hold; a small one that encodes one remembered text many times would.
+    """
+
+    budget: int
     stack: list[object] = field(default_factory=list)
     memo: dict[int, object] = field(default_factory=dict)
 
@@ -182,6 +194,10 @@ class _Machine:
         elif name == "REDUCE":
             arguments, constructor = self.pop(), self.pop()
             self.stack.append(_construct(constructor, arguments))
+            if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], str):
+                self.budget -= len(arguments[0])
+            if self.budget < 0:
+                raise RefusedFile("it would grow beyond its own size")
         elif name == "BUILD":
             state = self.pop()
             if not self.stack:
@@ -226,9 +242,10 @@ def _construct(constructor: object, arguments: object) -> object:
 
 
 def _type_code(code: str | bytes) -> str:
-    text = code.decode("latin-1") if isinstance(code, bytes) else code
+    start = code[:8]  # the whole of it may be huge
+    text = start.decode("latin-1") if isinstance(start, bytes) else start
     if text.lstrip("<|") not in _ITEM_SIZES:
-        raise RefusedFile(f"it holds a NumPy array of type {text[:20]!r}, not of plain integers")
+        raise RefusedFile(f"it holds a NumPy array of type {text!r}, not of plain integers")
     return text.lstrip("<|")
 
 
@@ -247,8 +264,10 @@ def _set_state(target: object, state: object) -> None:
 def _array(shape: tuple[object, ...], code: str, content: bytes) -> Array:
     n = 1
     sizes: list[int] = []
+    if len(shape) > MAX_DIMENSIONS:
+        raise RefusedFile(f"it holds a NumPy array of {len(shape)} dimensions")
     for size in shape:
-        if not isinstance(size, int) or size < 0:
+        if not isinstance(size, int) or not 0 <= size <= len(content):
             raise RefusedFile("it holds a NumPy array of an impossible shape")
         sizes.append(size)
         n *= size
