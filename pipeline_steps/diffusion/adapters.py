@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline_steps.diffusion.grouped_linear import grouped_linear
+
 Adapter = dict[str, tuple[Tensor, Tensor]]  # layer name -> (A [r, in], B [out, r])
 
 
@@ -34,15 +36,7 @@ class GroupedLoraLinear(nn.Module):
         up: Tensor = self.up
         if self.active is not None:
             down, up = down[self.active], up[self.active]
-        frozen = self.base(x)
-        grouped = x.reshape(len(down), -1, x.shape[-1])
-        result = torch.baddbmm(
-            frozen.reshape(len(down), -1, frozen.shape[-1]),
-            torch.bmm(grouped, down.mT.to(x.dtype)),
-            up.mT.to(x.dtype),
-            alpha=self.scale,
-        )
-        return result.reshape(frozen.shape)
+        return grouped_linear(x, self.base.weight, self.base.bias, down, up, self.scale)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ class BaseModel:
         for network in (self.unet, self.vae, *self.text_encoders):
             # Module.to: diffusers' own warns of layers to keep in float32 where there are none.
             nn.Module.to(network, device=device, dtype=dtype)
+            nn.Module.to(network, memory_format=torch.channels_last)
             network.requires_grad_(False).eval()
         self.alphas_cumprod = self.alphas_cumprod.to(device)
         return self
