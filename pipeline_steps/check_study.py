@@ -1,0 +1,224 @@
+"""Say what a study needs, what it will cost, and what of it is missing, before it starts.
+
+In:  a study's configuration; the working folder with its data, weights and earlier results.
+Out: on standard output a table of all jobs with what is done, GPU-hours and disk; then everything
+     that is missing, once, with source, size, licence and how to get it.
+     The exit status is 0 where the study can start, 1 where something is missing, 2 where the
+     configuration is wrong.
+
+Nothing is downloaded or written, and no network is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.preflight.costs import STEP_TIMES, Cost, Costs, costs_of
+from pipeline_steps.preflight.needs import (
+    Missing,
+    gpu_memories,
+    missing_data,
+    missing_disk,
+    missing_licences,
+    missing_models,
+    missing_of,
+    size_text,
+)
+from pipeline_steps.settings.plan import Plan, make_plan
+
+
+def run(
+    plan: Plan,
+    *,
+    root: Path = Path(),
+    profile: Path | None = None,
+    step_times: Path = STEP_TIMES,
+) -> tuple[str, list[Missing]]:
+    """Check a study.
+
+    Args:
+        plan: the study.
+        root: the working folder.
+        profile: the workflow profile that it will run with; None for this machine.
+        step_times: seconds per unit of work.
+
+    Returns:
+        The page for the user, and what is missing.
+
+    Raises:
+        StepError: the step times cannot be read.
+    """
+    costs = costs_of(plan, root, step_times)
+    missing = missing_of(plan, root=root, disk_left=costs.disk_left, profile=profile)
+    executor = f"the profile {profile}" if profile else local_executor()
+    lines = [headline(plan, costs), "", *table(costs), "", *remarks(costs), executor, ""]
+    return "\n".join(lines + listing(missing)), missing
+
+
+def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> None:
+    """Stop a run whose jobs would miss weights, a licence or disk space.
+
+    Args:
+        plan: the study.
+        inputs: files that the jobs to be run read; their configurations among them name weights.
+        root: the working folder.
+
+    Raises:
+        StepError: naming each missing thing and how to get it.
+    """
+    configurations = {path for path in map(str, inputs) if path in plan.frozen}
+    names = {
+        entry["name"]
+        for path in configurations
+        for entry in yaml.safe_load(plan.frozen[path])["weights"].values()
+    }
+    needed = [whole for name in names for whole in plan.models[name].with_components()]
+    wanted = {entry.name for entry in needed}
+    lacking = [item for item in missing_models(plan) if item.what.split()[1] in wanted]
+    lacking += missing_licences(plan, needed)
+    lacking += missing_disk(root, costs_of(plan, root).disk_left if configurations else 0.0)
+    if lacking:
+        raise StepError(f"study {plan.study.name} cannot start. " + "\n".join(listing(lacking)))
+
+
+def notice(plan: Plan, root: Path = Path()) -> str:
+    """One line about data that are not there; empty where all are."""
+    lacking = missing_data(plan, root)
+    if not lacking:
+        return ""
+    return (
+        f"study {plan.study.name}: {len(lacking)} inputs are not there, {lacking[0].where} is the "
+        "first. All of them, and how to get them: python -m pipeline_steps.check_study --config ..."
+    )
+
+
+def headline(plan: Plan, costs: Costs) -> str:
+    """What is studied."""
+    study = plan.study
+    return (
+        f"Study {study.name}: {costs.people} people ({costs.basis}), "
+        f"{' and '.join(study.base_models)}, {len(study.methods)} methods, "
+        f"{len(study.prompt_sets)} prompt sets, {costs.jobs} jobs"
+    )
+
+
+def table(costs: Costs) -> list[str]:
+    """A row for each step, and their sum."""
+    rows = [("step", "jobs", "done", "GPU-hours left", "disk")]
+    rows += [_row(cost) for cost in costs.rules]
+    done = sum(cost.done for cost in costs.rules)
+    disk = size_text(sum(cost.disk for cost in costs.rules))
+    rows.append(("all", str(costs.jobs), str(done), _hours(costs.hours), disk))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _row(cost: Cost) -> tuple[str, str, str, str, str]:
+    hours = _hours(cost.hours) + (" *" if cost.measured and cost.hours != (0, 0) else "")
+    disk = size_text(cost.disk) if cost.disk else ""
+    return cost.rule, str(cost.jobs), str(cost.done), hours, disk
+
+
+def _hours(hours: tuple[float, float] | None) -> str:
+    if hours is None:
+        return "not known"
+    low, high = (f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in hours)
+    if hours[1] == 0:
+        return ""
+    return low if low == high else f"{low} to {high}"
+
+
+def remarks(costs: Costs) -> list[str]:
+    """Where the numbers come from."""
+    lines = [f"GPU-hours: on {costs.hardware}; {costs.source}."]
+    if any(cost.measured for cost in costs.rules):
+        lines.append("*: mean of this study's finished jobs, on the hardware they ran on.")
+    return [*lines, "Disk: estimated from counts and typical sizes, when everything is done."]
+
+
+def local_executor() -> str:
+    """What would run the study on this machine."""
+    cards = gpu_memories()
+    if not cards:
+        return "Executor: this machine, without a GPU; real base models need one."
+    sizes = ", ".join(size_text(size) for size in cards)
+    return f"Executor: this machine, {len(cards)} GPU(s) with {sizes}."
+
+
+def listing(missing: Sequence[Missing]) -> list[str]:
+    """What is missing, each thing once."""
+    if not missing:
+        return ["Nothing is missing."]
+    lines = [f"Missing ({len(missing)}):"]
+    for number, item in enumerate(missing, start=1):
+        lines.append(f"{number:3}. {item.what}: {item.where}")
+        facts = (("from", item.source), ("size", item.size), ("licence", item.licence))
+        told = "; ".join(f"{name} {value}" for name, value in facts if value)
+        lines += [f"     {text}" for text in (told, f"-> {item.how}") if text]
+    return lines
+
+
+def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
+    """Configuration files as the workflow merges them: later ones win, key by key.
+
+    Raises:
+        StepError: a file is missing or no YAML mapping.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise StepError(f"configuration {path} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise StepError(f"configuration {path}: expected keys with values")
+        _merge(merged, content)
+    return merged
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.check_study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, nargs="+", required=True, help="study configuration (YAML)"
+    )
+    parser.add_argument("--profile", type=Path, help="workflow profile, for a cluster")
+    parser.add_argument(
+        "--step-times", type=Path, default=STEP_TIMES, help="seconds per unit of work (YAML)"
+    )
+    arguments = parser.parse_args(argv)
+    config = read_configs(arguments.config)
+    plan = make_plan(config, ", ".join(map(str, arguments.config)))
+    page, missing = run(plan, profile=arguments.profile, step_times=arguments.step_times)
+    print(page)
+    sys.stdout.flush()
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

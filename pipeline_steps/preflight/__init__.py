@@ -1,0 +1,1 @@
+"""What a study needs before it starts, and what it will cost."""

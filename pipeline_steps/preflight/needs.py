@@ -1,0 +1,192 @@
+"""What a study needs and this machine lacks: data, weights, licences, disk, memory, executor."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline_steps.files.lease import candidate_gpus
+from pipeline_steps.files.models import missing_weights, needed_weights, unaccepted
+from pipeline_steps.settings.base import Weights
+from pipeline_steps.settings.plan import WORLD, Plan
+
+# One identity at a time, in bytes; estimates. More identities at once are faster.
+GPU_MEMORY = {"stable-diffusion@512": 10e9, "stable-diffusion-xl@1024": 24e9}
+
+# What is known of the data by file name: source, size, licence.
+TUFTS = (
+    "the Tufts Face Database's own download page (tdface.ece.tufts.edu)",
+    "a few GB (estimate)",
+    "non-commercial research, no redistribution",
+)
+FFHQ = ("NVIDIA's FFHQ page (github.com/NVlabs/ffhq-dataset)", "89 GB", "CC BY-NC-SA 4.0")
+BENCHMARK = (
+    "InsightFace's dataset zoo (github.com/deepinsight/insightface)",
+    "50 to 200 MB (estimate)",
+    "non-commercial research",
+)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that has to be got before the study can run.
+
+    Attributes:
+        what: what it is, and what for.
+        where: path where it is looked for, or what it concerns.
+        source, size, licence: where it comes from; empty where that does not apply.
+        how: what to do, in one line.
+    """
+
+    what: str
+    where: str
+    source: str = ""
+    size: str = ""
+    licence: str = ""
+    how: str = ""
+
+
+def missing_of(
+    plan: Plan, *, root: Path = Path(), disk_left: float = 0.0, profile: Path | None = None
+) -> list[Missing]:
+    """Everything that a study lacks, each thing once.
+
+    Args:
+        plan: the study.
+        root: the working folder.
+        disk_left: bytes that the study still has to write.
+        profile: the workflow profile that it will run with; None for this machine.
+    """
+    return [
+        *missing_data(plan, root),
+        *missing_models(plan),
+        *missing_licences(plan),
+        *missing_disk(root, disk_left),
+        *(missing_memory(plan) if profile is None else missing_executor(profile)),
+    ]
+
+
+def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
+    """Photographs, tables and benchmarks that are not there, but for rendered ones."""
+    study = plan.study
+    kinds: dict[str, tuple[str, tuple[str, str, str]]] = {}
+    kinds |= dict.fromkeys(study.prepare.sources, ("photographs", TUFTS))
+    if study.prepare.gender_table:
+        kinds[study.prepare.gender_table] = ("table of participants", ("", "", ""))
+    kinds[study.in_the_wild] = ("in-the-wild reference images", FFHQ)
+    others = [path for path in plan.put_in if path not in kinds]
+    kinds |= dict.fromkeys(others, ("verification benchmark", BENCHMARK))
+    found = []
+    for path, (what, (source, size, licence)) in kinds.items():
+        if path.startswith(f"{WORLD}/") or (root / path).exists():
+            continue
+        found.append(Missing(what, path, source, size, licence, _advice(path, what, root)))
+    return found
+
+
+def _advice(path: str, what: str, root: Path) -> str:
+    unpacked = path.removesuffix(".zip")
+    if unpacked != path and (root / unpacked).is_dir():
+        return f"name the folder {unpacked}, which is there, instead of the archive"
+    if what == "table of participants":
+        return "write it (docs/real-data.md), or remove prepare.gender_table from the study"
+    return f"put it at {path}, or write its path into the study"
+
+
+def missing_models(plan: Plan) -> list[Missing]:
+    """Weights that are not there."""
+    return [
+        Missing(
+            f"weights {item.name} ({item.task})",
+            str(item.place),
+            item.source,
+            size_text(item.size),
+            item.licence,
+            item.how,
+        )
+        for item in missing_weights(plan.study, plan.models)
+    ]
+
+
+def missing_licences(plan: Plan, entries: Iterable[Weights] | None = None) -> list[Missing]:
+    """Licences of weights that the study has not accepted, each with what it is for."""
+    needed = needed_weights(plan.study, plan.models) if entries is None else entries
+    by_licence: dict[str, list[Weights]] = {}
+    for entry in unaccepted(plan.study, needed):
+        by_licence.setdefault(entry.licence, []).append(entry)
+    return [
+        Missing(
+            f"acceptance of the licence {licence!r}",
+            ", ".join(entry.name for entry in of),
+            source=", ".join(dict.fromkeys(entry.page for entry in of if entry.page)),
+            how=f"read it, then add {licence!r} to accept_licences of the study",
+        )
+        for licence, of in by_licence.items()
+    ]
+
+
+def missing_disk(root: Path, needed: float) -> list[Missing]:
+    """Disk space, where less is free than the study still writes."""
+    free = shutil.disk_usage(root).free
+    if free >= needed:
+        return []
+    what = f"disk space: {size_text(needed)} needed, {size_text(free)} free"
+    return [Missing(what, str(root.resolve()), how="make room, or run in another folder")]
+
+
+def missing_memory(plan: Plan) -> list[Missing]:
+    """GPU memory of this machine, where it has cards and the smallest is too small."""
+    cards = gpu_memories()
+    found = []
+    for name in plan.study.base_models if cards else ():
+        entry = plan.models[name]
+        need = GPU_MEMORY.get(f"{entry.architecture}@{entry.options.get('resolution')}", 0.0)
+        if min(cards) < need:
+            what = (
+                f"GPU memory for {name}: {size_text(need)} (estimate), {size_text(min(cards))} here"
+            )
+            found.append(Missing(what, "the smallest card", how="use a larger card"))
+    return found
+
+
+def gpu_memories() -> list[float]:
+    """Bytes of every card of this machine; empty without cards."""
+    program = shutil.which("nvidia-smi")
+    if program is None or not candidate_gpus():
+        return []
+    query = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    listed = subprocess.run(query, capture_output=True, text=True, check=False)
+    lines = listed.stdout.split() if listed.returncode == 0 else []
+    return [float(line) * 2**20 for line in lines if line.replace(".", "").isdecimal()]
+
+
+def missing_executor(profile: Path) -> list[Missing]:
+    """What a workflow profile needs: its file, its scheduler, and names instead of placeholders."""
+    file = profile / "config.yaml"
+    if not file.is_file():
+        return [Missing("workflow profile", str(file), how="pass the folder of a profile")]
+    settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    found = []
+    if settings.get("executor") == "slurm" and shutil.which("sbatch") is None:
+        how = "start from a login node of the cluster, or without --profile"
+        found.append(Missing("SLURM's sbatch", "PATH", how=how))
+    defaults = settings.get("default-resources") or {}
+    for key, value in defaults.items():
+        if str(value).startswith("your_"):
+            found.append(Missing(f"{key} of the cluster", str(file), how="write yours there"))
+    return found
+
+
+def size_text(size: float | None) -> str:
+    """Bytes for people: 1.3 GB."""
+    if size is None:
+        return "size not known"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"

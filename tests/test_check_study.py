@@ -1,0 +1,164 @@
+"""What is missing is listed before a study starts, each thing once."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline_steps import check_study
+from pipeline_steps.check_study import notice, read_configs, refuse_unready
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.weights import FOLDER_VARIABLE
+from pipeline_steps.preflight import needs
+from pipeline_steps.settings.plan import make_plan
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "config" / "paper_sd21.yaml"
+
+
+def paper(**changes):
+    return make_plan(read_configs([PAPER]) | changes, "")
+
+
+@pytest.fixture(autouse=True)
+def empty_machine(tmp_path, monkeypatch):
+    """No weights, no data, nothing in the hub's cache."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return tmp_path
+
+
+def put_data(plan, root):
+    for path in plan.put_in:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("")
+
+
+def test_the_command_lists_everything_once_with_source_and_size_and_fails(empty_machine):
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipeline_steps.check_study", "--config", PAPER],
+        cwd=empty_machine,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert time.monotonic() - started < 10
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert not re.search(r"\| +(torch|diffusers|transformers)$", result.stderr, re.MULTILINE)
+    page = result.stdout
+    items = re.findall(r"^ +\d+\. (.*)\n(?:     (.*)\n)?     -> (.*)$", page, re.MULTILINE)
+    assert f"Missing ({len(items)}):" in page
+    assert len({what for what, _, _ in items}) == len(items)
+    assert all(how for _, _, how in items)
+    plan = paper()
+    for path in plan.put_in:
+        assert sum(what.endswith(f": {path}") for what, _, _ in items) == 1, path
+    weights = [(what, facts) for what, facts, _ in items if what.startswith("weights ")]
+    assert len(weights) == len(needs.missing_models(plan)) > 5
+    for what, facts in weights:
+        assert re.search(r"from .+; size [\d.]+ (MB|GB); licence .+", facts), what
+    others = [facts for what, facts, _ in items if re.match("photographs|in-the|verif", what)]
+    assert len(others) == 4 + 1 + 5
+    assert all("from " in facts and "size " in facts for facts in others)
+
+
+def test_nothing_is_missing_in_a_study_of_rendered_people(empty_machine):
+    plan = make_plan(read_configs([ROOT / "config" / "demo.yaml"]), "")
+    page, missing = check_study.run(plan, root=empty_machine)
+    assert missing == []
+    assert page.endswith("Nothing is missing.")
+
+
+def test_data_that_are_there_are_not_missing(empty_machine):
+    plan = paper()
+    assert len(needs.missing_data(plan, empty_machine)) == 11
+    assert "11 inputs are not there" in notice(plan, empty_machine)
+    put_data(plan, empty_machine)
+    assert needs.missing_data(plan, empty_machine) == []
+    assert notice(plan, empty_machine) == ""
+
+
+def test_an_unpacked_archive_is_pointed_at(empty_machine):
+    (empty_machine / "data/tfd/TD_RGB_A_Set2").mkdir(parents=True)
+    second = needs.missing_data(paper(), empty_machine)[1]
+    assert "name the folder data/tfd/TD_RGB_A_Set2, which is there" in second.how
+
+
+def test_accepted_licences_are_not_asked_for_again():
+    asked = needs.missing_licences(paper())
+    names = [re.search(r"'(.*)'", item.what)[1] for item in asked]
+    assert names
+    assert needs.missing_licences(paper(accept_licences=names)) == []
+    assert len(needs.missing_licences(paper(accept_licences=names[1:]))) == 1
+
+
+def test_too_little_disk_and_too_small_cards_are_missing(empty_machine, monkeypatch):
+    assert needs.missing_disk(empty_machine, 1.0) == []
+    (item,) = needs.missing_disk(empty_machine, 1e18)
+    assert "1e+09 GB needed" in item.what
+    plan = paper()
+    monkeypatch.setattr(needs, "gpu_memories", lambda: [80e9, 8e9])
+    (item,) = needs.missing_memory(plan)
+    assert "10 GB (estimate), 8 GB here" in item.what
+    monkeypatch.setattr(needs, "gpu_memories", lambda: [80e9])
+    assert needs.missing_memory(plan) == []
+
+
+def test_a_profile_needs_its_scheduler_and_no_placeholders(empty_machine, monkeypatch):
+    monkeypatch.setenv("PATH", str(empty_machine))
+    found = [item.what for item in needs.missing_executor(ROOT / "profiles" / "slurm")]
+    assert "SLURM's sbatch" in found
+    assert any("slurm_account" in what for what in found)
+    own = empty_machine / "profile"
+    own.mkdir()
+    settings = {"executor": "slurm", "default-resources": {"slurm_account": "mine"}}
+    (own / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert len(needs.missing_executor(own)) == 1
+    (empty_machine / "sbatch").write_text("#!/bin/sh\n")
+    (empty_machine / "sbatch").chmod(0o755)
+    assert needs.missing_executor(own) == []
+    assert needs.missing_executor(empty_machine)[0].what == "workflow profile"
+
+
+def test_a_run_is_refused_for_what_its_own_jobs_lack(empty_machine):
+    plan = paper()
+    configurations = f"{plan.results}/config"
+    refuse_unready(plan, [f"{configurations}/prepare.json", "data/tfd/gender.csv"], empty_machine)
+    with pytest.raises(StepError) as caught:
+        refuse_unready(plan, [f"{configurations}/prior/sd21.json"], empty_machine)
+    message = str(caught.value)
+    assert "weights sd21" in message
+    assert "acceptance of the licence" in message
+    assert "weights crfiqa" not in message
+
+
+def test_later_files_of_a_configuration_win_key_by_key(tmp_path):
+    (tmp_path / "a.yaml").write_text("name: a\nfinetune: {rank: 4, steps: 10}\nmethods: [x, y]\n")
+    (tmp_path / "b.yaml").write_text("finetune: {steps: 20}\nmethods: [z]\n")
+    assert read_configs([tmp_path / "a.yaml", tmp_path / "b.yaml"]) == {
+        "name": "a",
+        "finetune": {"rank": 4, "steps": 20},
+        "methods": ["z"],
+    }
+    (tmp_path / "c.yaml").write_text("- 1\n")
+    with pytest.raises(StepError, match=r"c\.yaml: expected keys with values"):
+        read_configs([tmp_path / "c.yaml"])
+    with pytest.raises(StepError, match=r"d\.yaml cannot be read"):
+        read_configs([tmp_path / "d.yaml"])
+
+
+def test_a_wrong_configuration_is_an_error_of_its_own(tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text("name: wrong\nprepare: {margn: 2}\n")
+    with pytest.raises(StepError, match=r"unknown key 'prepare\.margn'"):
+        check_study.main(["--config", str(path)])
