@@ -1,7 +1,7 @@
 """Join the cohorts' sample manifests of one variant into one.
 
 In:  the manifests that the sample step wrote, one per cohort (--parts).
-Out: one manifest with all rows, ordered by identity (ID_2 before ID_10) and index.
+Out: one manifest with all rows, ordered by identity (ID_2 before ID_10), index and attempt.
 
 The result does not depend on how many cohorts there were or in which order they come.
 """
@@ -19,7 +19,7 @@ from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest, write_manifest
 
-KEY = ["identity", "index"]
+KEY = ["identity", "index", "attempt"]
 UNIFORM = ("base_model", "method", "prompts")
 
 
@@ -27,7 +27,7 @@ def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
     """Join manifests and write the result.
 
     Args:
-        parts: Manifests with the same columns, among them identity and index.
+        parts: Manifests with the same columns, among them identity, index and attempt.
         out: Manifest to write.
 
     Returns:
@@ -44,7 +44,7 @@ def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
 
 
 def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """All rows of named manifests in natural order of identity, then by index.
+    """All rows of named manifests in natural order of identity, then by index and attempt.
 
     Raises:
         StepError: see :func:`run`.
@@ -73,7 +73,11 @@ def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
         )
     order = sorted(
         range(len(joined)),
-        key=lambda i: (natural_key(joined["identity"][i]), int(joined["index"][i])),
+        key=lambda i: (
+            natural_key(joined["identity"][i]),
+            int(joined["index"][i]),
+            int(joined["attempt"][i]),
+        ),
     )
     return joined.iloc[order].reset_index(drop=True)
 

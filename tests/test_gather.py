@@ -12,14 +12,20 @@ from pipeline_steps.files.manifests import read_manifest, write_manifest
 
 def rows(*identities: str, method: str = "idbooth") -> list[dict[str, Any]]:
     return [
-        {"identity": identity, "index": index, "file": f"{identity}/{index}.png", "method": method}
+        {
+            "identity": identity,
+            "index": index,
+            "attempt": 0,
+            "file": f"{identity}/{index}.png",
+            "method": method,
+        }
         for identity in identities
         for index in (0, 1)
     ]
 
 
 def parts(folder: Path, *contents: list[dict[str, Any]]) -> list[Path]:
-    columns = ["identity", "index", "file", "method"]
+    columns = ["identity", "index", "attempt", "file", "method"]
     paths = [folder / f"{number}.parquet" for number in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):
         write_manifest(path, content, columns)
@@ -53,9 +59,17 @@ def test_parts_that_do_not_belong_together_are_refused(
     assert not (tmp_path / "all.parquet").exists()
 
 
+def test_drawings_of_one_image_stand_in_their_order(tmp_path: Path) -> None:
+    again = rows("ID_2")[0] | {"attempt": 1}
+    paths = parts(tmp_path, [again, *rows("ID_2")])
+    gather.run(parts=paths, out=tmp_path / "all.parquet")
+    joined = read_manifest(tmp_path / "all.parquet")
+    assert list(zip(joined["index"], joined["attempt"], strict=True)) == [(0, 0), (0, 1), (1, 0)]
+
+
 def test_parts_of_two_versions_are_refused(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.parquet", rows("ID_1"))
-    write_manifest(tmp_path / "b.parquet", [{"identity": "ID_2", "index": 0}])
+    write_manifest(tmp_path / "b.parquet", [{"identity": "ID_2", "index": 0, "attempt": 0}])
     with pytest.raises(StepError, match="has the columns"):
         gather.run(parts=[tmp_path / "a.parquet", tmp_path / "b.parquet"], out=tmp_path / "c")
 

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 COLUMNS = (
     "identity",
     "index",
+    "attempt",
     "file",
     "sha256",
     "prompt",
@@ -35,13 +36,23 @@ COLUMNS = (
     "method",
     "prompts",
     "weights_sha256",
+    "weights_source",
+    "similarity",
+    "quality",
+    "kept",
+    "reason",
 )
+BASE_MODEL, FINE_TUNED, FOREIGN = "base model", "finetune", "foreign"  # weights_source
 
 
 def plan_images(
-    frozen: Frozen[SampleSettings], method: str, subject: Subject, weights_sha256: str
+    frozen: Frozen[SampleSettings],
+    method: str,
+    subject: Subject,
+    weights_sha256: str,
+    weights_source: str = BASE_MODEL,
 ) -> list[Row]:
-    """Rows of one identity's images, without their hashes."""
+    """Rows of the first drawings of one identity's images, without what comes of them."""
     settings = frozen.settings
     if settings.prompt_set is None:
         raise StepError("settings.prompt_set is empty: freeze the study, which fills it in")
@@ -58,7 +69,7 @@ def plan_images(
         {
             "identity": subject.identity,
             "index": index,
-            "file": f"{subject.identity}/{index}.png",
+            "attempt": 0,
             "prompt": prompt,
             "negative_prompt": settings.prompt_set.negative_prompt,
             "seed": seed_for(frozen.seed, "sample", base_model.name, subject.identity, index),
@@ -69,13 +80,23 @@ def plan_images(
             "method": method,
             "prompts": settings.prompt_set.name,
             "weights_sha256": weights_sha256,
+            "weights_source": weights_source,
         }
         for index, prompt in enumerate(prompts)
     ]
 
 
-def adapter_hash(folder: Path, token: str) -> str:
-    """Hash of an identity's weights, which have to answer to the token.
+def redrawn(row: Row, study_seed: int) -> Row:
+    """The next drawing of an image: the same prompt, another seed."""
+    attempt = row["attempt"] + 1
+    place = (row["base_model"], row["identity"], row["index"])
+    return row | {"attempt": attempt, "seed": seed_for(study_seed, "sample", *place, attempt)}
+
+
+def adapter_hash(folder: Path, token: str) -> tuple[str, str]:
+    """Hash and source of an identity's weights, which have to answer to the token.
+
+    Weights without ``training.json`` come from elsewhere; what they answer to is not known.
 
     Raises:
         StepError: there are none, or they were trained with another token.
@@ -91,7 +112,7 @@ def adapter_hash(folder: Path, token: str) -> str:
                 f"{folder} was fine-tuned with the token {trained!r}, sampling uses {token!r}: "
                 "write the same in finetune.token and sample.token"
             )
-    return sha256_file(path)
+    return sha256_file(path), FINE_TUNED if record.is_file() else FOREIGN
 
 
 def image_keys(frozen: Frozen[SampleSettings], rows: Sequence[Row], base_sha256: str) -> list[str]:
@@ -102,4 +123,10 @@ def image_keys(frozen: Frozen[SampleSettings], rows: Sequence[Row], base_sha256:
         "resolution": frozen.weights["base_model"].options.get("resolution"),
         "precision": frozen.settings.precision,
     }
-    return [content_key(common=common, row=row) for row in rows]
+    return [
+        content_key(
+            common=common,
+            row={name: value for name, value in row.items() if name != "weights_source"},
+        )
+        for row in rows
+    ]

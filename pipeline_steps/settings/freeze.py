@@ -85,9 +85,11 @@ def freeze(
                     variant=of_method,
                     weights=weights | ({"recogniser": judge} if uses_judge(method) else {}),
                 )
+            sampling = weights | _gate_weights(study, models, method)
             for name in study.prompt_sets:
                 settings = study.sample.with_prompts(prompt_sets[name])
-                add("sample", settings, variant=of_method | {"prompts": name}, weights=weights)
+                settings = settings.finding_faces_as(study.align)
+                add("sample", settings, variant=of_method | {"prompts": name}, weights=sampling)
     for extractor in extractors(study):
         add(
             "features",
@@ -110,9 +112,11 @@ def freeze(
     guides = any(uses_judge(method) for method in study.methods if method in METHODS)
     guide = {"recogniser": judge} if guides else {}
     add("verify", study.verify)
-    add("figures", study.figures)
+    shown = figures_recogniser(study)
+    add("figures", study.figures.model_copy(update={"recogniser": shown}))
     add("tables", study.tables, weights=guide)
-    add("report", study.report, weights=guide)
+    judge_of_figures = pick(models, shown, "figures.recogniser", "recogniser")
+    add("report", study.report, weights=guide | {"figures": judge_of_figures})
     return frozen
 
 
@@ -131,6 +135,24 @@ def freeze_world(study: Study) -> JsonObject:
 def uses_judge(method: str) -> bool:
     """Whether a method's objective looks at faces, and so needs the recogniser and embeddings."""
     return METHODS[method].identity_term is not None
+
+
+def gates_by_identity(study: Study, method: str) -> bool:
+    """Whether sampled images must resemble their identity; the untuned model knows none."""
+    gate = study.sample.gate
+    return gate is not None and gate.min_similarity is not None and method in METHODS
+
+
+def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> dict[str, Weights]:
+    """Networks by which the gate of the sample step judges images."""
+    gate, weights = study.sample.gate, {}
+    if gates_by_identity(study, method):
+        weights["recogniser"] = pick(models, study.recogniser, "recogniser", "recogniser")
+    if gate is not None and gate.min_quality is not None:
+        where = "score.quality.face_quality_extractor"
+        name = study.score.quality.face_quality_extractor
+        weights["quality"] = pick(models, name, where, "quality")
+    return weights
 
 
 def score_extractors(settings: ScoreSettings, kind: str) -> tuple[str, ...]:
@@ -155,10 +177,15 @@ def audit_recogniser(study: Study) -> str:
     return study.audit.recogniser or study.score.identity.recognisers[-1]
 
 
+def figures_recogniser(study: Study) -> str:
+    """Name of the recogniser whose similarities the figures show."""
+    return study.figures.recogniser or study.score.identity.recognisers[-1]
+
+
 def extractors(study: Study) -> tuple[str, ...]:
     """Names of all extractors of a study."""
     names = [name for kind in SCORE_KINDS for name in score_extractors(study.score, kind)]
-    return _once([*names, audit_recogniser(study)])
+    return _once([*names, audit_recogniser(study), figures_recogniser(study)])
 
 
 def trained_on(source: str) -> str:

@@ -36,7 +36,7 @@ HEADER = """\
 # study's file states only what differs from the defaults given in brackets; they are the paper's.
 """
 EMBEDDED = "resources/demo_world/"
-HIDDEN = {"sample.prompt_set"}  # filled in when a study is frozen
+HIDDEN = {"sample.prompt_set", "sample.gate.align"}  # filled in when a study is frozen
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 
 

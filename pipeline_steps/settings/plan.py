@@ -25,8 +25,10 @@ from pipeline_steps.settings.freeze import (
     SCORE_KINDS,
     audit_recogniser,
     extractors,
+    figures_recogniser,
     freeze,
     freeze_world,
+    gates_by_identity,
     recognise_path,
     score_extractors,
     trained_on,
@@ -133,8 +135,8 @@ class Plan:
         return [f"{self.results}/features/{source}/{name}.safetensors" for name in names]
 
     def judge_features(self, source: str) -> str:
-        """Embeddings of a set of images by the first recogniser that judges identity."""
-        return self.features(source, "identity")[0]
+        """Embeddings of a set of images by the recogniser whose similarities the figures show."""
+        return f"{self.results}/features/{source}/{figures_recogniser(self.study)}.safetensors"
 
     def audit_features(self, source: str) -> str:
         """Embeddings of a set of images by the recogniser that audits."""
@@ -178,6 +180,10 @@ class Plan:
     def tuned(method: str) -> bool:
         """Whether a method has fine-tuned weights."""
         return method != UNTUNED
+
+    def gated(self, method: str) -> bool:
+        """Whether sampling needs the embeddings of the photographs."""
+        return gates_by_identity(self.study, method)
 
     @staticmethod
     def judged(method: str) -> bool:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.base import Section, validated
 from pipeline_steps.settings.prior import Precision, Scheduler
 
@@ -70,6 +71,32 @@ class PromptSet(Section):
         return self
 
 
+class GateSettings(Section):
+    """Which images are usable: a face must be found, and what is asked for here must hold."""
+
+    attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Most drawings of one image; then the identity has fewer images.",
+    )
+    min_similarity: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="Least cosine similarity of the face to the mean of the identity's "
+        "photographs, by the study's recogniser; not asked of untuned. null: any.",
+    )
+    min_quality: float | None = Field(
+        default=None,
+        description="Least face quality by score.quality.face_quality_extractor; null: any.",
+    )
+    align: AlignSettings = Field(
+        default=AlignSettings(),
+        description="Filled in from the section align when a study is frozen.",
+    )
+
+
 class SampleSettings(Section):
     """How images are sampled; defaults are the paper's."""
 
@@ -83,6 +110,11 @@ class SampleSettings(Section):
         min_length=1,
         description="Rare word of the fine-tuning's instance prompt; dropped for untuned.",
     )
+    gate: GateSettings | None = Field(
+        default=None,
+        description="Draw unusable images again: {attempts: 5} asks for a face, min_similarity and "
+        "min_quality for more; null: every image counts, as in the paper.",
+    )
     prompt_set: PromptSet | None = Field(
         default=None,
         description="Filled in from config/prompts/<name>.yaml when a study is frozen.",
@@ -91,6 +123,12 @@ class SampleSettings(Section):
     def with_prompts(self, prompt_set: PromptSet) -> SampleSettings:
         """The settings of one prompt set."""
         return self.model_copy(update={"prompt_set": prompt_set})
+
+    def finding_faces_as(self, align: AlignSettings) -> SampleSettings:
+        """The settings whose gate, if there is one, searches faces as the align step does."""
+        if self.gate is None:
+            return self
+        return self.model_copy(update={"gate": self.gate.model_copy(update={"align": align})})
 
 
 def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:

@@ -73,6 +73,9 @@ rule sample:
         loras=branch(
             lambda wildcards: PLAN.tuned(wildcards.method), then=rules.finetune.output
         ),
+        embeddings=branch(
+            lambda wildcards: PLAN.gated(wildcards.method), then=rules.embed.output
+        ),
     output:
         "<results>/samples/{base_model}/{method}/{prompts}/cohorts/{cohort}-of-{cohorts}.parquet",
     log:
