@@ -74,5 +74,11 @@ def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
     """Output of a run of the project's workflow in `folder`, which has to succeed."""
     job = start(folder, *arguments, **variables)
     output, _ = job.communicate()
-    assert job.returncode == 0, output[-6000:]
+    assert job.returncode == 0, _failures(output)
     return output
+
+
+def _failures(output: str) -> str:
+    """What failed, from Snakemake's output: the failed jobs with their logs, and the end."""
+    parts = output.split("Error in rule ")[1:]
+    return "\n...\n".join([*(part[:3000] for part in parts), output[-2000:]])
