@@ -3,8 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
-from pipeline_steps.metrics.frechet import frechet_distance, weighted_frechet_distance
+from pipeline_steps.metrics.frechet import (
+    frechet_distance,
+    frechet_distance_at_infinity,
+    weighted_frechet_distance,
+)
 
 
 def exact_moments(rng: np.random.Generator, n: int, mean: np.ndarray, covariance: np.ndarray):
@@ -76,3 +81,45 @@ def test_weights_count_repeated_rows() -> None:
 def test_unusable_features_are_refused(real, synthetic, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         frechet_distance(real, synthetic)
+
+
+def test_equals_torch_fidelity_and_clean_fid() -> None:
+    import torch
+    from cleanfid.fid import frechet_distance as clean
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((300, 16)) @ rng.standard_normal((16, 16))
+    y = rng.standard_normal((250, 16)) @ rng.standard_normal((16, 16)) + 0.3
+    statistics = [fid_features_to_statistics(torch.from_numpy(rows)) for rows in (x, y)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)
+    assert frechet_distance(x, y) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    moments = [(rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (x, y)]
+    assert frechet_distance(x, y) == pytest.approx(clean(*moments[0], *moments[1]), rel=1e-6)
+
+
+def test_extrapolation_takes_the_bias_out() -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.standard_normal((600, 16)), rng.standard_normal((500, 16)) * 1.2 + 0.2
+    truth = 16 * (0.2**2 + 0.2**2)
+    plain = frechet_distance(x[:500], y)
+    found = frechet_distance_at_infinity(x, y, rng=rng)
+    assert plain - truth > 0.2
+    assert found == pytest.approx(truth, abs=0.12)
+
+
+def test_extrapolation_is_a_straight_line_through_subsets() -> None:
+    x, y = (np.random.default_rng(seed).standard_normal((80, 3)) for seed in (7, 8))
+    found = frechet_distance_at_infinity(
+        x, y, points=4, smallest=0.25, rng=np.random.default_rng(9)
+    )
+    rng = np.random.default_rng(9)
+    sizes = [20, 40, 60, 80]
+    distances = []
+    for size in sizes:
+        a = x[rng.choice(80, size=size, replace=False)]
+        distances.append(textbook(a, y[rng.choice(80, size=size, replace=False)]))
+    line = scipy.stats.linregress([1 / size for size in sizes], distances)
+    assert found == pytest.approx(line.intercept, rel=1e-6)
+    with pytest.raises(ValueError, match="too few to extrapolate"):
+        frechet_distance_at_infinity(x[:2], y, rng=rng)

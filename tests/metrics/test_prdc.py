@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from pipeline_steps.metrics import neighbours
 from pipeline_steps.metrics.prdc import precision_recall
@@ -73,3 +74,57 @@ def test_too_few_rows_for_k_are_refused() -> None:
         precision_recall(np.ones((3, 2)), np.ones((9, 2)), k=3)
     with pytest.raises(ValueError, match="k must be"):
         precision_recall(np.ones((9, 2)), np.ones((9, 2)), k=0)
+
+
+def every_distance(real: np.ndarray, synthetic: np.ndarray, k: int) -> dict[str, float]:
+    """The four definitions with whole matrices of float64 differences."""
+    within = [np.sort(cdist(rows, rows), axis=1)[:, k] for rows in (real, synthetic)]
+    across = cdist(real, synthetic)
+    inside = across <= within[0][:, None]
+    return {
+        "precision": float(inside.any(axis=0).mean()),
+        "recall": float((across <= within[1]).any(axis=1).mean()),
+        "density": float(inside.sum() / (k * len(synthetic))),
+        "coverage": float(inside.any(axis=1).mean()),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_single_precision_changes_no_decision(dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a lattice far from the origin very many distances are equal to a radius.
+    monkeypatch.setattr(neighbours, "TILE", 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    rng = np.random.default_rng(0)
+    real = (rng.integers(0, 4, (300, 6)) + 1000).astype(dtype)
+    synthetic = (rng.integers(0, 4, (260, 6)) + 1001).astype(dtype)
+    assert precision_recall(real, synthetic) == every_distance(real, synthetic, 3)
+
+
+def test_without_the_second_look_single_precision_errs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((300, 400)) * 1e-3
+    real[0] += 1e3  # far away, so that small distances lose their digits
+    synthetic = real[1:] + 1e-3 * rng.standard_normal((299, 400))
+    expected = every_distance(real, synthetic, 3)
+    assert precision_recall(real, synthetic) == expected
+    monkeypatch.setattr(neighbours, "UNIT", 0.0)
+    assert precision_recall(real, synthetic) != expected
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_equals_the_prdc_package_and_torch_fidelity(k: int) -> None:
+    import torch
+    from prdc import compute_prdc
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    rng = np.random.default_rng(k)
+    real = rng.standard_normal((400, 8)).astype(np.float32)
+    synthetic = (rng.standard_normal((350, 8)) * 0.8 + 0.3).astype(np.float32)
+    found = precision_recall(real, synthetic, k=k)
+    assert found == pytest.approx(compute_prdc(real, synthetic, k), rel=1e-12)
+    # Its first set is the generated one, since version 0.4.
+    theirs = prc_features_to_metric(
+        torch.from_numpy(synthetic), torch.from_numpy(real), prc_neighborhood=k, verbose=False
+    )
+    assert found["precision"] == pytest.approx(theirs["precision"], rel=1e-6)
+    assert found["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
