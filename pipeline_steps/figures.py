@@ -1,14 +1,16 @@
-"""Draw the study's figures (the paper's Figures 3, 4 and 1).
+"""Draw the study's figures (the paper's Figures 3, 4 and 1, and coverage).
 
 In:  embeddings by one recogniser: of the photographs (--real) and of every variant
-     (--variant-features), at features/<source>/<recogniser>.safetensors; the prepared photographs
-     (--dataset) and the manifests of the samples (--samples).
-Out: in --out, each as SVG and PNG:
+     (--variant-features), at features/<source>/<recogniser>.safetensors; head poses of the same
+     sets (--pose), at features/<source>/<extractor>.safetensors; the prepared photographs
+     (--dataset) and the manifests of the samples (--samples). Out: in --out, as SVG and PNG:
      distributions  genuine and impostor similarity of every method, against the real images and
                     among the synthetic ones, a row per base model and prompt set (Figure 3)
      samples        photographs and every method's images of the same prompts, with the mean
                     similarity to the identity's photographs under each image (Figure 4)
      overview       identities beside their generated images (Figure 1)
+     pose           yaw and pitch of every method's images over those of the photographs
+     attributes     similarity and faces found, per expression and place that prompts name
 
 Source: Tomasevic et al., "ID-Booth", FG 2025.
 """
@@ -16,12 +18,20 @@ Source: Tomasevic et al., "ID-Booth", FG 2025.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from pipeline_steps.evidence.coverage import (
+    PoseCloud,
+    attribute_rows,
+    attributes_figure,
+    pose_figure,
+)
 from pipeline_steps.evidence.gallery import Gallery, distinct_words, unit_embeddings
-from pipeline_steps.evidence.names import UNTUNED, Names, order_key, variant_key
+from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.plots import (
     Distribution,
     GridRow,
@@ -31,6 +41,7 @@ from pipeline_steps.evidence.plots import (
     save_figure,
 )
 from pipeline_steps.evidence.sources import Source, identities_of, source_of
+from pipeline_steps.evidence.variants import method_name, methods_of, settings_of
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest
@@ -51,6 +62,7 @@ def run(
     real: Path,
     variant_features: Sequence[Path],
     samples: Sequence[Path],
+    pose: Sequence[Path],
     out: Path,
 ) -> None:
     """Draw and write all figures.
@@ -61,6 +73,7 @@ def run(
         real: embeddings of the photographs.
         variant_features: embeddings of every variant, by the same recogniser.
         samples: manifests of every variant's samples.
+        pose: head poses of the photographs and of every variant.
         out: folder to write into.
 
     Raises:
@@ -89,24 +102,32 @@ def run(
         real=unit_embeddings(photograph_features),
         synthetic={source: unit_embeddings(found) for source, found in features.items()},
     )
+    poses = {source_of(path, "features"): load_features(path) for path in pose}
+    if set(poses) != {Source("real"), *features}:
+        raise StepError("figures need head poses of the photographs and of exactly the variants")
     settings, log = frozen.settings, get_logger("figures")
     for name, figure in (
-        ("distributions", _distributions(frozen, photograph_features, features)),
+        ("distributions", _distributions(frozen, photograph_features, features, real.stem)),
         ("samples", _samples(settings, gallery)),
         ("overview", _overview(settings, gallery)),
+        ("pose", _pose(settings, poses)),
+        ("attributes", _attributes(settings, gallery)),
     ):
         save_figure(figure, out, name, dpi=settings.dpi)
         log.info("%s written to %s", name, out)
 
 
 def _distributions(
-    frozen: Frozen[FiguresSettings], real: Features, features: dict[Source, Features]
+    frozen: Frozen[FiguresSettings],
+    real: Features,
+    features: dict[Source, Features],
+    recogniser: str,
 ) -> Figure:
     settings, names = frozen.settings, Names(frozen.settings.labels)
     rows = []
-    for base_model, prompts in _settings_of(features):
+    for base_model, prompts in settings_of(features):
         against: dict[str, list[Distribution]] = {"real": [], "synthetic": []}
-        for source in _methods_of(features, base_model, prompts):
+        for source in methods_of(features, base_model, prompts):
             found = features[source]
             owners = identities_of(found.files)
             for versus, drawn in against.items():
@@ -129,7 +150,7 @@ def _distributions(
                 drawn.append(
                     Distribution(
                         source.method,
-                        _method_name(names, source.method),
+                        method_name(names, source.method),
                         comparison.genuine.scores,
                         comparison.impostor.scores,
                     )
@@ -137,7 +158,11 @@ def _distributions(
         panels = [Panel(f"vs. {versus}", tuple(drawn)) for versus, drawn in against.items()]
         rows.append((f"{names(base_model)}\n{names(prompts)}", panels))
     return distributions_figure(
-        rows, width=settings.width, bins=settings.bins, colours=settings.colours
+        rows,
+        width=settings.width,
+        bins=settings.bins,
+        colours=settings.colours,
+        judge=names(recogniser),
     )
 
 
@@ -149,11 +174,11 @@ def _samples(settings: FiguresSettings, gallery: Gallery) -> Figure:
         rows.append(GridRow("Photographs", tuple(gallery.photograph_tiles(identity, count))))
         for base_model in models:
             prompts = _shown_prompts(settings, gallery, base_model)
-            sources = _methods_of(gallery.samples, base_model, prompts)
+            sources = methods_of(gallery.samples, base_model, prompts)
             # All methods got the same prompts, so they stand once, above the first one's images.
             headers = tuple(distinct_words(gallery.prompts_of(sources[0], identity, count)))
             for source in sources:
-                label = _method_name(names, source.method)
+                label = method_name(names, source.method)
                 if len(models) > 1:
                     label = f"{names(base_model)}\n{label}"
                 tiles = tuple(gallery.sample_tiles(source, identity, count))
@@ -163,14 +188,14 @@ def _samples(settings: FiguresSettings, gallery: Gallery) -> Figure:
 
 
 def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
-    base_model = _settings_of(gallery.samples)[-1][0]
+    base_model = settings_of(gallery.samples)[-1][0]
     prompts = _shown_prompts(settings, gallery, base_model)
-    sources = _methods_of(gallery.samples, base_model, prompts)
+    sources = methods_of(gallery.samples, base_model, prompts)
     source = next((s for s in sources if s.method == settings.overview_method), sources[-1])
     names = Names(settings.labels)
     headers: tuple[str, ...] = (
         "Photograph",
-        f"{_method_name(names, source.method)}, {names(source.prompts)}",
+        f"{method_name(names, source.method)}, {names(source.prompts)}",
     )
     rows = []
     for identity in _identities(settings, gallery, settings.overview_identities):
@@ -180,19 +205,45 @@ def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
     return grid_figure(rows, width=settings.width, gap_after_first=True)
 
 
-def _settings_of(sources: Iterable[Source]) -> list[tuple[str, str]]:
-    """Base models and prompt sets in the paper's order."""
-    found = {(source.base_model, source.prompts) for source in sources}
-    return sorted(found, key=lambda pair: (order_key(pair[0]), order_key(pair[1])))
+def _pose(settings: FiguresSettings, poses: dict[Source, Features]) -> Figure:
+    names = Names(settings.labels)
+
+    def cloud(source: Source, label: str) -> PoseCloud:
+        angles = poses[source].features  # pitch, yaw, roll
+        return PoseCloud(source.method, label, angles[:, 1], angles[:, 0])
+
+    variants = [source for source in poses if not source.is_reference]
+    rows = [
+        (
+            f"{names(base_model)}, {names(prompts)}",
+            [
+                cloud(source, method_name(names, source.method))
+                for source in methods_of(variants, base_model, prompts)
+            ],
+        )
+        for base_model, prompts in settings_of(variants)
+    ]
+    real = cloud(Source("real"), names("real"))
+    return pose_figure(rows, real, width=settings.width, colours=settings.colours)
 
 
-def _methods_of(sources: Iterable[Source], base_model: str, prompts: str) -> list[Source]:
-    found = [s for s in sources if (s.base_model, s.prompts) == (base_model, prompts)]
-    return sorted(found, key=lambda s: variant_key(s.base_model, s.prompts, s.method))
+def _attributes(settings: FiguresSettings, gallery: Gallery) -> Figure:
+    """Per method over all base models and prompt sets."""
+    names = Names(settings.labels)
+    methods = sorted({source.method for source in gallery.samples}, key=order_key)
+    tables = {}
+    for method in methods:
+        found = [gallery.similarities(s) for s in gallery.samples if s.method == method]
+        frame = pd.concat(found)
+        tables[method] = attribute_rows(
+            frame["prompt"].tolist(), frame["similarity"].to_numpy(), settings.attributes
+        )
+    labels = {method: method_name(names, method) for method in methods}
+    return attributes_figure(tables, labels, width=settings.width, colours=settings.colours)
 
 
 def _shown_prompts(settings: FiguresSettings, gallery: Gallery, base_model: str) -> str:
-    available = [prompts for model, prompts in _settings_of(gallery.samples) if model == base_model]
+    available = [prompts for model, prompts in settings_of(gallery.samples) if model == base_model]
     return settings.prompts if settings.prompts in available else available[-1]
 
 
@@ -205,11 +256,6 @@ def _identities(settings: FiguresSettings, gallery: Gallery, count: int) -> list
             f"there are no photographs and samples of {what}; available: {', '.join(available)}"
         )
     return list(settings.identities or available)[:count]
-
-
-def _method_name(names: Names, method: str) -> str:
-    """In figures the untuned model needs a word where tables have a dash."""
-    return "untuned" if method == UNTUNED else names(method)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag, description in (
         ("--variant-features", "embeddings of the variants"),
         ("--samples", "manifests of the variants' samples"),
+        ("--pose", "head poses of the photographs and of the variants"),
     ):
         parser.add_argument(
             flag,
@@ -243,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         real=arguments.real,
         variant_features=arguments.variant_features,
         samples=arguments.samples,
+        pose=arguments.pose,
         out=arguments.out,
     )
     return 0

@@ -45,6 +45,7 @@ class Study:
         rows.append({"identity": "ID_1", "file": "", "kept": False, "reason": "no face"})
         write_manifest(root / "dataset/manifest.parquet", rows, list(rows[0]))
         self.save("real", files, embeddings)
+        self.save("real", files, 20 * rng.standard_normal((len(files), 3)), "pose")
         for method in METHODS:
             self.variant(Source("demo", method, "complex"), centres, rng)
         frozen = {"study": "s", "step": "figures", "seed": 0, "weights": {}, "variant": {}}
@@ -67,9 +68,12 @@ class Study:
                     embeddings.append(centres[name] + rng.standard_normal(8))
         write_manifest(self.root / "samples" / source.name / "manifest.parquet", rows)
         self.save(source.name, files, embeddings)
+        self.save(source.name, files, 20 * rng.standard_normal((len(files), 3)), "pose")
 
-    def save(self, source: str, files: list[str], embeddings: list[np.ndarray]) -> None:
-        path = self.root / "features" / source / "judge.safetensors"
+    def save(
+        self, source: str, files: list[str], embeddings: object, extractor: str = "judge"
+    ) -> None:
+        path = self.root / "features" / source / f"{extractor}.safetensors"
         save_features(path, np.asarray(embeddings, np.float32), files)
 
     def features(self, method: str, recogniser: str = "judge") -> Path:
@@ -89,6 +93,8 @@ class Study:
         argv += ["--real", str(self.root / "features/real/judge.safetensors")]
         argv += ["--variant-features", *(str(self.features(m, recogniser)) for m in features)]
         argv += ["--samples", *(str(self.samples(method)) for method in samples)]
+        argv += ["--pose", str(self.root / "features/real/pose.safetensors")]
+        argv += [str(self.features(method, "pose")) for method in features]
         assert main([*argv, "--out", str(self.root / out)]) == 0
         return self.root / out
 
@@ -112,9 +118,9 @@ def study(tmp_path: Path) -> Study:
     return Study(tmp_path)
 
 
-def test_three_figures_in_two_forms_the_same_every_time(study: Study) -> None:
+def test_every_figure_in_two_forms_the_same_every_time(study: Study) -> None:
     first = {path.name: path.read_bytes() for path in study.run("a").iterdir()}
-    names = ("distributions", "samples", "overview")
+    names = ("distributions", "samples", "overview", "pose", "attributes")
     assert set(first) == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
     assert {path.name: path.read_bytes() for path in study.run("b").iterdir()} == first
     assert Image.open(study.root / "a/overview.png").size[0] == 4 * 72
@@ -128,6 +134,17 @@ def test_similarity_is_the_mean_over_the_persons_photographs(study: Study) -> No
     cosines = real @ sample / np.linalg.norm(real, axis=1) / np.linalg.norm(sample)
     assert float(tiles[0].caption.replace("−", "-")) == pytest.approx(cosines.mean(), abs=0.005)
     assert tiles[1].caption == "no face"
+
+
+def test_similarities_of_all_samples_agree_with_the_captions(study: Study) -> None:
+    source, gallery = Source("demo", "idbooth", "complex"), study.gallery()
+    frame = gallery.similarities(source)
+    captions = [t.caption for name in PEOPLE for t in gallery.sample_tiles(source, name, 3)]
+    assert frame["similarity"].isna().tolist() == [caption == "no face" for caption in captions]
+    for value, caption in zip(frame["similarity"], captions, strict=True):
+        if caption != "no face":
+            assert float(caption.replace("−", "-")) == pytest.approx(value, abs=0.005)
+    assert frame["prompt"].str.contains("sad expression").sum() == 3
 
 
 def test_a_photograph_is_not_compared_with_itself(study: Study) -> None:

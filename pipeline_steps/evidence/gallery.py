@@ -69,6 +69,26 @@ class Gallery:
             for _, row in self._samples_of(source, identity).head(count).iterrows()
         ]
 
+    def similarities(self, source: Source) -> pd.DataFrame:
+        """Prompt and mean similarity to the identity's photographs of every sample.
+
+        NaN where no face was found or the identity has no photographs.
+        """
+        owners = {identity for identity, _ in self.real}
+        means = {
+            owner: np.mean([row for key, row in self.real.items() if key[0] == owner], axis=0)
+            for owner in owners
+        }
+        found = self.synthetic[source]
+        values = []
+        for identity, file in zip(
+            self.samples[source]["identity"], self.samples[source]["file"], strict=True
+        ):
+            embedding = found.get(_key(str(identity), str(file)))
+            known = embedding is not None and str(identity) in means
+            values.append(float(means[str(identity)] @ embedding) if known else np.nan)
+        return pd.DataFrame({"prompt": self.samples[source]["prompt"], "similarity": values})
+
     def prompts_of(self, source: Source, identity: str, count: int) -> list[str]:
         """The prompts behind `sample_tiles`."""
         return [str(p) for p in self._samples_of(source, identity)["prompt"].head(count)]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.evidence.audit import CHECKS
-from pipeline_steps.evidence.names import UNTUNED, Names
+from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.pages import html_environment
 from pipeline_steps.evidence.sources import Source
+from pipeline_steps.evidence.variants import variant_name
 from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.settings.audit import AuditSettings
 
@@ -72,12 +73,6 @@ def by_check(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for check in CHECKS
     ]
-
-
-def variant_name(source: Source, names: Names) -> str:
-    """`SD-2.1, Base, ID-Booth`; the untuned model by its word, where tables have a dash."""
-    method = UNTUNED if source.method == UNTUNED else names(source.method)
-    return f"{names(source.base_model)}, {names(source.prompts)}, {method}"
 
 
 def render_pairs(

@@ -116,6 +116,7 @@ def distributions_figure(
     width: float,
     bins: int,
     colours: Mapping[str, str],
+    judge: str = "",
 ) -> Figure:
     """Genuine (filled) and impostor (dashed) densities of every method.
 
@@ -124,6 +125,7 @@ def distributions_figure(
         width: inches.
         bins: bins over the common range of all scores.
         colours: colours per method beside the built-in ones.
+        judge: name of the recogniser, for the axis.
     """
     panels = [panel for _, row in rows for panel in row]
     methods = list(dict.fromkeys(d.method for panel in panels for d in panel.distributions))
@@ -147,7 +149,7 @@ def distributions_figure(
         for axis, panel in zip(axes[0], rows[0][1], strict=True):
             axis.set_title(panel.title)
         for axis in axes[-1]:
-            axis.set_xlabel("cosine similarity")
+            axis.set_xlabel(f"cosine similarity, {judge}" if judge else "cosine similarity")
         handles = [
             Line2D([], [], color=colour_of(method, methods, colours), lw=2, label=labels[method])
             for method in methods

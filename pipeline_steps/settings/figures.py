@@ -8,6 +8,12 @@ from pydantic import Field
 
 from pipeline_steps.settings.base import Section
 
+ATTRIBUTES = {
+    "expression": r"(\w+) expression",
+    "place": r"busy ([\w ]+) environment|, ([\w ]+) background",
+    "view": r"face (side-portrait|portrait) photo",
+}
+
 
 class FiguresSettings(Section):
     """What the figures show and how large they are."""
@@ -45,6 +51,16 @@ class FiguresSettings(Section):
     )
     samples_columns: int = Field(
         default=6, ge=1, le=12, description="Images per row in the figure of samples by method."
+    )
+    recogniser: str | None = Field(
+        default=None,
+        description="Recogniser of all similarities shown, by its name in config/models.yaml; "
+        "null: the last of score.identity.recognisers, where the independent one belongs.",
+    )
+    attributes: dict[str, str] = Field(
+        default_factory=lambda: dict(ATTRIBUTES),
+        description="What prompts may name, each with a regular expression whose group is the "
+        "value; the figure of attributes has a part for each.",
     )
     overview_method: str = Field(
         default="idbooth", description="Method of the overview; where absent, the study's last one."

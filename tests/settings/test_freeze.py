@@ -71,7 +71,10 @@ def finetune(*methods: str) -> set[str]:
             | finetune("portraitbooth", "idbooth"),
         ),
         ({"audit.fmr": 0.01}, {"audit.json"}),
-        ({"score.identity.recognisers": ["arcface_r100"]}, {"score/identity.json", "audit.json"}),
+        (
+            {"score.identity.recognisers": ["arcface_r100"]},
+            {"score/identity.json", "audit.json", "figures.json", "report.json"},
+        ),
         ({"cohorts": 5}, set()),
         ({"training_sets": ["real"]}, set()),
         ({"recognise.repetitions": 3}, set()),

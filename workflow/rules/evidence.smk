@@ -1,6 +1,10 @@
 # What a study shows: tables, figures, one page, and where it all came from.
 
 
+TABLES = ["quality", "identity", "pose", "recognition", "audit"]
+FIGURES = ["distributions", "samples", "overview", "pose", "attributes"]
+
+
 rule tables:
     input:
         code=PLAN.code("tables"),
@@ -13,14 +17,14 @@ rule tables:
         report(
             expand(
                 "<results>/tables/{table}.csv",
-                table=["quality", "identity", "pose", "recognition", "audit"],
+                table=TABLES,
             ),
             caption="../report/tables.rst",
             category="Tables",
         ),
         expand(
             "<results>/tables/{table}.{ending}",
-            table=["quality", "identity", "pose", "recognition", "audit"],
+            table=TABLES,
             ending=["md", "tex"],
         ),
         "<results>/tables/comparison.csv",
@@ -55,19 +59,14 @@ rule figures:
         samples=expand(
             "<results>/samples/{variant}/manifest.parquet", variant=STUDY.variants
         ),
+        pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.variants)],
     output:
         report(
-            expand(
-                "<results>/figures/{figure}.svg",
-                figure=["distributions", "samples", "overview"],
-            ),
+            expand("<results>/figures/{figure}.svg", figure=FIGURES),
             caption="../report/figures.rst",
             category="Figures",
         ),
-        expand(
-            "<results>/figures/{figure}.png",
-            figure=["distributions", "samples", "overview"],
-        ),
+        expand("<results>/figures/{figure}.png", figure=FIGURES),
     log:
         "<logs>/figures.log",
     benchmark:
@@ -87,7 +86,7 @@ rule figures:
     shell:
         "python -m pipeline_steps.figures --config {input.config} --dataset {params.dataset}"
         " --real {input.real} --variant-features {input.variants} --samples {input.samples}"
-        " --out {params.out} &> {log}"
+        " --pose {input.pose} --out {params.out} &> {log}"
 
 
 rule provenance:
