@@ -1,0 +1,118 @@
+"""The gate's judge on rendered faces, and its decisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
+from pipeline_steps.diffusion.gate import (
+    FaceJudge,
+    Measured,
+    as_json,
+    asks_for_similarity,
+    from_json,
+    judge_key,
+    reason_against,
+)
+from pipeline_steps.embed import embed_images
+from pipeline_steps.faces.detection import Detector
+from pipeline_steps.faces.recogniser import load_recogniser
+from pipeline_steps.files.dataset import Subject
+from pipeline_steps.files.tensors import save_features
+from pipeline_steps.files.weights import PROJECT_ROOT
+from pipeline_steps.settings.base import Frozen
+from pipeline_steps.settings.registry import read_models
+from pipeline_steps.settings.sample import GateSettings, SampleSettings
+
+SUBJECTS = [Subject("ID_1", None, (), ()), Subject("ID_2", None, (), ())]
+
+
+def photographs(number: int, count: int, first: int = 0) -> np.ndarray:
+    made = [
+        person(0, HELD_OUT, number).photograph(
+            wild_nuisance(0, HELD_OUT, number, index), 128, supersample=1
+        )
+        for index in range(first, first + count)
+    ]
+    return np.stack([photo.image for photo in made])
+
+
+def frozen(method: str, gate: GateSettings) -> Frozen[SampleSettings]:
+    models = read_models(PROJECT_ROOT / "config" / "models.yaml")
+    return Frozen(
+        "test",
+        "sample",
+        0,
+        SampleSettings(gate=gate),
+        {"recogniser": models["demo_recogniser"], "quality": models["demo_quality"]},
+        {"method": method},
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embeddings of two people, made as the embed step makes them."""
+    folder = tmp_path_factory.mktemp("dataset")
+    recogniser = load_recogniser(frozen("idbooth", GateSettings()).weights["recogniser"])
+    for number, subject in enumerate(SUBJECTS):
+        _, rows = embed_images(list(photographs(number, 3)), Detector(), recogniser)
+        names = [f"{i}.png" for i in range(len(rows))]
+        path = folder / "embeddings" / f"{subject.identity}.safetensors"
+        save_features(path, rows, names, key="embeddings")
+    return folder
+
+
+def test_the_judge_knows_faces_people_and_quality(dataset: Path) -> None:
+    gate = GateSettings(min_similarity=0.2, min_quality=0.0)
+    judge = FaceJudge(frozen("idbooth", gate), dataset, SUBJECTS, "cpu")
+    images = photographs(0, 3, first=10)
+    noise = np.random.default_rng(0).integers(0, 256, images[:1].shape, dtype=np.uint8)
+    *faces, nothing = judge.measure("ID_1", np.concatenate([images, noise]))
+    others = judge.measure("ID_2", images)
+    assert nothing == Measured(False)
+    assert all(seen.face and seen.quality is not None for seen in faces)
+    for own, other in zip(faces, others, strict=True):
+        assert own.similarity is not None and other.similarity is not None
+        assert own.similarity > other.similarity + 0.2
+        assert own.quality == pytest.approx(other.quality, abs=1e-5)
+
+
+def test_the_untuned_model_is_not_asked_for_an_identity(dataset: Path) -> None:
+    untuned = frozen("untuned", GateSettings(min_similarity=0.9))
+    assert not asks_for_similarity(untuned)
+    [seen] = FaceJudge(untuned, dataset, SUBJECTS, "cpu").measure("ID_1", photographs(0, 1))
+    assert seen == Measured(True, None, None)
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"),
+    [
+        (Measured(False), "no face"),
+        (Measured(True, 0.5, 1.0), ""),
+        (Measured(True, 0.29, 1.0), "low similarity"),
+        (Measured(True, 0.3, 0.9), "low quality"),
+        (Measured(True), ""),
+    ],
+)
+def test_decisions_follow_from_what_was_measured(measured: Measured, reason: str) -> None:
+    gate = GateSettings(min_similarity=0.3, min_quality=1.0)
+    assert reason_against(measured, gate) == reason
+    assert from_json(as_json(measured)) == measured
+
+
+def test_thresholds_need_no_new_measurement_and_new_photographs_do(dataset: Path) -> None:
+    def key(method: str = "idbooth", **options: float) -> str:
+        return judge_key(frozen(method, GateSettings(**options)), dataset, SUBJECTS[0])
+
+    assert key(min_similarity=0.1) == key(min_similarity=0.5)
+    assert len({key(), key(min_similarity=0.1), key(min_quality=0.1)}) == 3
+    assert key("untuned", min_similarity=0.1) == key()
+    before = key(min_similarity=0.1)
+    path = dataset / "embeddings" / "ID_1.safetensors"
+    old = path.read_bytes()
+    save_features(path, np.eye(3, 128, dtype=np.float32), ["0", "1", "2"], key="embeddings")
+    assert key(min_similarity=0.1) != before
+    path.write_bytes(old)

@@ -1,0 +1,139 @@
+"""The sample step with a gate: unusable images are drawn again, and every drawing is a row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline_steps import align, sample
+from pipeline_steps.diffusion.gate import Measured
+from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.settings.base import Frozen, Weights
+from pipeline_steps.settings.sample import GateSettings, SampleSettings, read_prompt_set
+from tests.diffusion.tiny_study import base_weights, write_dataset
+
+PROMPTS = Path(__file__).parents[1] / "config" / "prompts"
+GATE = GateSettings(attempts=3, min_quality=0.0)
+
+
+class OddPixels:
+    """A face where the sum of the pixels is odd; quality is the sum's third lowest bit."""
+
+    def __init__(self, blind: str = "") -> None:
+        self.blind = blind
+        self.measured = 0
+
+    def measure(self, identity: str, images: np.ndarray) -> list[Measured]:
+        self.measured += len(images)
+        sums = images.reshape(len(images), -1).astype(int).sum(1)
+        return [
+            Measured(True, None, float((total >> 2) % 2))
+            if total % 2 and identity != self.blind
+            else Measured(False)
+            for total in sums
+        ]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
+    entry = base_weights(write_random_pipeline(tmp_path_factory.mktemp("weights") / "tiny"))
+    return {"base_model": entry, "quality": entry}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("dataset"), {"ID_1": 1, "ID_2": 1})
+
+
+def draw(
+    weights: dict[str, Weights],
+    dataset: Path,
+    out: Path,
+    gate: GateSettings | None,
+    judge: OddPixels | None,
+    **more: Any,
+) -> list[dict[str, Any]]:
+    settings = SampleSettings(images_per_identity=5, steps=1, gate=gate)
+    frozen = Frozen(
+        "test",
+        "sample",
+        7,
+        settings.with_prompts(read_prompt_set(PROMPTS / "complex.yaml")),
+        weights,
+        {"base_model": "tiny", "method": "untuned", "prompts": "complex"},
+    )
+    return sample.run(frozen, dataset=dataset, out=out, judge=judge, **more)
+
+
+def sampled(out: Path) -> dict[str, str]:
+    return {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*.png"))}
+
+
+def test_unusable_images_are_drawn_again_and_told(
+    weights: dict[str, Weights],
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ungated = draw(weights, dataset, tmp_path / "all", None, None)
+    rows = draw(weights, dataset, tmp_path / "out", GATE, OddPixels(blind="ID_2"))
+    kept = [row for row in rows if row["kept"]]
+    assert {row["file"]: row["sha256"] for row in kept} == sampled(tmp_path / "out")
+    assert all(
+        row["file"] is None and row["reason"] == "no face" for row in rows if not row["kept"]
+    )
+    assert Counter(row["attempt"] for row in rows if row["identity"] == "ID_2") == {
+        0: 5,
+        1: 5,
+        2: 5,
+    }
+    assert "fewer than 5 usable images after 3 attempts" in capsys.readouterr().err
+
+    # The first drawing is the ungated study's; a further one has a seed of its own, same prompt.
+    first = {(r["identity"], r["index"]): r for r in rows if r["attempt"] == 0}
+    assert [first[r["identity"], r["index"]]["seed"] for r in ungated] == [
+        r["seed"] for r in ungated
+    ]
+    same = [r for r in kept if r["attempt"] == 0]
+    assert same and all(sha256_file(tmp_path / "all" / r["file"]) == r["sha256"] for r in same)
+    assert len({r["seed"] for r in rows}) == len(rows)
+    again = [r for r in rows if r["attempt"] > 0 and r["identity"] == "ID_1"]
+    assert again and all(r["prompt"] == first["ID_1", r["index"]]["prompt"] for r in again)
+    assert all(r["quality"] is not None for r in kept)
+
+    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet", ["attempt", "kept", "reason"])
+    items = align.items_of_manifest(tmp_path / "out/cohorts/0-of-1.parquet", tmp_path / "out")
+    assert len(manifest) == len(rows) and len(items) == len(kept)
+
+
+def test_a_gate_that_changes_samples_only_what_it_must(
+    weights: dict[str, Weights], dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    draw(weights, dataset, out, None, None)
+    whole = sampled(out)
+    judge = OddPixels()
+    loose = draw(weights, dataset, out, GATE, judge)
+    usable = {r["file"] for r in loose if r["kept"] and r["attempt"] == 0}
+    assert usable and all(sampled(out)[file] == whole[file] for file in usable)
+
+    again = OddPixels()
+    assert draw(weights, dataset, out, GATE, again) == loose
+    assert again.measured == 0  # nothing is sampled or measured twice
+
+    strict_gate = GATE.model_copy(update={"min_quality": 0.5})
+    strict = draw(weights, dataset, out, strict_gate, again)
+    fresh = draw(weights, dataset, tmp_path / "fresh", strict_gate, OddPixels())
+    assert strict == fresh
+    assert sampled(out) == sampled(tmp_path / "fresh")
+    assert {"low quality"} <= {row["reason"] for row in strict}
+
+    assert draw(weights, dataset, out, GATE, OddPixels()) == loose
+    draw(weights, dataset, out, None, None)
+    assert sampled(out) == whole
