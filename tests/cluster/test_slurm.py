@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.small_study import ROOT, snakemake, start, write_config
+from tests.workflow.small_study import ROOT, make_project, snakemake, start, write_config
 
 LORAS = "results/demo/loras/demo/idbooth"
 COHORTS = [f"{LORAS}/cohorts/{cohort}-of-2.json" for cohort in range(2)]
@@ -42,9 +42,9 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, profile: Path) -> Path:
-    """The folder of a small study that went through SLURM."""
-    folder = tmp_path_factory.mktemp("cluster")
-    write_config(folder)
+    """A project whose small study went through SLURM."""
+    folder = tmp_path_factory.mktemp("cluster") / "project"
+    make_project(folder)
     run(folder, profile)
     return folder
 

@@ -1,8 +1,12 @@
-"""A small study on the embedded world with its real weights, and how a test runs it."""
+"""A small study on the embedded world with its real weights, and how a test runs it.
+
+It runs in a copy of the project, so that a test may change anything of it.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +38,14 @@ SMALL: dict[str, Any] = {
     "recognise.first_validated_epoch": 1,
 }
 CONFIG = "small.yaml"
+LEFT_OUT = (".*", "results", "data", "tmp", "tests", "docs", "benchmarks", "*.egg-info")
+
+
+def make_project(folder: Path, changes: dict[str, Any] | None = None) -> None:
+    """Copy the project to `folder`, which is not there, with the small study's configuration."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns("resources", *LEFT_OUT))
+    (folder / "resources").symlink_to(ROOT / "resources")
+    write_config(folder, changes)
 
 
 def write_config(folder: Path, changes: dict[str, Any] | None = None) -> None:
@@ -49,20 +61,19 @@ def write_config(folder: Path, changes: dict[str, Any] | None = None) -> None:
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start the project's workflow in `folder`; arguments after the first may be any of its own.
+    """Start the workflow of a project.
 
     Args:
-        folder: the working folder, with its CONFIG.
+        folder: of the project, as make_project leaves it.
         arguments: of snakemake, targets first; without --workflow-profile, --cores 2 is given.
         variables: added to the environment, which is otherwise a bare one.
     """
     program = Path(sys.executable).with_name("snakemake")
-    place = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
     cores = [] if "--workflow-profile" in arguments else ["--cores", "2"]
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     return subprocess.Popen(
-        [program, *arguments, *place, *cores, "--configfile", folder / CONFIG],
-        cwd=ROOT,
+        [program, *arguments, *cores, "--configfile", CONFIG],
+        cwd=folder,
         env=kept | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -71,7 +82,7 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
 
 
 def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
-    """Output of a run of the project's workflow in `folder`, which has to succeed."""
+    """Output of a run of a project's workflow, which has to succeed."""
     job = start(folder, *arguments, **variables)
     output, _ = job.communicate()
     assert job.returncode == 0, _failures(output)

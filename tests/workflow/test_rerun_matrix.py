@@ -1,0 +1,138 @@
+"""What runs again after which change: exactly what depends on it, down to single identities."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workflow.small_study import CONFIG, snakemake, write_config
+
+TABLES = {"tables", "report", "provenance"}
+JUDGED = {"align", "features", "score", "score_identity", "audit", "figures", *TABLES}
+SAMPLED = {"sample", "gather", "recognise", "verify", *JUDGED}
+LORAS = "results/demo/loras/demo/idbooth"
+FINETUNED = f"{LORAS}/cohorts/0-of-2.json", f"{LORAS}/cohorts/1-of-2.json"
+
+
+@pytest.fixture
+def study(finished_study: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study that a test may change."""
+    folder = tmp_path / "project"
+    shutil.copytree(finished_study, folder, symlinks=True)
+    return folder
+
+
+def planned(study: Path, *arguments: str) -> set[str]:
+    """Rules that would run, frozen configurations apart."""
+    output = snakemake(study, "--dry-run", *arguments)
+    if "Nothing to be done" in output:
+        return set()
+    stats = output.split("Job stats:")[1].split("\n\n")[0]
+    rules = set(re.findall(r"^(\w+) +\d+$", stats, re.MULTILINE))
+    return rules - {"total", "all", "freeze"}
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text("utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), "utf-8")
+
+
+def changed_setting(**changes: Any) -> Callable[[Path], None]:
+    return lambda study: write_config(study, {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def changed_prompt_word(study: Path) -> None:
+    edit(study / "config/prompts/base.yaml", "close-up", "near")
+
+
+def commented_and_reordered(study: Path) -> None:
+    lines = (study / CONFIG).read_text("utf-8")
+    (study / CONFIG).write_text(f"# A thought.\n\n{lines}\n# Another one.\n", "utf-8")
+
+
+def touched(study: Path) -> None:
+    for path in [study / CONFIG, *study.glob("config/**/*.yaml"), *study.glob("**/*.py")]:
+        os.utime(path)
+    for path in study.glob("results/demo/config/**/*.json"):
+        os.utime(path)
+
+
+def changed_words_of_a_module_that_only_presents(study: Path) -> None:
+    edit(study / "pipeline_steps/files/logs.py", '"""', '"""In short: ')
+
+
+def changed_code_of_a_metric(study: Path) -> None:
+    edit(study / "pipeline_steps/metrics/prdc.py", '"""', '"""In short: ')
+
+
+ROWS: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "a word of a prompt": (changed_prompt_word, SAMPLED),
+    "the learning rate": (changed_setting(finetune__learning_rate=0.002), {"finetune"} | SAMPLED),
+    "k of precision and recall": (
+        changed_setting(score__quality__k=4),
+        {"score", "score_references", *TABLES},
+    ),
+    "a colour": (
+        changed_setting(figures__colours={"idbooth": "#123456"}),
+        {"figures", "report", "provenance"},
+    ),
+    "comments and order": (commented_and_reordered, set()),
+    "times of files": (touched, set()),
+    "a module that changes no result": (changed_words_of_a_module_that_only_presents, set()),
+    "the code of a metric": (changed_code_of_a_metric, {"score", "score_references", *TABLES}),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_depends_on_a_change_runs_again(study: Path, row: str) -> None:
+    change, expected = ROWS[row]
+    change(study)
+    assert planned(study) == expected
+
+
+def test_cores_and_cards_change_nothing(study: Path) -> None:
+    assert planned(study, "--cores", "1", "--resources", "gpu=3", "mem_mb=9000") == set()
+
+
+def weights(study: Path) -> dict[str, int]:
+    """Identity to the time its weights were written."""
+    found = (study / LORAS).glob("*/pytorch_lora_weights.safetensors")
+    return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+def test_other_cohorts_train_and_sample_nobody_again(study: Path) -> None:
+    images = sorted((study / "results/demo/samples").glob("**/*.png"))
+    before = weights(study), [path.stat().st_mtime_ns for path in images]
+    write_config(study, {"cohorts": 1})
+    snakemake(study)
+    assert (weights(study), [path.stat().st_mtime_ns for path in images]) == before
+
+
+def test_an_added_photograph_trains_its_identity_and_an_added_subject_itself(study: Path) -> None:
+    before = weights(study)
+    archive = next(study.glob("data/demo_world/tfd/TD_RGB_A_Set2.zip"))
+    with zipfile.ZipFile(archive, "a") as photographs:
+        folder = photographs.namelist()[0].rpartition("/")[0]
+        photographs.writestr(
+            f"{folder}/TD_RGB_A_9_4.jpg", photographs.read(f"{folder}/TD_RGB_A_1_4.jpg")
+        )
+    changed = f"ID_{folder.rsplit('/', 1)[1]}"
+    snakemake(study, *FINETUNED)
+    after = weights(study)
+    assert {identity for identity in before if after[identity] != before[identity]} == {changed}
+
+    before = after
+    write_config(study, {"render_demo_world.participants": 5})
+    snakemake(study, *FINETUNED)
+    after = weights(study)
+    # Rendered anew, the archives hold the photographs as they were before one was added.
+    assert {identity for identity in before if after[identity] != before[identity]} == {changed}
+    assert set(after) - set(before) == {"ID_5"}
