@@ -10,9 +10,9 @@ In:  feature files of the set itself (--variant-features), of the consented phot
 Out: one CSV with the columns of its kind:
      quality   one row per reference; n_synthetic and n_real as compared. `fid` holds the Fréchet
                distance of the extractor that `extractors` names (FID only with inception_v3).
-               face_quality_* are over all kept images.
+               face_quality_* and vendi_within_identity are over all kept images.
      identity  rows versus real and versus synthetic, one per recogniser, with intervals of EER and
-               FDR by bootstrap over identities.
+               FDR by leaving out identities.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4; the metrics' own papers stand in
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,9 @@ def _quality(
             numbers = quality_row(
                 real,
                 synthetic,
-                images.features[settings.face_quality_extractor],
+                images,
                 settings,
-                numpy_generator(frozen.seed, "score", "bootstrap", reference.name),
+                partial(numpy_generator, frozen.seed, "score", reference.name),
             )
             rows.append(source.columns | {"reference": reference.name} | numbers)
     return rows

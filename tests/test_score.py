@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
         "prdc_extractor": "set",
         "face_quality_extractor": "quality",
         "replicates": 20,
+        "kd_subset_size": 20,
     },
     "identity": {"recognisers": ["judge_a", "judge_b"], "replicates": 50, "impostors": "all"},
     "pose": {"extractor": "pose"},

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_steps.metrics.frechet import frechet_distance
-from pipeline_steps.metrics.intervals import (
-    Replicates,
-    bootstrap_verification,
-    draw_counts,
-    frechet_interval,
-    percentile_interval,
-)
+from pipeline_steps.metrics.authenticity import authenticity_percentage
+from pipeline_steps.metrics.frechet import frechet_distance, frechet_distance_at_infinity
+from pipeline_steps.metrics.intervals import Replicates, bootstrap_verification, draw_counts
+from pipeline_steps.metrics.jackknife import frechet_interval, verification_intervals
+from pipeline_steps.metrics.kernel_distance import kernel_distance
 from pipeline_steps.metrics.mmd import cmmd
 from pipeline_steps.metrics.pairs import Comparison
 from pipeline_steps.metrics.prdc import precision_recall
+from pipeline_steps.metrics.vendi import vendi_score, vendi_within
 from pipeline_steps.metrics.verification import error_rates
 from pipeline_steps.settings.score import IdentitySettings, QualitySettings
 
@@ -43,6 +41,12 @@ QUALITY_COLUMNS = (
     "coverage",
     "face_quality_mean",
     "face_quality_sd",
+    "fd_inf",
+    "kd",
+    "kd_sd",
+    "authpct",
+    "vendi",
+    "vendi_within_identity",
     "extractors",
 )
 IDENTITY_COLUMNS = (
@@ -141,61 +145,76 @@ def halves(images: ImageSet, rng: np.random.Generator) -> tuple[ImageSet, ImageS
 def quality_row(
     real: ImageSet,
     synthetic: ImageSet,
-    face_quality: Rows,
+    whole: ImageSet,
     settings: QualitySettings,
-    rng: np.random.Generator,
+    rng: Callable[[str], np.random.Generator],
 ) -> dict[str, Any]:
     """Set metrics of one synthetic set against one reference.
 
     Args:
         real, synthetic: the sets as they are compared (see `equal_sizes`).
-        face_quality: quality of *all* images of the synthetic set, [n, 1].
+        whole: *all* images of the synthetic set, for what needs no reference.
         settings: extractors and constants.
-        rng: generator of the bootstrap.
+        rng: purpose -> generator; a purpose more or less changes no other one's draws.
 
     Returns:
         The columns from n_synthetic to extractors. `fid` is the Fréchet distance of the extractor
         that `extractors` names under frechet; it is the FID only for inception_v3.
     """
-    frechet_real = real.features[settings.frechet_extractor]
-    frechet_synthetic = synthetic.features[settings.frechet_extractor]
+    pair = _features(real, synthetic, settings.frechet_extractor)
+    manifolds = _features(real, synthetic, settings.prdc_extractor)
     interval = frechet_interval(
-        frechet_real,
-        frechet_synthetic,
+        *pair,
         real.identities,
         synthetic.identities,
-        replicates=settings.replicates,
-        rng=rng,
+        groups=settings.replicates,
+        rng=rng("interval"),
         level=settings.confidence,
     )
+    kd = kernel_distance(
+        *pair,
+        subsets=settings.kd_subsets,
+        subset_size=settings.kd_subset_size,
+        rng=rng("kernel distance"),
+    )
+    infinity = float("nan")
+    if settings.fd_infinity:
+        infinity = frechet_distance_at_infinity(*pair, rng=rng("extrapolation"))
+    quality = whole.features[settings.face_quality_extractor].astype(np.float64)
     extractors = {
         "frechet": settings.frechet_extractor,
         "cmmd": settings.cmmd_extractor,
         "prdc": settings.prdc_extractor,
         "face_quality": settings.face_quality_extractor,
     }
-    quality = np.asarray(face_quality, dtype=np.float64)
     return {
         "n_synthetic": len(synthetic),
         "n_real": len(real),
-        "fid": frechet_distance(frechet_real, frechet_synthetic),
+        "fid": frechet_distance(*pair),
         "fid_low": interval.low,
         "fid_high": interval.high,
         "cmmd": cmmd(
-            real.features[settings.cmmd_extractor],
-            synthetic.features[settings.cmmd_extractor],
+            *_features(real, synthetic, settings.cmmd_extractor),
             sigma=settings.cmmd_sigma,
             scale=settings.cmmd_scale,
         ),
-        **precision_recall(
-            real.features[settings.prdc_extractor],
-            synthetic.features[settings.prdc_extractor],
-            k=settings.k,
-        ),
+        **precision_recall(*manifolds, k=settings.k),
         "face_quality_mean": float(quality.mean()),
         "face_quality_sd": float(quality.std()),
+        "fd_inf": infinity,
+        "kd": kd.mean,
+        "kd_sd": kd.sd,
+        "authpct": authenticity_percentage(*manifolds),
+        "vendi": vendi_score(manifolds[1]),
+        "vendi_within_identity": vendi_within(
+            whole.features[settings.prdc_extractor], whole.identities
+        ),
         "extractors": " ".join(f"{metric}={name}" for metric, name in extractors.items()),
     }
+
+
+def _features(real: ImageSet, synthetic: ImageSet, extractor: str) -> tuple[Rows, Rows]:
+    return real.features[extractor], synthetic.features[extractor]
 
 
 def identity_row(
@@ -212,15 +231,14 @@ def identity_row(
         The columns from n_genuine to fdr_high, and the replicates.
     """
     rates = error_rates(comparison.genuine.scores, comparison.impostor.scores)
-    units = len(comparison.identities)
-    replicates = bootstrap_verification(comparison, draw_counts(units, settings.replicates, rng))
-    eer = percentile_interval(replicates.eer, units, settings.confidence)
-    fdr = percentile_interval(replicates.fdr, units, settings.confidence)
+    counts = draw_counts(len(comparison.identities), settings.replicates, rng)
+    replicates = bootstrap_verification(comparison, counts)
+    intervals = verification_intervals(comparison, rates, rng, settings.confidence)
     row = asdict(rates) | {
-        "eer_low": eer.low,
-        "eer_high": eer.high,
-        "fdr_low": fdr.low,
-        "fdr_high": fdr.high,
+        "eer_low": intervals.eer.low,
+        "eer_high": intervals.eer.high,
+        "fdr_low": intervals.fdr.low,
+        "fdr_high": intervals.fdr.high,
     }
     return {name: row[name] for name in IDENTITY_COLUMNS if name in row}, replicates
 

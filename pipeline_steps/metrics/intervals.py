@@ -1,4 +1,4 @@
-"""Confidence intervals by the bootstrap over identities.
+"""Bootstrap over identities: replicates of error rates, and percentile intervals from them.
 
 Two scores that share a person are not independent, so the person is the unit that is resampled
 (Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the subsets bootstrap",
@@ -12,15 +12,12 @@ Hesterberg ("What Teachers Should Know About the Bootstrap", The American Statis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline_steps.metrics.arrays import feature_matrix, same_width
-from pipeline_steps.metrics.frechet import frechet_distance, weighted_frechet_distance
 from pipeline_steps.metrics.pairs import Comparison, Pairs
 from pipeline_steps.metrics.verification import fisher_discriminant_ratio
 
@@ -105,62 +102,6 @@ def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates
         fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
         result[:, index] = eer, fdr, genuine_mean
     return Replicates(eer=result[0], fdr=result[1], genuine_mean=result[2])
-
-
-def frechet_interval(
-    real: ArrayLike,
-    synthetic: ArrayLike,
-    real_identities: Sequence[str],
-    synthetic_identities: Sequence[str],
-    *,
-    replicates: int,
-    rng: np.random.Generator,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of the Fréchet distance at these set sizes.
-
-    Identities are resampled together with all their images. When the two sets share identities
-    (synthetic images of the real people), an identity gets the same weight in both; otherwise each
-    set is resampled by itself. Repeated rows raise the distance of every replicate, so the
-    replicates are shifted to have the estimate as their mean: their spread is what is used.
-
-    Args:
-        real, synthetic: features [n, d] and [m, d].
-        real_identities, synthetic_identities: one name per row; give every row its own name where
-            images are independent.
-        replicates: number of bootstrap replicates; 0 gives NaN limits.
-        rng: generator of the draws.
-        level: confidence level, in (0, 1).
-
-    Raises:
-        ValueError: as `frechet_distance`, or names that don't match the rows.
-    """
-    x = feature_matrix(real, name="real", min_rows=2)
-    y = feature_matrix(synthetic, name="synthetic", min_rows=2)
-    same_width(x, y)
-    x_names, y_names = np.asarray(real_identities, str), np.asarray(synthetic_identities, str)
-    if len(x_names) != len(x) or len(y_names) != len(y):
-        raise ValueError("the bootstrap needs one identity name per feature row")
-    x_units, y_units = np.unique(x_names), np.unique(y_names)
-    shared = len(np.intersect1d(x_units, y_units)) > 0
-    if shared:
-        x_units = y_units = np.union1d(x_units, y_units)
-    x_codes = np.searchsorted(x_units, x_names)
-    y_codes = np.searchsorted(y_units, y_names)
-    x_counts = draw_counts(len(x_units), replicates, rng)
-    y_counts = x_counts if shared else draw_counts(len(y_units), replicates, rng)
-    values = []
-    for x_weights, y_weights in zip(x_counts, y_counts, strict=True):
-        rows_x = x_weights[x_codes].astype(np.float64)
-        rows_y = y_weights[y_codes].astype(np.float64)
-        if rows_x.sum() > 1 and rows_y.sum() > 1:
-            values.append(weighted_frechet_distance(x, y, rows_x, rows_y))
-    if len(values) < 2:
-        return NO_INTERVAL
-    shift = frechet_distance(x, y) - float(np.mean(values))
-    units = min(len(x_units), len(y_units))
-    interval = percentile_interval(np.asarray(values) + shift, units, level)
-    return Interval(max(interval.low, 0.0), interval.high)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ class QualitySettings(Section):
 
     frechet_extractor: str = Field(
         default="inception_v3",
-        description="Features of the Fréchet distance. Only with inception_v3 is it the FID.",
+        description="Features of the Fréchet distance and of the kernel distance. Only with "
+        "inception_v3 are they the FID and the KID.",
     )
     cmmd_extractor: str = Field(default="clip_l14_336", description="Features of the CMMD.")
     prdc_extractor: str = Field(
-        default="inception_v3", description="Features of precision, recall, density and coverage."
+        default="inception_v3",
+        description="Features of precision, recall, density, coverage, Vendi score and AuthPct.",
     )
     face_quality_extractor: str = Field(
         default="crfiqa", description="Predictor of the face image quality, one number per image."
@@ -30,6 +32,19 @@ class QualitySettings(Section):
     )
     cmmd_sigma: float = Field(default=10.0, gt=0, description="Bandwidth of the CMMD's kernel.")
     cmmd_scale: float = Field(default=1000.0, gt=0, description="Factor of the published CMMD.")
+    kd_subsets: int = Field(
+        default=100, ge=1, description="Subsets over which the kernel distance is averaged."
+    )
+    kd_subset_size: int = Field(
+        default=1000,
+        ge=2,
+        description="Images of either set in such a subset; smaller sets are taken whole.",
+    )
+    fd_infinity: bool = Field(
+        default=False,
+        description="Extrapolate the Fréchet distance to infinitely many images (column fd_inf); "
+        "costs 15 distances, and means something only with more images than features.",
+    )
     equal_n: bool = Field(
         default=True,
         description="Compare sets of equal size by a seeded draw from the larger one; the Fréchet "
@@ -42,9 +57,10 @@ class QualitySettings(Section):
         "different numbers of faces; null: all.",
     )
     replicates: int = Field(
-        default=200,
+        default=50,
         ge=0,
-        description="Bootstrap replicates of the Fréchet distance; 0: no interval.",
+        description="Interval of the Fréchet distance: people are left out one by one, or in so "
+        "many groups where there are more of them. Each costs one distance; 0: no interval.",
     )
     confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the intervals.")
 
@@ -64,7 +80,10 @@ class IdentitySettings(Section):
         "paper draws; all pairs estimate the same numbers without the draw's noise.",
     )
     replicates: int = Field(
-        default=1000, ge=0, description="Bootstrap replicates over identities; 0: no intervals."
+        default=1000,
+        ge=0,
+        description="Bootstrap replicates over identities, for intervals of the differences "
+        "between methods; 0: none.",
     )
     confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the intervals.")
 

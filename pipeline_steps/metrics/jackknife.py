@@ -1,0 +1,195 @@
+"""Confidence intervals by leaving people out, for numbers that are made of pairs or of sets.
+
+Two scores that share a person are not independent, nor are two images of one, so the person is what
+is left out. The spread of the estimates without each one gives a standard error (Efron and Stein,
+"The Jackknife Estimate of Variance", Annals of Statistics 1981, who show that it errs on the wide
+side), and Student's t the limits, on a scale on which the number is nearly symmetric. Where there
+are many people, groups of them are left out (Shao and Tu, "The Jackknife and Bootstrap", 1995,
+Section 2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from pipeline_steps.metrics.arrays import feature_matrix, same_width
+from pipeline_steps.metrics.frechet import frechet_distance, weighted_frechet_distance
+from pipeline_steps.metrics.intervals import NO_INTERVAL, Interval, bootstrap_verification
+from pipeline_steps.metrics.pairs import Comparison
+from pipeline_steps.metrics.verification import ErrorRates
+
+MAX_GROUPS = 200  # people left out one by one up to here, in so many groups beyond
+
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A monotone scale for a number, and the way back (which clips to the number's range)."""
+
+    to: Callable[[Values], Values]
+    back: Callable[[Values], Values]
+
+
+ROOT = Scale(np.sqrt, lambda x: np.square(np.maximum(x, 0.0)))
+ARCSINE = Scale(
+    lambda p: np.arcsin(np.sqrt(p)), lambda x: np.square(np.sin(np.clip(x, 0.0, np.pi / 2)))
+)
+
+
+def leave_out(n_units: int, groups: int, rng: np.random.Generator) -> Mask:
+    """Who stays in each leave-out replicate, [replicates, n_units].
+
+    Up to `groups` units are left out one by one; more are dealt at random into that many groups.
+    """
+    if n_units <= groups:
+        return ~np.eye(n_units, dtype=bool)
+    member = rng.permutation(np.arange(n_units) % groups)
+    return np.asarray(member[None, :] != np.arange(groups)[:, None])
+
+
+def jackknife_interval(
+    estimate: float, samples: Sequence[Values], scale: Scale, level: float = 0.95
+) -> Interval:
+    """Interval from leave-out estimates.
+
+    Args:
+        estimate: the number itself.
+        samples: leave-out estimates [g], g >= 2, one array for each independent sample of units.
+        scale: where the estimate is nearly symmetric.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        Student's interval with Welch and Satterthwaite's degrees of freedom; NaN limits where a
+        sample has fewer than two units or a value is not finite.
+    """
+    if not np.isfinite(estimate) or any(len(values) < 2 for values in samples):
+        return NO_INTERVAL
+    spreads = [scale.to(np.asarray(values, dtype=np.float64)) for values in samples]
+    if not all(np.isfinite(values).all() for values in spreads):
+        return NO_INTERVAL
+    sizes = np.array([len(values) for values in spreads], dtype=np.float64)
+    variances = np.array([values.var() for values in spreads]) * (sizes - 1.0)
+    total = float(variances.sum())
+    if total == 0.0:
+        return Interval(estimate, estimate)
+    freedom = total**2 / float((variances**2 / (sizes - 1.0)).sum())
+    reach = float(stats.t.ppf((1.0 + level) / 2.0, freedom)) * np.sqrt(total)
+    centre = scale.to(np.asarray(estimate, dtype=np.float64))
+    return Interval(float(scale.back(centre - reach)), float(scale.back(centre + reach)))
+
+
+@dataclass(frozen=True)
+class VerificationIntervals:
+    """Intervals of one comparison."""
+
+    eer: Interval
+    fdr: Interval
+
+
+def verification_intervals(
+    comparison: Comparison, rates: ErrorRates, rng: np.random.Generator, level: float = 0.95
+) -> VerificationIntervals:
+    """Intervals of the equal error rate and of the Fisher discriminant ratio over identities.
+
+    Args:
+        comparison: the pairs.
+        rates: their error rates.
+        rng: deals identities into groups where there are many.
+        level: confidence level, in (0, 1).
+    """
+    units = len(comparison.identities)
+    if units < 3:
+        return VerificationIntervals(NO_INTERVAL, NO_INTERVAL)
+    kept = leave_out(units, MAX_GROUPS, rng)
+    without = bootstrap_verification(comparison, kept.astype(np.int64))
+    return VerificationIntervals(
+        eer=error_rate_interval(rates.eer, without.eer, units, level),
+        fdr=jackknife_interval(rates.fdr, [without.fdr], ROOT, level),
+    )
+
+
+def error_rate_interval(
+    rate: float, without: Values, n_units: int, level: float = 0.95
+) -> Interval:
+    """Interval of an error rate over people.
+
+    Where nobody erred, leaving people out tells nothing. The upper limit is then Clopper and
+    Pearson's for the share of people who err at all, which the error rate does not exceed.
+
+    Args:
+        rate: the error rate.
+        without: the same without each person or group [g].
+        n_units: number of people.
+        level: confidence level, in (0, 1).
+    """
+    if rate == 0.0 and not np.any(without > 0):
+        return Interval(0.0, float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / n_units)))
+    return jackknife_interval(rate, [without], ARCSINE, level)
+
+
+def frechet_interval(
+    real: ArrayLike,
+    synthetic: ArrayLike,
+    real_identities: Sequence[str],
+    synthetic_identities: Sequence[str],
+    *,
+    groups: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the Fréchet distance's mean at these set sizes.
+
+    Identities are left out together with all their images: from both sets at once where the sets
+    share identities (synthetic images of the real people), else from one set after the other.
+
+    Args:
+        real, synthetic: features [n, d] and [m, d].
+        real_identities, synthetic_identities: one name per row; give every row its own name where
+            images are independent.
+        groups: most groups of identities to leave out, each of which costs one distance; below 2
+            there is no interval.
+        rng: deals identities into groups where there are more of them.
+        level: confidence level, in (0, 1).
+
+    Raises:
+        ValueError: as `frechet_distance`, or names that don't match the rows.
+    """
+    x = feature_matrix(real, name="real", min_rows=2)
+    y = feature_matrix(synthetic, name="synthetic", min_rows=2)
+    same_width(x, y)
+    x_names, y_names = np.asarray(real_identities, str), np.asarray(synthetic_identities, str)
+    if len(x_names) != len(x) or len(y_names) != len(y):
+        raise ValueError("the interval needs one identity name per feature row")
+    if groups < 2:
+        return NO_INTERVAL
+    x_units, y_units = np.unique(x_names), np.unique(y_names)
+    x_all, y_all = np.ones(len(x)), np.ones(len(y))
+
+    def rows(names: NDArray[np.str_], units: NDArray[np.str_], kept: Mask) -> Values:
+        return kept[np.searchsorted(units, names)].astype(np.float64)
+
+    def distances(weights: Sequence[tuple[Values, Values]]) -> Values:
+        if any(min(a.sum(), b.sum()) < 2 for a, b in weights):
+            return np.empty(0)  # somebody's images are nearly the whole set
+        return np.array([weighted_frechet_distance(x, y, a, b) for a, b in weights])
+
+    if len(np.intersect1d(x_units, y_units)):
+        units = np.union1d(x_units, y_units)
+        kept = leave_out(len(units), groups, rng)
+        weights = [(rows(x_names, units, k), rows(y_names, units, k)) for k in kept]
+        samples = [distances(weights)]
+    else:
+        without_x = [rows(x_names, x_units, k) for k in leave_out(len(x_units), groups, rng)]
+        without_y = [rows(y_names, y_units, k) for k in leave_out(len(y_units), groups, rng)]
+        samples = [
+            distances([(kept, y_all) for kept in without_x]),
+            distances([(x_all, kept) for kept in without_y]),
+        ]
+    return jackknife_interval(frechet_distance(x, y), samples, ROOT, level)
