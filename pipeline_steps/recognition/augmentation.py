@@ -87,7 +87,7 @@ def randaugment(
     table = list(OPERATIONS.values())
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-        images = images.permute(0, 3, 1, 2).clone()
+        images = images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
         drawn = torch.randint(len(table), (operations, len(images)), generator=generator)
         negative = torch.rand(operations, len(images), generator=generator) < 0.5
         for kinds, signs in zip(drawn, negative, strict=True):
