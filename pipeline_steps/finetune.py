@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.dataset import (
     Subject,

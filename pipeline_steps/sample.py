@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.diffusion.objectives import METHODS, UNTUNED
+from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease

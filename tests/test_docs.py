@@ -16,7 +16,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from pipeline_steps.diffusion.base_models import ARCHITECTURES
-from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.files.errors import StepError

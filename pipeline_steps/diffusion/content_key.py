@@ -29,12 +29,15 @@ def weights_hash(weights: Weights) -> str:
     return sha256_json(verified_hashes(weights))
 
 
-def code_hash(step: str) -> str:
-    """Hash of the modules behind a step; comments, docstrings and layout do not count."""
+def code_hash(step: str, *more: str) -> str:
+    """Hash of the modules behind a step and behind ``more`` modules of this package.
+
+    Comments, docstrings and layout do not count.
+    """
     return sha256_json(
         {
             module: source_hash((PROJECT_ROOT / module).read_text(encoding="utf-8"))
-            for module in modules_behind(step)
+            for module in modules_behind(step, *more)
         }
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.diffusion.content_key import code_hash, content_key, weights_hash
-from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.diffusion.methods import METHODS, module_of
 from pipeline_steps.files.dataset import Subject, embeddings_file
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file, sha256_json
@@ -20,7 +20,7 @@ def common_key(frozen: Frozen[FinetuneSettings], method: str, prior: Path) -> di
 
     Args:
         frozen: The step's configuration.
-        method: A key of ``objectives.METHODS``.
+        method: A key of ``methods.METHODS``.
         prior: Folder of the prior set.
 
     Raises:
@@ -29,7 +29,7 @@ def common_key(frozen: Frozen[FinetuneSettings], method: str, prior: Path) -> di
     manifest = read_manifest(prior / "manifest.parquet", ["index", "sha256", "prompt", "kept"])
     kept = manifest[manifest["kept"].astype(bool)]
     common = {
-        "code": code_hash("finetune"),
+        "code": code_hash("finetune", module_of(method)),
         "method": method,
         "seed": frozen.seed,
         "settings": frozen.settings.model_dump(mode="json"),

@@ -53,7 +53,7 @@ class Fleet:
 
     Args:
         base: Frozen base model; its network carries the adapters until :meth:`close`.
-        method: A key of ``objectives.METHODS``.
+        method: A key of ``methods.METHODS``.
         subjects: Identity to its images.
         prior: Prior preservation images.
         settings: Resolved for this base model and method.

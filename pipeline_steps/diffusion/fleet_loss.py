@@ -17,8 +17,8 @@ from pipeline_steps.diffusion.draws import Draw
 from pipeline_steps.diffusion.face_region import FaceEmbedder
 from pipeline_steps.diffusion.identity_term import identity_term
 from pipeline_steps.diffusion.latent_set import LatentSet
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.objectives import (
-    METHODS,
     add_noise,
     noise_prediction_loss,
     predict_x0,
@@ -36,7 +36,7 @@ class FleetLoss:
 
     Args:
         base: Base model whose network carries the adapters of the subjects, in their order.
-        method: A key of ``objectives.METHODS``.
+        method: A key of ``methods.METHODS``.
         subjects: Identity to its images.
         prior: Prior preservation images.
         settings: Resolved for this base model and method.

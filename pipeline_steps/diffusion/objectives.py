@@ -3,8 +3,8 @@
 Source: ID-Booth, Eq. 2-9, with the published slips corrected (the root and the plus in Eq. 2, the
 order of the two similarities in Eq. 8); DreamBooth (prior preservation) and PortraitBooth (Eq. 7).
 
-A method is one identity term and one entry of :data:`METHODS`. The functions use tensor methods
-only, so that the table can be read without loading torch.
+What all methods share; a method is one module of ``diffusion/methods``. The functions use tensor
+methods only, so that methods can be listed without loading torch.
 """
 
 from __future__ import annotations
@@ -131,16 +131,8 @@ class Method:
     uses: frozenset[str] = frozenset()
 
 
-_IDENTITY_SETTINGS = frozenset({"identity_weight", "timestep_weighting", "min_face_size"})
-
-METHODS: dict[str, Method] = {
-    "dreambooth": Method(identity_term=None),
-    "portraitbooth": Method(
-        identity_term=lambda anchor, positive, negative, margin: identity_loss(anchor, positive),
-        uses=_IDENTITY_SETTINGS,
-    ),
-    "idbooth": Method(identity_term=triplet_identity_loss, uses=_IDENTITY_SETTINGS | {"margin"}),
-}
+# Of every identity term.
+IDENTITY_SETTINGS = frozenset({"identity_weight", "timestep_weighting", "min_face_size"})
 UNTUNED = "untuned"  # the base model as it is; sampled, never trained
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline_steps.diffusion.fleet import FineTuned
 from pipeline_steps.diffusion.lora_files import FILE_NAME, save_lora
-from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.dataset import Subject
 from pipeline_steps.files.hashes import sha256_file

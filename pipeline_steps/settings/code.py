@@ -15,6 +15,14 @@ COSMETIC = frozenset(
     f"{NAME}.{name}"
     for name in (
         "files.allocator",
+        "diffusion.checkpoints",
+        "diffusion.cohort_plan",
+        "diffusion.content_key",
+        "diffusion.finetune_key",
+        "diffusion.fleet_state",
+        "diffusion.loss_report",
+        "diffusion.memory",
+        "diffusion.runtime",
         "files.atomic",
         "files.errors",
         "files.hashes",
@@ -29,7 +37,7 @@ COSMETIC = frozenset(
 COSMETIC_PACKAGES = (f"{NAME}.settings",)
 
 
-def modules_behind(step: str) -> list[str]:
+def modules_behind(step: str, *more: str) -> list[str]:
     """The step's module and all modules of this package that it imports, directly or not.
 
     Imports inside functions count, those for type checking too. Cosmetic modules and what only they
@@ -37,22 +45,24 @@ def modules_behind(step: str) -> list[str]:
 
     Args:
         step: Module name within the package, e.g. "finetune".
+        more: Modules that it stands on without importing them by name, e.g.
+            "diffusion.methods.idbooth".
 
     Returns:
         Paths relative to the project's root, sorted.
     """
     found = [
         file
-        for module in _closure(f"{NAME}.{step}")
+        for module in _closure(step, *more)
         if not _cosmetic(module) and not _empty(module)
         for file in (_file(module), *_data_files(_file(module)))
     ]
     return sorted(f"{NAME}/{file.relative_to(PACKAGE).as_posix()}" for file in found)
 
 
-def _closure(start: str) -> set[str]:
+def _closure(*starts: str) -> set[str]:
     seen: set[str] = set()
-    waiting = [start]
+    waiting = [f"{NAME}.{start}" for start in starts]
     while waiting:
         module = waiting.pop()
         if module in seen:

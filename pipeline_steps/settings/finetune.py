@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.settings.base import Section
 
 OPTIONAL = frozenset().union(*(method.uses for method in METHODS.values()))

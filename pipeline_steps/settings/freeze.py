@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline_steps.diffusion.objectives import METHODS
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.base import Section, Weights
 from pipeline_steps.settings.registry import pick

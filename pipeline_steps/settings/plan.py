@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.diffusion.methods import module_of
 from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.files.atomic import json_text, write_text
 from pipeline_steps.files.hashes import sha256_bytes
@@ -78,9 +79,15 @@ class Plan:
         """Whether the study uses data of the rendered world."""
         return any(path.startswith(f"{WORLD}/") for path in self.put_in)
 
-    def code(self, step: str) -> list[str]:
-        """Modules whose change has to run the step again, relative to the working folder."""
-        return [project_file(module) for module in modules_behind(step)]
+    def code(self, step: str, method: str | None = None) -> list[str]:
+        """Modules whose change has to run the step again, relative to the working folder.
+
+        Args:
+            step: Name of the step.
+            method: For fine-tuning, the method; the others' modules are not among them.
+        """
+        more = [] if method is None else [module_of(method)]
+        return [project_file(module) for module in modules_behind(step, *more)]
 
     @property
     def sources(self) -> list[str]:
@@ -146,6 +153,11 @@ class Plan:
     def audits(self) -> list[str]:
         """Counts and verdicts of every variant's audit."""
         return [f"{self.results}/audit/{name}.summary.csv" for name in self.study.variants]
+
+    @property
+    def audit_pairs(self) -> list[str]:
+        """Image pairs of every variant's audit."""
+        return [f"{self.results}/audit/{name}.pairs.csv" for name in self.study.variants]
 
     @property
     def scores(self) -> list[str]:

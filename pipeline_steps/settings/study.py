@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline_steps.diffusion.objectives import METHODS, UNTUNED
+from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Section, validated
@@ -48,7 +49,7 @@ class Study(Section):
     methods: tuple[str, ...] = Field(
         default=("untuned", "dreambooth", "portraitbooth", "idbooth"),
         min_length=1,
-        description="Fine-tuning methods, of pipeline_steps/diffusion/objectives.py; untuned "
+        description="Fine-tuning methods, of pipeline_steps/diffusion/methods; untuned "
         "samples the base model as it is.",
     )
     prompt_sets: tuple[Name, ...] = Field(

@@ -30,7 +30,7 @@ rule prior:
 
 rule finetune:
     input:
-        code=PLAN.code("finetune"),
+        code=lambda wildcards: PLAN.code("finetune", wildcards.method),
         config="<results>/config/finetune/{base_model}/{method}.json",
         manifest=rules.prepare.output.manifest,
         identities=rules.prepare.output.identities,

@@ -1,0 +1,7 @@
+"""DreamBooth (Ruiz et al., CVPR 2023): noise prediction with prior preservation, nothing else."""
+
+from __future__ import annotations
+
+from pipeline_steps.diffusion.objectives import Method
+
+METHOD = Method(identity_term=None)

@@ -1,0 +1,7 @@
+"""ID-Booth (Tomasevic et al., FG 2025): DreamBooth plus a triplet loss over faces, Eq. 8."""
+
+from __future__ import annotations
+
+from pipeline_steps.diffusion.objectives import IDENTITY_SETTINGS, Method, triplet_identity_loss
+
+METHOD = Method(identity_term=triplet_identity_loss, uses=IDENTITY_SETTINGS | {"margin"})
