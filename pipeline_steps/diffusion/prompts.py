@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+
 from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.settings.sample import PromptSet
 
@@ -66,15 +68,23 @@ def _deal(prompt_set: PromptSet, identity: str, count: int, seed: int) -> list[d
 
 
 def _throw(prompt_set: PromptSet, identity: str, count: int, seed: int) -> list[dict[str, str]]:
-    """Independent slots: uniform for each image, from a stream per slot."""
+    """Independent slots: uniform or by probability, from a stream per slot."""
     throws: list[dict[str, str]] = [{} for _ in range(count)]
     for name, slot in prompt_set.slots.items():
         if slot.draw != "independent":
             continue
-        texts = [slot.filled(value.text) for value in slot.entries() for _ in range(value.times)]
+        entries = slot.entries()
         generator = numpy_generator(seed, "prompts", prompt_set.name, identity, name)
+        if entries[0].probability is None:
+            texts = [slot.filled(value.text) for value in entries for _ in range(value.times)]
+            for throw in throws:
+                throw[name] = texts[int(generator.integers(len(texts)))]
+            continue
+        steps = np.cumsum([value.probability for value in entries])
         for throw in throws:
-            throw[name] = texts[int(generator.integers(len(texts)))]
+            # The last step may be a hair below 1.
+            place = int(np.searchsorted(steps, generator.random() * steps[-1], side="right"))
+            throw[name] = slot.filled(entries[place].text)
     return throws
 
 

@@ -23,6 +23,12 @@ class SlotValue(Section):
 
     text: str = Field(description="What stands in the slot; empty: nothing, nor its phrase.")
     times: int = Field(default=1, ge=1, description="How often the value lies in a deck.")
+    probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Of an independent draw; given for all values of a slot, or for none.",
+    )
 
 
 class Slot(Section):
@@ -30,10 +36,23 @@ class Slot(Section):
 
     draw: Literal["deck", "independent"] = Field(
         description="deck: combinations with the other deck slots, shuffled per identity and dealt "
-        "without replacement; independent: uniform for every image."
+        "without replacement; independent: anew for every image, uniform or by probability."
     )
     phrase: str = Field(default="{}", description="Text around a value, e.g. ', {} background'.")
     values: tuple[SlotValue | str, ...] = Field(min_length=1, description="What is drawn.")
+
+    @model_validator(mode="after")
+    def _draws_fit(self) -> Slot:
+        if "{}" not in self.phrase:
+            raise ValueError(f"the phrase {self.phrase!r} must hold {{}}, where the value stands")
+        given = [value.probability for value in self.entries() if value.probability is not None]
+        if given and self.draw == "deck":
+            raise ValueError("a deck knows no probability: write times, or draw: independent")
+        if given and len(given) != len(self.values):
+            raise ValueError("give every value of the slot a probability, or none of them")
+        if given and abs(sum(given) - 1) > 1e-9:
+            raise ValueError(f"the probabilities add up to {sum(given):g}, not to 1")
+        return self
 
     def entries(self) -> list[SlotValue]:
         """The values, plain texts as values that lie in a deck once."""
@@ -59,7 +78,10 @@ class PromptSet(Section):
 
     @model_validator(mode="after")
     def _slots_fit(self) -> PromptSet:
-        fields = {name for _, name, _, _ in string.Formatter().parse(self.template) if name}
+        parsed = [name for _, name, _, _ in string.Formatter().parse(self.template)]
+        if "" in parsed:
+            raise ValueError("braces in the template must name a slot, {token} or {gender}")
+        fields = {name for name in parsed if name}
         missing = sorted(fields - set(self.slots) - set(RESERVED))
         unused = sorted(set(self.slots) - fields)
         if missing or unused:
@@ -132,10 +154,10 @@ class SampleSettings(Section):
 
 
 def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
-    """Read a prompt set.
+    """Read a prompt set; its name is its file's.
 
     Raises:
-        StepError: the file is missing, is no YAML, or is no prompt set.
+        StepError: the file is missing, is no YAML, is no prompt set, or has another name.
     """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -143,4 +165,9 @@ def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
         raise StepError(f"prompt set {path} is missing: write it, or name another") from error
     except yaml.YAMLError as error:
         raise StepError(f"prompt set {path} is not YAML: {error}") from error
-    return validated(PromptSet, raw, f"prompt set {path}")
+    if not isinstance(raw, dict):
+        raise StepError(f"prompt set {path}: expected template, slots and negative_prompt")
+    found = validated(PromptSet, {"name": Path(path).stem} | raw, f"prompt set {path}")
+    if found.name != Path(path).stem:
+        raise StepError(f"prompt set {path}: its name is {found.name!r}; name it as its file")
+    return found

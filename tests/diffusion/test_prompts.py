@@ -112,3 +112,74 @@ def test_broken_prompt_sets_are_refused(tmp_path: Path) -> None:
                 "slots": {"place": {"draw": "deck", "values": ["here"]}},
             }
         )
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_prompt_set_is_one_file(tmp_path: Path) -> None:
+    """With a slot by probability and a deck; its name is the file's."""
+    text = """
+template: "{style} photo of {token} person{hat}"
+slots:
+  style:
+    draw: independent
+    values: [{text: sharp, probability: 0.8}, {text: blurred, probability: 0.2}]
+  hat:
+    draw: deck
+    phrase: ", wearing a {} hat"
+    values: ["", {text: red, times: 2}]
+negative_prompt: "cartoon"
+"""
+    prompt_set = read_prompt_set(written(tmp_path, text))
+    assert (prompt_set.name, prompt_set.negative_prompt) == ("mine", "cartoon")
+    drawn = draw_prompts(prompt_set, identity="ID_1", count=3000, seed=0, token="sks")
+    assert set(drawn) == {
+        f"{style} photo of sks person{hat}"
+        for style in ("sharp", "blurred")
+        for hat in ("", ", wearing a red hat")
+    }
+    # Four standard deviations of 3000 draws at 0.8.
+    assert sum("sharp" in prompt for prompt in drawn) / 3000 == pytest.approx(0.8, abs=0.03)
+    assert sum("a red hat" in prompt for prompt in drawn) == 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("template: photo of {token}, {where}", r"\['where'\] undefined"),
+        ("template: photo of a person", r"must hold \{token\}"),
+        ("template: photo of {token} {}", "must name a slot"),
+        ("template: photo of {token", "expected '}'"),
+        ("name: other\ntemplate: '{token}'", "its name is 'other'; name it as its file"),
+        ("- {token}", "expected template, slots and negative_prompt"),
+        ("template: '{token}{a}'\nslots: {a: {draw: dice, values: [x]}}", "slots.a.draw"),
+        ("template: '{token}{a}'\nslots: {a: {draw: deck, values: []}}", "slots.a.values"),
+        (
+            "template: '{token}{a}'\nslots: {a: {draw: deck, phrase: x, values: [y]}}",
+            "'x' must hold",
+        ),
+        (
+            "template: '{token}{a}'\nslots: {a: {draw: deck, values: [{text: x, probability: 1}]}}",
+            "a deck knows no probability",
+        ),
+        (
+            "template: '{token}{a}'\n"
+            "slots: {a: {draw: independent, values: [{text: x, probability: 1}, y]}}",
+            "every value of the slot a probability",
+        ),
+        (
+            "template: '{token}{a}'\n"
+            "slots: {a: {draw: independent, values: [{text: x, probability: 0.9}]}}",
+            "add up to 0.9, not to 1",
+        ),
+        ("template: '{token}'\nnegativ: x", "unknown key 'negativ'"),
+    ],
+)
+def test_mistakes_in_a_prompt_set_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(StepError, match=message) as caught:
+        read_prompt_set(written(tmp_path, text))
+    assert "mine.yaml" in str(caught.value)
