@@ -1,8 +1,8 @@
 """LoRA weights on disk: the format that ``pipe.load_lora_weights(folder)`` of diffusers opens.
 
 Keys are ``unet.<layer>.lora_A.weight`` and ``.lora_B.weight``; rank and alpha stand in the header
-under diffusers' own name. Older files (``.lora.down.weight``) are read too; without a header alpha
-is the rank, as diffusers takes it.
+under diffusers' own name. Files of other versions and programs are read too, see ``lora_keys``;
+where nothing says alpha it is the rank, as diffusers takes it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline_steps.diffusion.adapters import Adapter, AdapterBank
+from pipeline_steps.diffusion.lora_keys import parse_key
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.tensors import save_tensors
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 METADATA_KEY = "lora_adapter_metadata"
-_DOWN = (".lora_A.weight", ".lora.down.weight")
-_UP = (".lora_B.weight", ".lora.up.weight")
 
 
 def save_lora(
@@ -59,7 +59,7 @@ def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
         The adapter, its rank and its alpha.
 
     Raises:
-        StepError: the file is missing, broken, or holds no such adapter of one rank.
+        StepError: the file is missing, broken, or holds anything but one adapter of one rank.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
@@ -70,8 +70,13 @@ def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
             header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise StepError(f"{path} is broken ({error}): delete it and run finetune again") from error
-    downs = _by_layer(tensors, _DOWN)
-    ups = _by_layer(tensors, _UP)
+    parts, foreign = _sorted_by_part(tensors)
+    if foreign:
+        raise StepError(
+            f"{path} holds {foreign[0]!r} and {len(foreign) - 1} others that are no LoRA of a "
+            "denoising network: adapters of text encoders and other kinds are not supported"
+        )
+    downs, ups = parts["down"], parts["up"]
     if not downs or set(downs) != set(ups):
         raise StepError(f"{path} holds no LoRA pairs of a denoising network (unet.*.lora_A.weight)")
     adapter = {name: (downs[name].float(), ups[name].float()) for name in downs}
@@ -79,7 +84,42 @@ def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
     if len(ranks) != 1:
         raise StepError(f"{path} mixes the ranks {sorted(ranks)}; one rank is supported")
     rank = ranks.pop()
-    return adapter, rank, float(header.get("unet.lora_alpha", rank))
+    return adapter, rank, _alpha(path, header, parts["alpha"], rank)
+
+
+def _sorted_by_part(tensors: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """Tensors by part and layer, and the names of those that are something else."""
+    parts: dict[str, dict[str, Tensor]] = {"down": {}, "up": {}, "alpha": {}}
+    foreign = []
+    for name, tensor in sorted(tensors.items()):
+        key = parse_key(name)
+        if key is None:
+            foreign.append(name)
+        else:
+            parts[key.part][key.layer] = tensor
+    return parts, foreign
+
+
+def _alpha(path: Path, header: dict[str, Any], alphas: dict[str, Tensor], rank: int) -> float:
+    """The one alpha of an adapter, from its header, else from its tensors, else the rank.
+
+    With rank stabilisation the update is scaled by alpha / sqrt(rank); the alpha returned gives the
+    same scale as alpha / rank.
+    """
+    odd = [name for name in ("alpha_pattern", "rank_pattern", "use_dora") if _of(header, name)]
+    found = {float(tensor) for tensor in alphas.values()}
+    stated = _of(header, "lora_alpha")
+    if stated is not None:
+        found = {float(stated)}
+    if odd or len(found) > 1:
+        what = ", ".join(odd) or f"the alphas {sorted(found)}"
+        raise StepError(f"{path} has {what}; one rank and one alpha are supported")
+    alpha = found.pop() if found else float(rank)
+    return alpha * rank**0.5 if _of(header, "use_rslora") else alpha
+
+
+def _of(header: dict[str, Any], name: str) -> Any:
+    return header.get(f"unet.{name}", header.get(name))
 
 
 def load_bank(network: nn.Module, folders: Sequence[Path]) -> AdapterBank:
@@ -99,12 +139,3 @@ def load_bank(network: nn.Module, folders: Sequence[Path]) -> AdapterBank:
         except ValueError as error:
             raise StepError(f"weights in {folders[k]} do not fit: {error}") from error
     return bank
-
-
-def _by_layer(tensors: dict[str, Tensor], endings: Sequence[str]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix("unet.").removesuffix(ending): tensor
-        for key, tensor in tensors.items()
-        for ending in endings
-        if key.startswith("unet.") and key.endswith(ending)
-    }
