@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_steps.metrics.parallel import parallel
+from pipeline_steps.metrics.score_bins import Bounds, Distinct, Moments
 from pipeline_steps.metrics.verification import (
     ErrorCurve,
     ErrorRates,
@@ -24,7 +25,6 @@ from pipeline_steps.metrics.verification import (
 )
 
 BINS = 2**17
-MERGE = 2**21  # collected scores that are merged before more are collected
 
 Scores = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -76,7 +76,7 @@ def streamed_error_rates(
     Raises:
         ValueError: there are no genuine or no impostor scores.
     """
-    bounds = _Bounds(source.low, source.high, bins)
+    bounds = Bounds(source.low, source.high, bins)
     histogram = _count(source, bounds)
     targets = tuple(dict.fromkeys((0.01, 0.001, *fmrs)))
     crossing = histogram.crossing_bin()
@@ -110,51 +110,13 @@ def streamed_error_rates(
 
 
 @dataclass(frozen=True)
-class _Bounds:
-    low: float
-    high: float
-    bins: int
-
-    def positions(self, scores: Scores) -> Positions:
-        """Bin of each score. It never falls with the score, whatever rounding does."""
-        scale = np.float32(self.bins / (self.high - self.low))
-        scaled = (scores - np.float32(self.low)) * scale
-        return np.clip(scaled.astype(np.int32), 0, self.bins - 1)
-
-
-@dataclass
-class _Moments:
-    """Sums about zero, in double precision."""
-
-    n: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def add(self, scores: Scores) -> None:
-        self.n += scores.size
-        self.total += float(scores.sum(dtype=np.float64))
-        self.squares += float(np.square(scores, dtype=np.float64).sum())
-
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n + other.n, self.total + other.total, self.squares + other.squares)
-
-    def __sub__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n - other.n, self.total - other.total, self.squares - other.squares)
-
-    @property
-    def mean_and_sd(self) -> tuple[float, float]:
-        mean = self.total / self.n
-        return mean, float(np.sqrt(max(self.squares / self.n - mean**2, 0.0)))
-
-
-@dataclass(frozen=True)
 class _Histogram:
     """Counts per bin [bins] and below each edge [bins + 1], with the moments."""
 
     genuine: Counts
     impostor: Counts
-    genuine_moments: _Moments
-    impostor_moments: _Moments
+    genuine_moments: Moments
+    impostor_moments: Moments
     genuine_below: Counts = field(init=False)
     impostor_below: Counts = field(init=False)
 
@@ -206,10 +168,10 @@ class _Collected:
     position: Positions
 
 
-def _count(source: ScoreTiles, bounds: _Bounds) -> _Histogram:
-    def work(index: int) -> tuple[Counts, Counts, _Moments, _Moments]:
+def _count(source: ScoreTiles, bounds: Bounds) -> _Histogram:
+    def work(index: int) -> tuple[Counts, Counts, Moments, Moments]:
         everything, genuine = source.tile(index)
-        moments, genuine_moments = _Moments(), _Moments()
+        moments, genuine_moments = Moments(), Moments()
         moments.add(everything)
         genuine_moments.add(genuine)
         return (
@@ -220,7 +182,7 @@ def _count(source: ScoreTiles, bounds: _Bounds) -> _Histogram:
         )
 
     everything, genuine = np.zeros((2, bounds.bins), dtype=np.int64)
-    moments, genuine_moments = _Moments(), _Moments()
+    moments, genuine_moments = Moments(), Moments()
     for all_counts, genuine_counts, all_sums, genuine_sums in parallel(work, range(source.tiles)):
         everything += all_counts
         genuine += genuine_counts
@@ -228,7 +190,7 @@ def _count(source: ScoreTiles, bounds: _Bounds) -> _Histogram:
     return _Histogram(genuine, everything - genuine, genuine_moments, moments - genuine_moments)
 
 
-def _collect(source: ScoreTiles, bounds: _Bounds, wanted: NDArray[np.int64]) -> _Collected:
+def _collect(source: ScoreTiles, bounds: Bounds, wanted: NDArray[np.int64]) -> _Collected:
     """The scores of the wanted bins, as distinct values with their counts."""
     table = np.zeros(bounds.bins, dtype=bool)
     table[wanted] = True
@@ -241,7 +203,7 @@ def _collect(source: ScoreTiles, bounds: _Bounds, wanted: NDArray[np.int64]) -> 
 
         return pick(everything), pick(genuine)
 
-    merged = [_Distinct(), _Distinct()]
+    merged = [Distinct(), Distinct()]
     for parts in parallel(work, range(source.tiles)):
         for distinct, part in zip(merged, parts, strict=True):
             distinct.add(part)
@@ -249,31 +211,6 @@ def _collect(source: ScoreTiles, bounds: _Bounds, wanted: NDArray[np.int64]) -> 
     genuine = np.zeros_like(counts)
     genuine[np.searchsorted(values, genuine_values)] = genuine_counts
     return _Collected(values, genuine, counts - genuine, bounds.positions(values))
-
-
-class _Distinct:
-    """Distinct values of many arrays with their counts; equal scores take no further memory."""
-
-    def __init__(self) -> None:
-        self.values = np.empty(0, np.float32)
-        self.counts = np.empty(0, np.int64)
-        self.waiting: list[Scores] = []
-        self.size = 0
-
-    def add(self, scores: Scores) -> None:
-        self.waiting.append(scores)
-        self.size += len(scores)
-        if self.size > MERGE:
-            self.result()
-
-    def result(self) -> tuple[Scores, Counts]:
-        ones = np.ones(self.size, np.int64)
-        values = np.concatenate([self.values, *self.waiting])
-        self.values, back = np.unique(values, return_inverse=True)
-        weights = np.concatenate([self.counts, ones])
-        self.counts = np.bincount(back, weights, len(self.values)).astype(np.int64)
-        self.waiting, self.size = [], 0
-        return self.values, self.counts
 
 
 def _equal_error_rate(histogram: _Histogram, found: _Collected, crossing: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pyeer.eer_info import get_eer_stats
 
-from pipeline_steps.metrics import score_tiles, streams
+from pipeline_steps.metrics import score_bins, score_tiles
 from pipeline_steps.metrics.pairs import compare_between, compare_within
 from pipeline_steps.metrics.score_tiles import tiles_between, tiles_within
 from pipeline_steps.metrics.streams import streamed_error_rates
@@ -130,16 +130,16 @@ def test_the_curve_and_the_histograms_hold_every_score() -> None:
 
 
 def test_repeated_scores_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MERGE", 150)
+    monkeypatch.setattr(score_bins, "MERGE", 150)
     sizes = []
-    original = streams._Distinct.result
+    original = score_bins.Distinct.result
 
     def noted(self):
         result = original(self)
         sizes.append(len(self.values))
         return result
 
-    monkeypatch.setattr(streams._Distinct, "result", noted)
+    monkeypatch.setattr(score_bins.Distinct, "result", noted)
     genuine, impostor = scores(4, 900, 900, 1)
     found = streamed_error_rates(Listed(genuine, impostor), bins=2)
     assert found.rates.eer == error_rates(genuine, impostor).eer
