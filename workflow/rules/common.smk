@@ -1,5 +1,6 @@
 # What all rules share: the plan of the study, the name of its results folder S, and the wildcards.
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ ENVIRONMENT = workflow.source_path("../../envs/environment.yaml")
 
 # Jobs run `python` of the environment that runs Snakemake, activated or not.
 os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+# A scheduler's warning before a job's end goes to all its processes. The step heeds it; Snakemake,
+# which would die of it, has to live until the step has saved its state.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # --resources gpu=0 means that no card is used, also where there is one.
 if workflow.resource_settings.resources.get("gpu") == 0:

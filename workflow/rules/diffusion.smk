@@ -1,4 +1,7 @@
 # Diffusion models: the prior set, fine-tuning to identities, and sampling.
+#
+# Long steps take the place of their shell (exec), so that a signal to the job reaches the step, and
+# Snakemake waits until the step has saved its state.
 
 
 rule prior:
@@ -59,7 +62,7 @@ rule finetune:
     message:
         "{wildcards.base_model}/{wildcards.method}: fine-tune cohort {wildcards.cohort}"
     shell:
-        "python -m pipeline_steps.finetune --config {input.config} --dataset {params.dataset}"
+        "exec python -m pipeline_steps.finetune --config {input.config} --dataset {params.dataset}"
         " --prior {params.prior} --out {params.out}"
         " --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
 
@@ -96,7 +99,7 @@ rule sample:
     message:
         "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: sample cohort {wildcards.cohort}"
     shell:
-        "python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
+        "exec python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
         " {params.loras} --out {params.out}"
         " --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
 
