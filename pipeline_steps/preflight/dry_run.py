@@ -47,7 +47,10 @@ def run(plan: Plan, config: dict[str, object]) -> tuple[dict[str, int], tuple[fl
             write_text(folder / item.where, "")
         write_text(folder / "study.yaml", yaml.safe_dump(config, sort_keys=False))
         program = Path(sys.executable).with_name("snakemake")
-        place = ["--snakefile", PROJECT_ROOT / "Snakefile", "--directory", folder]
+        place: list[str | Path] = [
+            *("--snakefile", PROJECT_ROOT / "Snakefile"),
+            *("--directory", folder),
+        ]
         started, used = time.monotonic(), processor_seconds()
         result = subprocess.run(
             [program, "-n", "--quiet", "rules", *place, "--configfile", folder / "study.yaml"],

@@ -85,17 +85,21 @@ def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
     for path, (what, (source, size, licence)) in kinds.items():
         if path.startswith(f"{WORLD}/") or (root / path).exists():
             continue
-        found.append(Missing(what, path, source, size, licence, _advice(path, what, root)))
+        address = study.fetch_dataset.archives.get(path, "")
+        how = _advice(path, what, address, root)
+        found.append(Missing(what, path, address or source, size, licence, how))
     return found
 
 
-def _advice(path: str, what: str, root: Path) -> str:
+def _advice(path: str, what: str, address: str, root: Path) -> str:
     unpacked = path.removesuffix(".zip")
     if unpacked != path and (root / unpacked).is_dir():
         return f"name the folder {unpacked}, which is there, instead of the archive"
     if what == "table of participants":
         return "write it (docs/real-data.md), or remove prepare.gender_table from the study"
-    return f"put it at {path}, or write its path into the study"
+    if address:
+        return "python -m pipeline_steps.fetch_dataset --config <configuration>, or put it there"
+    return "put it there, or write its path into the study"
 
 
 def missing_models(plan: Plan) -> list[Missing]:

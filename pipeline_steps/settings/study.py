@@ -17,6 +17,7 @@ from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Section, validated
 from pipeline_steps.settings.embed import EmbedSettings
 from pipeline_steps.settings.features import FeaturesSettings
+from pipeline_steps.settings.fetch_dataset import FetchDatasetSettings
 from pipeline_steps.settings.figures import FiguresSettings
 from pipeline_steps.settings.finetune import FinetuneSettings
 from pipeline_steps.settings.prepare import PrepareSettings
@@ -95,6 +96,7 @@ class Study(Section):
     )
 
     render_demo_world: RenderDemoWorldSettings = Field(default=RenderDemoWorldSettings())
+    fetch_dataset: FetchDatasetSettings = Field(default=FetchDatasetSettings())
     prepare: PrepareSettings
     embed: EmbedSettings = Field(default=EmbedSettings())
     prior: PriorSettings = Field(default=PriorSettings())

@@ -1,0 +1,85 @@
+"""Fetch the archives of photographs from the database's own page, once its terms are accepted.
+
+In:  a study's configuration, section fetch_dataset.
+Out: the archives where that section says. Whole archives that are there are left alone; a broken
+     download goes on where it stopped. The hash of each archive is printed, to be pinned.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline_steps.check_study import read_configs
+from pipeline_steps.faces.containers import contents_of
+from pipeline_steps.files.download import download
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.settings.fetch_dataset import FetchDatasetSettings
+from pipeline_steps.settings.study import read_study
+
+
+def run(settings: FetchDatasetSettings, root: Path = Path()) -> list[Path]:
+    """Fetch the archives that are not there, or not whole.
+
+    Args:
+        settings: addresses, and whether the terms are accepted.
+        root: the working folder.
+
+    Returns:
+        The archives that were fetched.
+
+    Raises:
+        StepError: the terms are not accepted, an address fails, or what it gave is no archive.
+    """
+    log = get_logger("fetch_dataset")
+    log.info("terms: %s", settings.terms)
+    if not settings.accept_terms:
+        raise StepError(
+            f"the terms of the photographs are not accepted ({settings.terms}): read them, then "
+            "write fetch_dataset: {accept_terms: true} into the study"
+        )
+    fetched = []
+    for place, url in settings.archives.items():
+        target = root / place
+        expected = settings.sha256.get(place)
+        if is_whole(target, expected):
+            log.info("%s is there", target)
+            continue
+        download(url, target, expected)
+        broken = contents_of(target).broken
+        if broken:
+            target.unlink()
+            raise StepError(f"{url} gave {broken}: thrown away; look at the page in a browser")
+        log.info("%s, SHA-256 %s", target, sha256_file(target))
+        fetched.append(target)
+    return fetched
+
+
+def is_whole(archive: Path, sha256: str | None) -> bool:
+    """Whether an archive is there and complete, and has the hash if one is known."""
+    if not archive.is_file() or contents_of(archive).broken:
+        return False
+    return sha256 is None or sha256_file(archive) == sha256.lower()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.fetch_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, nargs="+", required=True, help="study configuration (YAML)"
+    )
+    arguments = parser.parse_args(argv)
+    study = read_study(read_configs(arguments.config), str(arguments.config[0]))
+    run(study.fetch_dataset)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
