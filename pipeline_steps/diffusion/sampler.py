@@ -54,11 +54,13 @@ class Sampling:
         steps: Denoising steps.
         guidance: Classifier-free guidance; 1 means none.
         scheduler: A key of ``schedulers.SCHEDULERS``.
+        batch_size: Most images of a batch; changes no image beyond float error.
     """
 
     steps: int
     guidance: float
     scheduler: str
+    batch_size: int
 
 
 # A batch: groups of requests, one group per adapter, all groups equally long.
@@ -92,12 +94,29 @@ def sample(
     Yields:
         The requests of a batch and their images, uint8 [n, 3, h, w] on the CPU.
     """
-    how = Sampling(steps, guidance, scheduler)
+    how = Sampling(steps, guidance, scheduler, batch_size)
+    for batch, latents in sample_latents(base, requests, how, bank=bank, predict=predict):
+        with torch.inference_mode():
+            parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(DECODE_CHUNK)]
+        yield batch, torch.cat(parts).contiguous()
+
+
+def sample_latents(
+    base: BaseModel,
+    requests: Sequence[ImageRequest],
+    how: Sampling,
+    *,
+    bank: AdapterBank | None = None,
+    predict: Predict | None = None,
+) -> Iterator[tuple[list[ImageRequest], Tensor]]:
+    """Sample latents batch by batch; arguments as of :func:`sample`.
+
+    Yields:
+        The requests of a batch and their latents [n, c, h, w], in the denoising network's scale.
+    """
     fold = predict is None and can_fold(base.unet)
-    batches = plan_batches(requests, batch_size, mixed=not fold)
+    batches = plan_batches(requests, how.batch_size, mixed=not fold)
     shape = _largest(batches) if predict is not None else None
-    for network in (base.unet, base.vae):
-        network.to(memory_format=torch.channels_last)
     for batch in batches:
         filled = batch if shape is None else _fill(batch, *shape)
         layers: AbstractContextManager[None] = nullcontext()
@@ -108,10 +127,8 @@ def sample(
                 bank.activate([_row(group[0]) for group in filled])
             with layers:
                 latents = _denoise(base, filled, how, predict or base.predict)
-            latents = latents.unflatten(0, (len(filled), -1))
-            wanted = latents[: len(batch), : len(batch[0])].flatten(0, 1)
-            images = _decode(base, wanted)
-        yield [request for group in batch for request in group], images
+            latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]
+        yield [request for group in batch for request in group], latents.flatten(0, 1)
 
 
 def plan_batches(
@@ -176,12 +193,6 @@ def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> 
             output = (without + how.guidance * (given - without)).flatten(0, 1)
         latents = scheduler.step(output, t, latents, **options, return_dict=False)[0]
     return latents
-
-
-def _decode(base: BaseModel, latents: Tensor) -> Tensor:
-    """Images uint8 [n, 3, h, w] on the CPU."""
-    parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(DECODE_CHUNK)]
-    return torch.cat(parts).contiguous()
 
 
 def _conditioning(base: BaseModel, batch: Batch, guided: bool) -> Conditioning:
