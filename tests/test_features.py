@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline_steps import features
+from pipeline_steps.faces import feature_store
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.files.manifests import read_manifest, write_manifest
 from pipeline_steps.files.tensors import load_features
 from pipeline_steps.settings.base import Frozen, Weights
 from pipeline_steps.settings.features import FeaturesSettings
@@ -104,6 +105,97 @@ def test_batch_size_changes_nothing(tmp_path, aligned, recogniser):
     weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
     one = extracted(tmp_path, aligned, weights, batch_size=2).features
     np.testing.assert_allclose(one, extracted(tmp_path, aligned, weights).features, atol=1e-5)
+
+
+def test_known_images_are_not_extracted_again(tmp_path, aligned, recogniser):
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    first = extracted(tmp_path, aligned, weights)
+    out = tmp_path / "features" / f"{weights.name}.safetensors"
+    out.unlink()  # as a workflow manager does before it runs a step again
+    assert again(tmp_path, aligned, weights) == 0
+    assert load_features(out).features.tobytes() == first.features.tobytes()
+
+    # One image more, one fewer, one in another place: only the new one is extracted.
+    manifest = read_manifest(aligned / "manifest.parquet")
+    rows = manifest.to_dict("records")
+    write_png(aligned / "ID_3/9.png", IMAGES[0][::-1].copy())
+    rows.append(rows[1] | {"identity": "ID_3", "file": "ID_3/9.png"})
+    del rows[2]
+    write_manifest(aligned / "manifest.parquet", rows[::-1])
+    assert again(tmp_path, aligned, weights) == 1
+    second = load_features(out)
+    assert second.files == ["ID_3/9.png", "ID_1/4.png", "ID_2/3.png", "ID_1/2.png", "ID_1/0.png"]
+    np.testing.assert_array_equal(second.features[1:], first.features[[4, 3, 2, 0]])
+    # What left the set is not kept.
+    kept = load_features(out.with_name(f".{out.name}"))
+    assert "ID_2/1.png" not in kept.files
+    assert len(kept.features) == 5
+
+
+def again(tmp_path, aligned, weights) -> int:
+    frozen = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": weights})
+    out = tmp_path / "features" / f"{weights.name}.safetensors"
+    return features.run(frozen, aligned=aligned, out=out, device="cpu")
+
+
+def test_other_pixels_landmarks_or_weights_are_extracted_again(tmp_path, aligned, recogniser):
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    assert again(tmp_path, aligned, weights) == 5
+    write_png(aligned / "ID_1/0.png", IMAGES[1])  # the same name, another image
+    assert again(tmp_path, aligned, weights) == 1
+    rows = read_manifest(aligned / "manifest.parquet").to_dict("records")
+    rows[1]["landmarks"] = np.asarray(rows[1]["landmarks"]) + 0.5
+    write_manifest(aligned / "manifest.parquet", rows)
+    assert again(tmp_path, aligned, weights) == 1
+    torch.manual_seed(1)
+    save_file(IResNet(LAYERS, WIDTHS, quality_head=True).state_dict(), recogniser)
+    assert again(tmp_path, aligned, weights) == 5
+
+
+def test_equal_images_are_extracted_once_and_a_broken_store_is_no_loss(
+    tmp_path, aligned, recogniser
+):
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    rows = read_manifest(aligned / "manifest.parquet").to_dict("records")
+    write_png(aligned / "ID_1/2.png", IMAGES[0])
+    rows[3]["landmarks"] = rows[1]["landmarks"]
+    write_manifest(aligned / "manifest.parquet", rows)
+    assert again(tmp_path, aligned, weights) == 4
+    found = load_features(tmp_path / "features" / f"{weights.name}.safetensors")
+    np.testing.assert_array_equal(found.features[0], found.features[2])
+    (tmp_path / "features" / f".{weights.name}.safetensors").write_bytes(b"broken")
+    assert again(tmp_path, aligned, weights) == 4
+
+
+def test_rows_are_kept_while_a_long_extraction_runs(tmp_path, aligned, recogniser, monkeypatch):
+    monkeypatch.setattr(feature_store, "FLUSH", 2)
+    weights = entry("recogniser", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    write_png(aligned / "ID_1/4.png", IMAGES[0, :64, :64])  # the last one stops the run
+    unchecked = FeaturesSettings(check_colour=False)
+    frozen = Frozen("t", "features", 0, unchecked, {"extractor": weights})
+    out = tmp_path / "features" / f"{weights.name}.safetensors"
+    with pytest.raises(StepError, match="64x64"):
+        features.run(frozen, aligned=aligned, out=out, device="cpu", batch_size=2)
+    write_png(aligned / "ID_1/4.png", IMAGES[4])
+    assert again(tmp_path, aligned, weights) == 1
+
+
+def test_a_set_in_bgr_is_refused_unless_the_study_says_otherwise(tmp_path, aligned):
+    rows = []
+    for index in range(10):
+        skin = np.full((112, 112, 3), (90, 120, 150 + index), np.uint8)
+        write_png(aligned / f"ID_1/{index}.png", skin)
+        landmarks = ARCFACE_TEMPLATE.ravel()
+        rows.append(
+            {"identity": "ID_1", "file": f"ID_1/{index}.png", "landmarks": landmarks, "kept": True}
+        )
+    write_manifest(aligned / "manifest.parquet", rows)
+    pose = entry("pose", "landmarks", "none")
+    with pytest.raises(StepError, match=r"aligned: 10 of 10 coloured faces .* look like BGR"):
+        extracted(tmp_path, aligned, pose)
+    trusting = FeaturesSettings(check_colour=False)
+    frozen = Frozen("t", "features", 0, trusting, {"extractor": pose})
+    assert features.run(frozen, aligned=aligned, out=tmp_path / "f.safetensors", device="cpu") == 10
 
 
 def test_what_is_wrong_is_named(tmp_path, aligned, recogniser):

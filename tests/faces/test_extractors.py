@@ -161,7 +161,52 @@ def test_unfit_weights_are_named(tmp_path, task, architecture, message):
         load_extractor(entry(task, architecture, source))
 
 
-def test_anything_but_uint8_colour_is_refused():
+@pytest.fixture
+def recogniser(tmp_path):
+    torch.manual_seed(0)
+    options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
+    save_file(IResNet(**options).state_dict(), tmp_path / "model.safetensors")
+    return load_extractor(entry("recogniser", "iresnet", tmp_path / "model.safetensors", **options))
+
+
+def skin(n):
+    """Faces of one colour each, redder than blue."""
+    tones = np.linspace(60, 240, n)[:, None] * [1.0, 0.8, 0.65]
+    return np.repeat(np.repeat(tones[:, None, None], 112, 1), 112, 2).astype(np.uint8)
+
+
+def test_bgr_faces_are_refused_by_any_extractor(recogniser):
+    images = skin(12)
+    landmarks = np.repeat(ARCFACE_TEMPLATE[None], 12, axis=0)
+    assert recogniser.extract(AlignedFaces(images, landmarks)).shape == (12, 512)
+    swapped = np.ascontiguousarray(images[..., ::-1])
+    pose = load_extractor(entry("pose", "landmarks", "none"))
+    for extractor in (recogniser, pose):
+        with pytest.raises(ValueError, match="look like BGR"):
+            extractor.extract(AlignedFaces(swapped, landmarks))
+    # Whoever judged the whole set before is not asked again.
+    recogniser.extract(AlignedFaces(swapped, landmarks, colours_checked=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (skin(2).astype(np.float32), r"values from 39 to 240: round them, to uint8"),
+        (skin(2) / np.float32(255), r"values from 0.153 to 0.941: round them, multiplied by 255"),
+        (skin(2).astype(np.int64), r"expected uint8 RGB \[n, h, w, 3\], got int64"),
+        (skin(2)[..., 0], r"got uint8 \[2, 112, 112\]"),
+        (skin(2)[0], r"got uint8 \[112, 112, 3\]"),
+        (skin(2).transpose(0, 3, 1, 2), r"got uint8 \[2, 3, 112, 112\]"),
+        (skin(2)[:, :111, :111], "112x112 pixels, got 111x111: warp them to the template"),
+        (skin(2)[:, :, :111], "got 111x112"),
+    ],
+)
+def test_faces_of_another_kind_are_refused(recogniser, images, message):
+    with pytest.raises(ValueError, match=message):
+        recogniser.extract(AlignedFaces(images, np.repeat(ARCFACE_TEMPLATE[None], 2, axis=0)))
+
+
+def test_resizing_takes_nothing_but_uint8_colour():
     with pytest.raises(ValueError, match="uint8"):
         resized(IMAGES.astype(np.float32), 299)
     with pytest.raises(ValueError, match="uint8"):
