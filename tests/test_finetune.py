@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline_steps import finetune, prior
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.errors import Interrupted, StepError, run_main
 from pipeline_steps.files.images import write_png
 from pipeline_steps.settings.base import Frozen, Weights, load_frozen
 from pipeline_steps.settings.finetune import FinetuneSettings
@@ -77,7 +78,7 @@ def train(weights: dict[str, Weights], inputs: Path, dataset: Path, tmp_path: Pa
             weights,
             {"base_model": "tiny", "method": method},
         )
-        options: dict[str, Any] = {"faces": EveryFace()} | more
+        options: dict[str, Any] = {"faces": EveryFace(), "at_once": 3} | more
         return finetune.run(
             frozen, dataset=dataset, prior=inputs / "prior", out=tmp_path / out, **options
         )
@@ -170,6 +171,100 @@ def test_weights_that_were_cut_short_are_trained_again(train: Train, tmp_path: P
         identity: content for identity, (_, content) in before.items()
     }
     assert after["ID_10"] == before["ID_10"]
+
+
+class AsksToStop(EveryFace):
+    """Sees faces, and sends this process a signal at a chosen call."""
+
+    def __init__(self, call: int, number: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__()
+        self.call = call
+        self.number = number
+
+    def boxes(self, images: torch.Tensor) -> list[np.ndarray | None]:
+        self.call -= 1
+        if self.call == 0:
+            signal.raise_signal(self.number)
+        return super().boxes(images)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_as_without(
+    train: Train, tmp_path: Path, number: signal.Signals
+) -> None:
+    train(out="whole", at_once=2)
+    with pytest.raises(Interrupted, match=rf"{number.name}: .* step 2 of 3; run again"):
+        train(at_once=2, faces=AsksToStop(2, number))
+    assert not written(tmp_path / "out")
+    assert len(list((tmp_path / "out/checkpoints").rglob("*.safetensors"))) == 2
+    train(at_once=2)
+    for path in (tmp_path / "whole").rglob("*.*"):
+        assert (
+            path.read_bytes()
+            == (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes()
+        )
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
+def test_an_interrupted_identity_goes_on_in_a_cohort_of_others(
+    train: Train, dataset: Path, tmp_path: Path
+) -> None:
+    write_dataset(dataset, COUNTS | {"ID_11": 2})
+    train(out="whole")
+    with pytest.raises(Interrupted):
+        train(cohort=0, cohorts=2, faces=AsksToStop(2))
+    faces = EveryFace()
+    train(faces=faces)
+    assert faces.seen == 2 * 1 + 2 * 3  # ID_1 and ID_10 had one step to go, the others three
+    for identity in (*COUNTS, "ID_11"):
+        a = load_file(tmp_path / "whole" / identity / LORA)
+        b = load_file(tmp_path / "out" / identity / LORA)
+        for name, tensor in a.items():
+            torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_checkpoint_of_other_settings_is_never_resumed(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(faces=AsksToStop(2))
+    changed = SETTINGS.model_copy(update={"learning_rate": 2e-2})
+    faces = EveryFace()
+    train(settings=changed, faces=faces)
+    assert faces.seen == 3 * 3
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
+def test_results_that_could_not_be_written_are_written_later_without_training(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline_steps.diffusion.training_record.save_result", killed)
+        with pytest.raises(Killed):
+            train()
+    faces = EveryFace()
+    train(faces=faces)
+    assert faces.seen == 0
+    assert set(written(tmp_path / "out")) == set(COUNTS)
+
+
+class NoNumber(EveryFace):
+    """Embeds the second of two images, which is ID_2's, as NaN."""
+
+    def embed(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        rows = super().embed(images, boxes)
+        return rows * torch.tensor([1.0, torch.nan])[: len(rows), None]
+
+
+def test_one_that_diverges_stops_no_other_and_leaves_no_state(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"1 of 3 .*ID_2: training diverged"):
+        train(faces=NoNumber())
+    assert set(written(tmp_path / "out")) == {"ID_1", "ID_10"}
+    assert not (tmp_path / "out/checkpoints").exists()
 
 
 def test_one_identity_that_cannot_be_trained_stops_no_other_and_is_named(
