@@ -40,22 +40,47 @@ class CosineTiles:
         """Number of tiles."""
         return len(self.corners)
 
+    def block(self, index: int) -> TileBlock:
+        """A tile as a matrix."""
+        row, column = self.corners[index]
+        rows, columns = slice(row, row + TILE), slice(column, column + TILE)
+        return TileBlock(
+            scores=self.a[rows] @ self.b[columns].T,
+            a_codes=self.a_codes[rows],
+            b_codes=self.b_codes[columns],
+            diagonal=self.a is self.b and row == column,
+        )
+
     def tile(self, index: int) -> tuple[Single, Single]:
         """All scores of a tile, and the genuine ones among them, both [n]."""
-        row, column = self.corners[index]
-        a_codes = self.a_codes[row : row + TILE]
-        b_codes = self.b_codes[column : column + TILE]
-        block: Single = self.a[row : row + TILE] @ self.b[column : column + TILE].T
-        first = np.searchsorted(b_codes, a_codes, side="left")
-        last = np.searchsorted(b_codes, a_codes, side="right")
-        if self.a is self.b and row == column:
-            # Each unordered pair once, and no image with itself.
-            first = np.maximum(first, np.arange(1, len(a_codes) + 1))
-            everything = block[np.triu_indices(len(block), 1)]
+        block = self.block(index)
+        scores = block.scores
+        first = np.searchsorted(block.b_codes, block.a_codes, side="left")
+        last = np.searchsorted(block.b_codes, block.a_codes, side="right")
+        if block.diagonal:
+            first = np.maximum(first, np.arange(1, len(scores) + 1))
+            everything = scores[np.triu_indices(len(scores), 1)]
         else:
-            everything = block.reshape(-1)
-        same = [block[i, first[i] : last[i]] for i in np.flatnonzero(last > first)]
+            everything = scores.reshape(-1)
+        same = [scores[i, first[i] : last[i]] for i in np.flatnonzero(last > first)]
         return everything, np.concatenate(same) if same else np.empty(0, np.float32)
+
+
+@dataclass(frozen=True)
+class TileBlock:
+    """Scores of some rows with some columns.
+
+    Attributes:
+        scores: [rows, columns].
+        a_codes, b_codes: identity of each row and of each column.
+        diagonal: rows and columns are the same images: only what lies above the diagonal counts,
+            each unordered pair once and no image with itself.
+    """
+
+    scores: Single
+    a_codes: Codes
+    b_codes: Codes
+    diagonal: bool
 
 
 def tiles_between(
