@@ -18,6 +18,7 @@ class RecogniserPlan:
         widths: channels of the stem and the four stages.
         loss, margin: see `train_recogniser`.
         with_quality_head: whether it also predicts the quality of a face image.
+        embedding_dim: to which 512-d embeddings are shortened after training; 512: not at all.
     """
 
     name: str
@@ -27,6 +28,7 @@ class RecogniserPlan:
     loss: str
     margin: float
     with_quality_head: bool
+    embedding_dim: int
 
 
 # The second judges what the first helped to train: other people, architecture and loss.
@@ -39,6 +41,7 @@ RECOGNISERS = (
         loss="cosface",
         margin=0.35,
         with_quality_head=True,
+        embedding_dim=512,
     ),
     RecogniserPlan(
         name="recogniser_b",
@@ -48,6 +51,7 @@ RECOGNISERS = (
         loss="arcface",
         margin=0.3,
         with_quality_head=False,
+        embedding_dim=256,
     ),
 )
 

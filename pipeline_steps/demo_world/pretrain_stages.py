@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 IMAGE_SIZE = 128  # pixels; the diffusion model sees half of it
 ATTRIBUTE_BATCH = 64
 BLOCK = 1000  # images in memory at a time
+SHORTENED_BY = 3000  # images that show which directions of an embedding matter
 
 
 def stored(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -103,7 +104,7 @@ def train_recogniser_stage(plan: Plan, recogniser: RecogniserPlan, work: Path) -
         work: folder of the stages.
     """
     from pipeline_steps.demo_world.crops import face_crops
-    from pipeline_steps.demo_world.recogniser_training import train_recogniser
+    from pipeline_steps.demo_world.recogniser_training import shorten_embeddings, train_recogniser
 
     path = work / f"{recogniser.name}.safetensors"
     if path.exists():
@@ -132,6 +133,14 @@ def train_recogniser_stage(plan: Plan, recogniser: RecogniserPlan, work: Path) -
         compiled=shutil.which("g++") is not None,
         on_step=report,
     )
+    if recogniser.embedding_dim < network.embedding_dim:
+        network = shorten_embeddings(
+            network,
+            np.array(crops[:: max(1, len(crops) // SHORTENED_BY)]),
+            recogniser.embedding_dim,
+            layers=recogniser.layers,
+            widths=recogniser.widths,
+        )
     save_half(path, network.state_dict())
 
 

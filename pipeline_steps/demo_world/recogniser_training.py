@@ -182,6 +182,56 @@ def fit_quality_head(
     quality_head.bias.copy_((average - mean @ weight).unsqueeze(0))
 
 
+@torch.no_grad()
+def shorten_embeddings(
+    network: IResNet,
+    images: np.ndarray,
+    length: int,
+    *,
+    layers: tuple[int, ...],
+    widths: tuple[int, ...],
+) -> IResNet:
+    """The same recogniser with shorter embeddings: a smaller file, nearly the same cosines.
+
+    Embeddings are turned onto the directions in which those of `images` are longest (principal
+    axes about zero, which keep scalar products); the turn is folded into the last layer.
+
+    Args:
+        network: in evaluation mode, without a quality head, which reads the long embeddings.
+        images: uint8 [n, 112, 112, 3], n >= `length`.
+        length: numbers that are kept.
+        layers, widths: the network's.
+
+    Returns:
+        a network of the same architecture with `length`-d embeddings.
+
+    Raises:
+        ValueError: too few images.
+    """
+    if len(images) < length:
+        raise ValueError(f"{length} directions need as many images, got {len(images)}")
+    parts = (torch.from_numpy(images[i : i + 64]) for i in range(0, len(images), 64))
+    rows = [network(to_input(part, 112)) for part in parts]
+    turn = torch.linalg.svd(torch.cat(rows).double(), full_matrices=False)[2][:length]
+    norm = network.features
+    gain = norm.weight.double() / (_present(norm.running_var).double() + norm.eps).sqrt()
+    offset = norm.bias.double() + gain * (network.fc.bias - _present(norm.running_mean)).double()
+    state = network.state_dict()
+    state["fc.weight"] = (turn * gain @ network.fc.weight.double()).float()
+    state["fc.bias"] = (turn @ offset).float()
+    state["features.weight"] = torch.full((length,), (1 + norm.eps) ** 0.5)
+    state["features.bias"] = state["features.running_mean"] = torch.zeros(length)
+    state["features.running_var"] = torch.ones(length)
+    short = IResNet(layers, widths, embedding_dim=length)
+    short.load_state_dict(state)
+    return short.eval()
+
+
+def _present(buffer: Tensor | None) -> Tensor:
+    assert buffer is not None  # batch normalisation with running statistics
+    return buffer
+
+
 def certainty_ratio(cosines: Tensor, labels: Tensor) -> Tensor:
     """CR-FIQA's target, Eq. 4: CCS / (NNCCS + 1 + eps).
 

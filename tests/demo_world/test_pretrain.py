@@ -27,7 +27,10 @@ PLAN = Plan(
     named=3,
     autoencoder_cycles=(1, 1),
     autoencoder_batch=2,
-    recognisers=tuple(replace(r, widths=(16, 16, 16, 16, 16)) for r in RECOGNISERS),
+    recognisers=tuple(
+        replace(r, widths=(16, 16, 16, 16, 16), embedding_dim=dim)
+        for r, dim in zip(RECOGNISERS, (512, 8), strict=True)
+    ),
     recogniser_epochs=1,
     attribute_steps=2,
     denoiser_steps=2,
@@ -79,11 +82,16 @@ def test_a_recogniser_opens_from_the_registrys_entry(
             source=str(made[1] / plan.name / "model.safetensors"),
             licence="Apache-2.0",
             commercial_use=True,
-            options={"layers": list(plan.layers), "widths": list(plan.widths)},
+            options={
+                "layers": list(plan.layers),
+                "widths": list(plan.widths),
+                "embedding_dim": plan.embedding_dim,
+            },
         )
     )
     faces = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     embeddings = recogniser.embed(faces)
+    assert embeddings.shape == (2, plan.embedding_dim)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     if plan.with_quality_head:
         assert np.isfinite(recogniser.quality(faces)).all()

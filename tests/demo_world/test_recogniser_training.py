@@ -12,6 +12,7 @@ from pipeline_steps.demo_world.recogniser_training import (
     degrade,
     fit_quality_head,
     one_cycle,
+    shorten_embeddings,
     train_recogniser,
 )
 from pipeline_steps.faces.iresnet import IResNet
@@ -121,3 +122,26 @@ def test_unaligned_images_are_refused() -> None:
         train_recogniser(
             np.zeros((4, 64, 64, 3), np.uint8), np.array([0, 0, 1, 1]), seed=0, threads=1
         )
+
+
+def test_shorter_embeddings_keep_scalar_products_within_their_directions() -> None:
+    torch.manual_seed(0)
+    shape: dict[str, tuple[int, ...]] = {"layers": (1, 1, 1, 1), "widths": (16,) * 5}
+    network = IResNet(**shape, embedding_dim=32)
+    for buffer in (network.features.running_mean, network.features.running_var):
+        assert buffer is not None
+        buffer.uniform_(0.5, 2)
+    network.eval()
+    images, _ = patterns(12, 4, seed=1)
+    faces = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        long = network(faces)
+        whole = shorten_embeddings(network, images, 32, **shape)(faces)
+        short = shorten_embeddings(network, images, 4, **shape)(faces)
+    torch.testing.assert_close(whole @ whole.T, long @ long.T, rtol=1e-3, atol=1e-3)
+    _, lengths, axes = torch.linalg.svd(long, full_matrices=False)
+    assert lengths[3] > 1e-3
+    best = long @ axes[:4].T @ axes[:4]
+    torch.testing.assert_close(short @ short.T, best @ best.T, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="as many images"):
+        shorten_embeddings(network, images[:3], 4, **shape)
