@@ -41,3 +41,4 @@ rule all:
     default_target: True
     input:
         f"{S}/report.html",
+        PLAN.templates_verified,

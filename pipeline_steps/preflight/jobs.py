@@ -61,6 +61,7 @@ def planned_jobs(plan: Plan) -> dict[str, list[str]]:
         "audit": [f"{results}/audit/{name}.csv" for name in study.variants],
         "recognise": [f"{model}/model.safetensors" for model in plan.models_trained],
         "verify": [f"{model}/verification.csv" for model in plan.models_trained],
+        "verify_templates": plan.templates_verified,
         "tables": [f"{results}/tables/quality.csv"],
         "figures": [f"{results}/figures/distributions.svg"],
         "provenance": [f"{results}/provenance.json"],

@@ -37,10 +37,10 @@ def to_input(images: Tensor, input_size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_with_flip(
+def embed_both_ways(
     network: nn.Module, images: np.ndarray, *, input_size: int, batch_size: int | None = None
-) -> np.ndarray:
-    """Unit embeddings of image plus mirror image.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw embeddings of images and of their mirror images.
 
     Args:
         network: backbone; evaluated in evaluation mode, its mode is restored afterwards.
@@ -49,7 +49,7 @@ def embed_with_flip(
         batch_size: images per pass; None: what suits the device.
 
     Returns:
-        float64 [n, embedding_dim].
+        two float32 [n, embedding_dim].
     """
     device = next(network.parameters()).device
     batch_size = batch_size or BATCH_SIZES[device.type]
@@ -65,7 +65,18 @@ def embed_with_flip(
             mirrored.append(network(x.flip(3)).float())
     finally:
         network.train(was_training)
-    return combine_flips(torch.cat(plain).cpu().numpy(), torch.cat(mirrored).cpu().numpy())
+    return torch.cat(plain).cpu().numpy(), torch.cat(mirrored).cpu().numpy()
+
+
+def embed_with_flip(
+    network: nn.Module, images: np.ndarray, *, input_size: int, batch_size: int | None = None
+) -> np.ndarray:
+    """Unit embeddings of image plus mirror image, float64 [n, embedding_dim].
+
+    Arguments as of :func:`embed_both_ways`.
+    """
+    both = embed_both_ways(network, images, input_size=input_size, batch_size=batch_size)
+    return combine_flips(*both)
 
 
 def verify_benchmark(

@@ -111,6 +111,8 @@ def freeze(
     # Tables and page say which of the judges trained the images.
     guides = any(uses_judge(method) for method in study.methods if method in METHODS)
     guide = {"recogniser": judge} if guides else {}
+    if study.template_sets:
+        add("verify_templates", study.verify_templates)
     add("verify", study.verify)
     shown = figures_recogniser(study)
     add("figures", study.figures.model_copy(update={"recogniser": shown}))

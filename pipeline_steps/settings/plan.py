@@ -119,7 +119,12 @@ class Plan:
     @property
     def put_in(self) -> list[str]:
         """All files and folders that come from outside."""
-        return [*self.photographs, self.study.in_the_wild, *self.verified]
+        return [
+            *self.photographs,
+            self.study.in_the_wild,
+            *self.verified,
+            *self.study.template_sets,
+        ]
 
     def lora_flag(self, base_model: str, method: str) -> str:
         """The sample step's flag for fine-tuned weights; empty for the untuned model."""
@@ -187,6 +192,12 @@ class Plan:
         """All that recognisers are verified on: the benchmarks, and what chose the epoch."""
         chose = [self.study.validation] if self.study.training_sets else []
         return list(dict.fromkeys([*self.study.benchmarks, *chose]))
+
+    @property
+    def templates_verified(self) -> list[str]:
+        """Tables of all recognisers on the template sets; none where there are no such sets."""
+        models = self.models_trained if self.study.template_sets else []
+        return [f"{model}/templates.csv" for model in models]
 
     @staticmethod
     def tuned(method: str) -> bool:

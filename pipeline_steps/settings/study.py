@@ -29,6 +29,7 @@ from pipeline_steps.settings.sample import SampleSettings
 from pipeline_steps.settings.score import ScoreSettings
 from pipeline_steps.settings.tables import TablesSettings
 from pipeline_steps.settings.verify import VerifySettings
+from pipeline_steps.settings.verify_templates import VerifyTemplatesSettings
 
 # Names become folders and wildcards; "-" joins them in recognition/<trained_on>.
 NAME = r"^[a-z0-9][a-z0-9_]*$"
@@ -94,6 +95,11 @@ class Study(Section):
         description="Verification benchmarks, InsightFace's .bin format; a benchmark is called by "
         "its file name.",
     )
+    template_sets: tuple[str, ...] = Field(
+        default=(),
+        description="Folders of template sets (IJB-B, IJB-C or one's own) for 1:1 verification: "
+        "images/, templates.csv (template, media, file), pairs.csv (template_a, template_b, same).",
+    )
 
     render_demo_world: RenderDemoWorldSettings = Field(default=RenderDemoWorldSettings())
     fetch_dataset: FetchDatasetSettings = Field(default=FetchDatasetSettings())
@@ -108,12 +114,19 @@ class Study(Section):
     audit: AuditSettings = Field(default=AuditSettings())
     recognise: RecogniseSettings = Field(default=RecogniseSettings())
     verify: VerifySettings = Field(default=VerifySettings())
+    verify_templates: VerifyTemplatesSettings = Field(default=VerifyTemplatesSettings())
     tables: TablesSettings = Field(default=TablesSettings())
     figures: FiguresSettings = Field(default=FiguresSettings())
     report: ReportSettings = Field(default=ReportSettings())
 
     @field_validator(
-        "base_models", "methods", "prompt_sets", "training_sets", "benchmarks", mode="after"
+        "base_models",
+        "methods",
+        "prompt_sets",
+        "training_sets",
+        "benchmarks",
+        "template_sets",
+        mode="after",
     )
     @classmethod
     def _no_repetition(cls, value: tuple[str, ...]) -> tuple[str, ...]:

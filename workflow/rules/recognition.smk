@@ -56,3 +56,29 @@ rule verify:
     shell:
         "python -m pipeline_steps.verify --config {input.config} --model {input.model}"
         " --benchmarks {input.benchmarks} --out {output} &> {log}"
+
+
+rule verify_templates:
+    input:
+        code=PLAN.code("verify_templates"),
+        config="<results>/config/verify_templates.json",
+        model=rules.recognise.output.model,
+        sets=STUDY.template_sets,
+    output:
+        "<results>/recognition/{trained_on}/seed{repetition}/templates.csv",
+    log:
+        "<logs>/verify_templates/{trained_on}/seed{repetition}.log",
+    benchmark:
+        "<benchmarks>/verify_templates/{trained_on}/seed{repetition}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=16000,
+        runtime=720,
+    message:
+        "Templates by the recogniser trained on {wildcards.trained_on}, {wildcards.repetition}"
+    shell:
+        "python -m pipeline_steps.verify_templates --config {input.config} --model {input.model}"
+        " --sets {input.sets} --out {output} &> {log}"
