@@ -1,0 +1,112 @@
+"""Guides followed word for word in a copy of the project: files written, commands run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.small_study import make_project
+
+ROOT = Path(__file__).parents[1]
+BASE_MODELS = "pipeline_steps/diffusion/base_models/__init__.py"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, and the file that the text before it names last."""
+
+    language: str
+    text: str
+    path: str
+
+
+def blocks_of(page: str) -> list[Block]:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    found = []
+    for match in re.finditer(r"^( *)```(\w+)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        paths = re.findall(r"`((?:config|pipeline_steps|tests)/[\w./]+)`", text[: match.start()])
+        content = "".join(
+            line.removeprefix(match[1]) for line in match[3].splitlines(keepends=True)
+        )
+        found.append(Block(match[2], content, paths[-1] if paths else ""))
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    make_project(folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def write(project: Path, block: Block) -> None:
+    """A file of its own, or a further entry of the registry."""
+    path = project / block.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.read_text("utf-8") + "\n" if block.path == "config/models.yaml" else ""
+    path.write_text(before + block.text)
+
+
+def run(project: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """One command of a page, with this interpreter's programs in the place of .venv's."""
+    line = command.replace(".venv/bin/", f"{Path(sys.executable).parent}/").strip()
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return subprocess.run(
+        line.split(),
+        cwd=project,
+        env=kept | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_adding_a_method(project: Path) -> None:
+    outputs = {}
+    for block in blocks_of("adding-a-method.md"):
+        if block.language == "sh":
+            result = run(project, block.text)
+            assert result.returncode == 0, result.stdout + result.stderr
+            outputs[block.text.split()[0].rpartition("/")[2]] = result.stdout + result.stderr
+        else:
+            write(project, block)
+    assert re.search(r"^finetune +2$", outputs["snakemake"], re.MULTILINE)
+    assert "demo/squaredbooth: fine-tune cohort 0" in outputs["snakemake"]
+    assert "1 passed" in outputs["python"]
+    assert "squaredbooth" not in (ROOT / "pipeline_steps/diffusion/objectives.py").read_text()
+
+
+def test_adding_a_base_model(project: Path) -> None:
+    package = project / BASE_MODELS
+    outputs = []
+    for block in blocks_of("adding-a-base-model.md"):
+        if block.language == "sh":
+            outputs.append(run(project, block.text))
+        elif block.path == BASE_MODELS:  # a function, then a line of the table
+            text = package.read_text("utf-8")
+            table = "ARCHITECTURES = {\n"
+            new = block.text.startswith("def")
+            added = f"{block.text}\n\n{table}" if new else table + block.text
+            assert text.count(table) == 1
+            package.write_text(text.replace(table, added))
+        elif block.text.startswith("finetune:"):
+            study = project / "config" / "sd15.yaml"
+            study.write_text(study.read_text("utf-8") + textwrap.dedent(block.text))
+        else:
+            write(project, block)
+    check, test = outputs
+    assert check.returncode == 1
+    assert "weights sd15 (base_model)" in check.stdout
+    assert "from hub:owner/stable-diffusion-v1-5" in check.stdout
+    assert "acceptance of the licence 'CreativeML Open RAIL-M'" not in check.stdout
+    assert test.returncode == 0, test.stdout + test.stderr
+    assert "1 passed" in test.stdout
