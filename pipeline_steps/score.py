@@ -12,7 +12,8 @@ Out: one CSV with the columns of its kind:
                distance of the extractor that `extractors` names (FID only with inception_v3).
                face_quality_* and vendi_within_identity are over all kept images.
      identity  rows versus real and versus synthetic, one per recogniser, with intervals of EER and
-               FDR by leaving out identities.
+               FDR by leaving out identities. Beyond 2e7 pairs they are streamed: the same numbers
+               and intervals, but no bootstrap replicates.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4; the metrics' own papers stand in
@@ -27,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.evidence.identity_scoring import identity_numbers
 from pipeline_steps.evidence.scoring import (
     IDENTITY_COLUMNS,
     POSE_COLUMNS,
@@ -35,10 +37,8 @@ from pipeline_steps.evidence.scoring import (
     ImageSet,
     equal_sizes,
     halves,
-    identity_row,
     pose_row,
     quality_row,
-    replicate_rows,
 )
 from pipeline_steps.evidence.sources import Source, identities_of, source_of
 from pipeline_steps.evidence.tables_io import write_csv
@@ -46,7 +46,6 @@ from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.tensors import load_features
-from pipeline_steps.metrics.pairs import Comparison, compare_between, compare_within
 from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.score import ScoreSettings
@@ -160,30 +159,20 @@ def _identity(
     draws: list[Row] = []
     for recogniser in settings.recognisers:
         for versus in ("real", "synthetic") if variant else ("real",):
-            rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
-            comparison: Comparison
-            if variant and versus == "real":
-                comparison = compare_between(
-                    images.features[recogniser],
-                    images.identities,
-                    real[1].features[recogniser],
-                    real[1].identities,
-                    impostors=settings.impostors,
-                    rng=rng,
-                )
-            else:
-                comparison = compare_within(
-                    images.features[recogniser],
-                    images.identities,
-                    impostors=settings.impostors,
-                    rng=rng,
-                )
-            # The same draws of identities for every set: differences between sets are then paired.
-            bootstrap = numpy_generator(frozen.seed, "score", "bootstrap", "identities")
-            numbers, replicates = identity_row(comparison, settings, bootstrap)
+            numbers, replicates = identity_numbers(
+                images,
+                real[1] if variant and versus == "real" else None,
+                recogniser,
+                settings,
+                impostor_rng=numpy_generator(
+                    frozen.seed, "score", "impostors", versus, source.name
+                ),
+                # The same draws for every set: differences between sets are then paired.
+                rng=numpy_generator(frozen.seed, "score", "bootstrap", "identities"),
+            )
             names = source.columns | {"versus": versus, "recogniser": recogniser}
             rows.append(names | numbers)
-            draws.extend(names | row for row in replicate_rows(comparison, replicates))
+            draws.extend(names | row for row in replicates)
     return rows, draws
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from pyeer.eer_info import get_eer_stats
 
+from pipeline_steps.evidence import identity_scoring
 from pipeline_steps.evidence.scoring import (
     IDENTITY_COLUMNS,
     POSE_COLUMNS,
@@ -153,6 +154,24 @@ def test_identity_has_a_row_per_judge_and_opponent_as_pyeer_computes_it(world: W
     assert row["eer_low"] <= row["eer"] <= row["eer_high"]
     assert table["n_genuine"][1] == 5 * 10
     assert table["fdr"][0] > table["fdr"][2]  # the noisier judge separates less
+
+
+def test_many_pairs_are_streamed_with_the_same_numbers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {"variant-features": VARIANT, "real": "real"}
+    listed = world.score("identity", sources)
+    monkeypatch.setattr(identity_scoring, "MAX_PAIRS", 100)
+    file = world.root / "replicates.parquet"
+    streamed = world.score("identity", sources, "s.csv", "--replicates", str(file))
+    exact = list(IDENTITY_COLUMNS[:8])  # up to the equal error rate
+    pd.testing.assert_frame_equal(streamed[exact], listed[exact], rtol=1e-6)
+    rest = list(IDENTITY_COLUMNS[10:])
+    np.testing.assert_allclose(streamed[rest], listed[rest], rtol=1e-3, atol=1e-3)
+    # The limits of an error rate that moves in few steps are not quite those of a smooth one.
+    limits = ["eer_low", "eer_high"]
+    np.testing.assert_allclose(streamed[limits], listed[limits], atol=0.1)
+    assert file.is_file()
 
 
 def test_identity_of_the_real_images_among_themselves(world: World) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,12 @@ from numpy.typing import NDArray
 
 from pipeline_steps.metrics.authenticity import authenticity_percentage
 from pipeline_steps.metrics.frechet import frechet_distance, frechet_distance_at_infinity
-from pipeline_steps.metrics.intervals import Replicates, bootstrap_verification, draw_counts
-from pipeline_steps.metrics.jackknife import frechet_interval, verification_intervals
+from pipeline_steps.metrics.jackknife import frechet_interval
 from pipeline_steps.metrics.kernel_distance import kernel_distance
 from pipeline_steps.metrics.mmd import cmmd
-from pipeline_steps.metrics.pairs import Comparison
 from pipeline_steps.metrics.prdc import precision_recall
 from pipeline_steps.metrics.vendi import vendi_score, vendi_within
-from pipeline_steps.metrics.verification import error_rates
-from pipeline_steps.settings.score import IdentitySettings, QualitySettings
+from pipeline_steps.settings.score import QualitySettings
 
 Rows = NDArray[np.float32]
 
@@ -215,50 +211,6 @@ def quality_row(
 
 def _features(real: ImageSet, synthetic: ImageSet, extractor: str) -> tuple[Rows, Rows]:
     return real.features[extractor], synthetic.features[extractor]
-
-
-def identity_row(
-    comparison: Comparison, settings: IdentitySettings, rng: np.random.Generator
-) -> tuple[dict[str, Any], Replicates]:
-    """Error rates of one comparison with intervals over identities.
-
-    Args:
-        comparison: genuine and impostor pairs.
-        settings: replicates and level.
-        rng: generator of the bootstrap; equal generators give paired replicates.
-
-    Returns:
-        The columns from n_genuine to fdr_high, and the replicates.
-    """
-    rates = error_rates(comparison.genuine.scores, comparison.impostor.scores)
-    counts = draw_counts(len(comparison.identities), settings.replicates, rng)
-    replicates = bootstrap_verification(comparison, counts)
-    intervals = verification_intervals(comparison, rates, rng, settings.confidence)
-    row = asdict(rates) | {
-        "eer_low": intervals.eer.low,
-        "eer_high": intervals.eer.high,
-        "fdr_low": intervals.fdr.low,
-        "fdr_high": intervals.fdr.high,
-    }
-    return {name: row[name] for name in IDENTITY_COLUMNS if name in row}, replicates
-
-
-def replicate_rows(comparison: Comparison, replicates: Replicates) -> list[dict[str, Any]]:
-    """One row per replicate; the hash tells which rows of other sets it may be paired with."""
-    names = "\n".join(comparison.identities).encode()
-    identities = hashlib.sha256(names).hexdigest()
-    values = zip(replicates.eer, replicates.fdr, replicates.genuine_mean, strict=True)
-    return [
-        {
-            "identities_sha256": identities,
-            "n_identities": len(comparison.identities),
-            "replicate": index,
-            "eer": float(eer),
-            "fdr": float(fdr),
-            "genuine_mean": float(genuine_mean),
-        }
-        for index, (eer, fdr, genuine_mean) in enumerate(values)
-    ]
 
 
 def pose_row(angles: Rows, identities: Sequence[str]) -> dict[str, float]:

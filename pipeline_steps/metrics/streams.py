@@ -34,8 +34,13 @@ Positions = NDArray[np.int32]
 class ScoreTiles(Protocol):
     """Scores of all pairs in tiles, which can be asked for again and in any order."""
 
-    low: float
-    high: float
+    @property
+    def low(self) -> float:
+        """No score lies below this."""
+
+    @property
+    def high(self) -> float:
+        """No score lies above this."""
 
     @property
     def tiles(self) -> int:
