@@ -69,7 +69,8 @@ class CentralFace:
 
 def random_network(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     """A network with random weights that keep activations at their size."""
-    network = build(config, "meta").to(dtype).to_empty(device="cpu")
+    # Module.to: diffusers' own warns of layers to keep in float32 where there are none.
+    network = nn.Module.to(build(config, "meta"), dtype=dtype).to_empty(device="cpu")
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
@@ -187,8 +188,10 @@ def through_diffusers(
     """The network's output after diffusers has opened the saved adapter."""
     import diffusers
 
-    pipeline: Any = getattr(diffusers, read_architecture(name)["pipeline"])
-    own = {"unet": base.unet, "vae": base.vae, "scheduler": diffusers.DDPMScheduler()}
+    architecture = read_architecture(name)
+    pipeline: Any = getattr(diffusers, architecture["pipeline"])
+    schedule = diffusers.DDPMScheduler.from_config(architecture["scheduler"])
+    own = {"unet": base.unet, "vae": base.vae, "scheduler": schedule}
     absent = [
         part
         for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")

@@ -106,7 +106,7 @@ def fetch_from(entry: Weights, source: str) -> None:
                 f"config/models.yaml, or fetch the folder by `hf download {place}`"
             )
         revision = entry.revision if source == entry.source and entry.revision else "main"
-        for name in unfit_files(entry):
+        for name in _unfit(entry, {name: target / name for name in entry.files}):
             url = f"{hub()}/{quote(place)}/resolve/{quote(revision)}/{quote(name)}"
             download(url, target / name, entry.sha256.get(name))
         return
@@ -131,18 +131,17 @@ def unfit_files(entry: Weights) -> list[str]:
     if absent and len(absent) >= len(entry.files):
         return absent
     place = locate(entry)
-    present = {
-        name: place / name if place.is_dir() else place
-        for name in entry.sha256
-        if name not in absent
-    }
+    names = {*entry.files, *entry.sha256}
+    return _unfit(entry, {name: place / name if place.is_dir() else place for name in names})
+
+
+def _unfit(entry: Weights, files: Mapping[str, Path]) -> list[str]:
+    """Names of those files that are missing, or have another hash than the pinned one."""
     return [
-        *absent,
-        *(
-            name
-            for name, file in present.items()
-            if not file.is_file() or sha256_file(file) != entry.sha256[name].lower()
-        ),
+        name
+        for name, file in files.items()
+        if not file.is_file()
+        or (name in entry.sha256 and sha256_file(file) != entry.sha256[name].lower())
     ]
 
 

@@ -179,6 +179,29 @@ def test_every_connection_cut_at_half_resumes(scene: Scene) -> None:
     assert sum(wanted is not None for _, wanted in scene.server.requests) == 5
 
 
+def test_half_a_copy_in_the_hubs_cache_does_not_count(scene: Scene) -> None:
+    cache = scene.folder / "hub" / "models--owner--base"
+    commit = "0" * 40
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "abc").write_text(commit)
+    (cache / "snapshots" / commit / "unet").mkdir(parents=True)
+    (cache / "snapshots" / commit / "model_index.json").write_text("{}")
+    scene.fetch("base")
+    assert scene.files().keys() == {name for name in WHOLE if name.startswith(("base", "vae"))}
+
+
+def test_a_whole_copy_in_the_hubs_cache_is_enough(scene: Scene) -> None:
+    cache = scene.folder / "hub" / "models--owner--base"
+    commit = "0" * 40
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "abc").write_text(commit)
+    (cache / "snapshots" / commit / "unet").mkdir(parents=True)
+    (cache / "snapshots" / commit / "model_index.json").write_text("{}")
+    (cache / "snapshots" / commit / "unet" / "w.safetensors").write_bytes(UNET)
+    scene.fetch("base")
+    assert scene.files().keys() == {"vae/config.json"}
+
+
 def test_a_wrong_hash_stops_and_keeps_what_is_there(scene: Scene) -> None:
     scene.fetch()
     old = scene.weights / "base" / "unet" / "w.safetensors"

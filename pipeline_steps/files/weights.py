@@ -180,7 +180,11 @@ def _hub_cache(repository: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    folder = os.environ.get("HF_HUB_CACHE")  # the library itself reads it at its import only
     try:
-        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        found = snapshot_download(
+            repository, revision=revision, local_files_only=True, cache_dir=folder
+        )
+        return Path(found)
     except LocalEntryNotFoundError:
         return None

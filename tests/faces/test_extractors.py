@@ -115,6 +115,31 @@ def test_clip_gives_projected_image_embeddings(tmp_path):
     assert "56x56" in extractor.preprocessing
 
 
+def test_clip_is_found_in_the_whole_model_in_its_published_form(tmp_path):
+    # Text and image part together, pickled tensors, as openai/clip-vit-large-patch14-336 has them.
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    part = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    part |= {"num_attention_heads": 2, "projection_dim": 8}
+    config = CLIPConfig(
+        text_config=part | {"vocab_size": 50},
+        vision_config=part | {"image_size": 28, "patch_size": 14},
+        projection_dim=8,
+    )
+    network = CLIPModel(config).eval()
+    folder = tmp_path / "clip"
+    config.save_pretrained(folder)
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    with torch.no_grad():
+        x = normalised(resized(IMAGES, 28), mean, std)
+        pooled = network.vision_model(pixel_values=x).pooler_output
+        expected = network.visual_projection(pooled)
+    found = load_extractor(entry("features", "clip", folder)).extract(FACES)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_dinov2_gives_the_class_token(tmp_path):
     from transformers import Dinov2Config, Dinov2Model
 
