@@ -3,6 +3,7 @@
 #   snakemake --cores all                                        the study of config/demo.yaml
 #   snakemake --cores all --configfile config/paper_sd21.yaml    another study
 #   snakemake --profile profiles/slurm                           on a cluster
+#   snakemake --cores all export                                 datasets to pass on
 #
 # Everything a study makes lies under results/<study>/.
 
@@ -35,6 +36,7 @@ include: "workflow/rules/faces.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/recognition.smk"
 include: "workflow/rules/evidence.smk"
+include: "workflow/rules/export.smk"
 
 
 rule all:

@@ -79,17 +79,23 @@ def freeze(
         for method in study.methods:
             of_method = of_model | {"method": method}
             if method in METHODS:
+                settings_of_method = study.finetune.resolved(base_model, method)
+                judged = settings_of_method.needs_faces(method)
                 add(
                     "finetune",
-                    study.finetune.resolved(base_model, method),
+                    settings_of_method,
                     variant=of_method,
-                    weights=weights | ({"recogniser": judge} if uses_judge(method) else {}),
+                    weights=weights | ({"recogniser": judge} if judged else {}),
                 )
             sampling = weights | _gate_weights(study, models, method)
             for name in study.prompt_sets:
                 settings = study.sample.with_prompts(prompt_sets[name])
                 settings = settings.finding_faces_as(study.align)
-                add("sample", settings, variant=of_method | {"prompts": name}, weights=sampling)
+                variant = of_method | {"prompts": name}
+                add("sample", settings, variant=variant, weights=sampling)
+                if method in METHODS:
+                    judges = weights | ({"recogniser": judge} if uses_judge(method) else {})
+                    add("export", study.export, variant=variant, weights=judges)
     for extractor in extractors(study):
         add(
             "features",
@@ -109,11 +115,11 @@ def freeze(
             path = recognise_path(source, repetition)
             add("recognise", once, variant=named, path=f"recognise/{path}")
     # Tables and page say which of the judges trained the images.
-    guides = any(uses_judge(method) for method in study.methods if method in METHODS)
+    guides = any(uses_judge(study, method) for method in study.methods)
     guide = {"recogniser": judge} if guides else {}
+    add("verify", study.verify)
     if study.template_sets:
         add("verify_templates", study.verify_templates)
-    add("verify", study.verify)
     shown = figures_recogniser(study)
     add("figures", study.figures.model_copy(update={"recogniser": shown}))
     add("tables", study.tables, weights=guide)
@@ -134,9 +140,12 @@ def freeze_world(study: Study) -> JsonObject:
     }
 
 
-def uses_judge(method: str) -> bool:
-    """Whether a method's objective looks at faces, and so needs the recogniser and embeddings."""
-    return METHODS[method].identity_term is not None
+def uses_judge(study: Study, method: str) -> bool:
+    """Whether a method's fine-tuning looks at faces, and so needs recogniser and embeddings."""
+    return method in METHODS and any(
+        study.finetune.resolved(base_model, method).needs_faces(method)
+        for base_model in study.base_models
+    )
 
 
 def gates_by_identity(study: Study, method: str) -> bool:

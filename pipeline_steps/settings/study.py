@@ -16,6 +16,7 @@ from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Section, validated
 from pipeline_steps.settings.embed import EmbedSettings
+from pipeline_steps.settings.export import ExportSettings
 from pipeline_steps.settings.features import FeaturesSettings
 from pipeline_steps.settings.fetch_dataset import FetchDatasetSettings
 from pipeline_steps.settings.figures import FiguresSettings
@@ -118,6 +119,7 @@ class Study(Section):
     tables: TablesSettings = Field(default=TablesSettings())
     figures: FiguresSettings = Field(default=FiguresSettings())
     report: ReportSettings = Field(default=ReportSettings())
+    export: ExportSettings = Field(default=ExportSettings())
 
     @field_validator(
         "base_models",
@@ -145,7 +147,7 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        known = [REAL, *(variant for variant in self.variants if f"/{UNTUNED}/" not in variant)]
+        known = [REAL, *self.tuned_variants]
         for source in [part for name in self.training_sets for part in parts_of(name)]:
             if source not in known:
                 raise ValueError(
@@ -194,6 +196,11 @@ class Study(Section):
             for method in self.methods
             for prompts in self.prompt_sets
         ]
+
+    @property
+    def tuned_variants(self) -> list[str]:
+        """The variants that show identities: all but the untuned ones."""
+        return [variant for variant in self.variants if f"/{UNTUNED}/" not in variant]
 
 
 def parts_of(training_set: str) -> list[str]:

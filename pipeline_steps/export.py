@@ -1,0 +1,289 @@
+"""Export a variant as a dataset that can be passed on.
+
+In:  samples/<variant>/manifest.parquet (--samples) and its images;
+     aligned/<variant>/manifest.parquet (--aligned) and its images;
+     dataset/identities.csv (--identities): who is in the study, and what they consented to;
+     the tables about quality and identity (--tables).
+Out: a folder (--out): images in the chosen layout, metadata.csv and metadata.parquet with a row per
+     image, README.md (the dataset's card), SHA256SUMS.
+     Only images that the samples and the aligned manifest keep, of people who are in the identity
+     table: nothing rejected or withdrawn gets in. Equal inputs give equal bytes.
+
+Source: Gebru et al., "Datasheets for datasets", CACM 2021, for the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline_steps.evidence.dataset_card import CardFacts, dataset_card
+from pipeline_steps.evidence.sources import natural_key
+from pipeline_steps.files.atomic import atomic_path
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.hashes import sha256_bytes, sha256_file
+from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.logs import get_logger, progress
+from pipeline_steps.files.manifests import read_manifest, write_manifest
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.export import ExportSettings
+
+TOLD = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "guidance",
+    "scheduler",
+    "base_model",
+    "method",
+    "prompts",
+    "weights_sha256",
+)
+Row = dict[str, Any]
+
+COLUMNS = ("file_name", "identity", "gender", "index", *TOLD, "sha256")
+SUMS = "SHA256SUMS"
+
+
+def run(
+    frozen: Frozen[ExportSettings],
+    *,
+    samples: Path,
+    aligned: Path,
+    identities: Path,
+    tables: Path,
+    out: Path,
+) -> pd.DataFrame:
+    """Write the dataset's folder; an earlier one is replaced as a whole.
+
+    Args:
+        frozen: The step's configuration; the variant says base_model, method and prompts.
+        samples: Folder of the variant's samples.
+        aligned: Folder of its aligned faces.
+        identities: The identity table.
+        tables: Folder of the study's tables.
+        out: Folder to write.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        StepError: an input is missing, an image is missing or not what its manifest says, or there
+            is none to export.
+    """
+    people = _people(identities)
+    sampled = read_manifest(samples / "manifest.parquet", ("identity", "index", "file", *TOLD))
+    faces = read_manifest(aligned / "manifest.parquet", ("file", "source_file", "sha256", "kept"))
+    chosen, left_out = choose(sampled, faces, set(people["identity"]))
+    if chosen.empty:
+        raise StepError(f"no image of {samples} is left to export: see the aligned manifest")
+    settings = frozen.settings
+    root = aligned if settings.images == "aligned" else samples
+    with atomic_path(out) as folder:
+        folder.mkdir(parents=True)
+        rows = _write_images(settings, chosen, people, root, folder)
+        metadata = pd.DataFrame(rows, columns=list(COLUMNS))
+        write_manifest(folder / "metadata.parquet", rows, COLUMNS)
+        metadata.to_csv(folder / "metadata.csv", index=False, lineterminator="\n")
+        facts = CardFacts(
+            settings=settings,
+            study=frozen.study,
+            variant=frozen.variant,
+            metadata=metadata,
+            identities=people[people["identity"].isin(metadata["identity"])],
+            left_out=left_out,
+            tables=_tables(tables, frozen.variant),
+            weights=frozen.weights,
+        )
+        (folder / "README.md").write_text(dataset_card(facts), encoding="utf-8")
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        sums = [f"{sha256_file(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
+        (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+    log = get_logger("export")
+    log.info("%d images of %d people", len(metadata), metadata["identity"].nunique())
+    return metadata
+
+
+def choose(
+    sampled: pd.DataFrame, faces: pd.DataFrame, people: set[str]
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The images to export, in natural order, and how many others there are by reason.
+
+    Args:
+        sampled: Manifest of the samples; where there is a column kept it counts.
+        faces: Manifest of their aligned faces.
+        people: Identities of the study.
+
+    Returns:
+        Rows of ``sampled`` with the aligned face's file and hash as face_file and face_sha256.
+    """
+    usable = sampled["kept"].astype(bool) if "kept" in sampled else sampled["file"].notna()
+    found = faces[faces["kept"].astype(bool)]
+    by_source = {str(row.source_file): row for row in found.itertuples()}
+    rows, left_out = [], Counter[str]()
+    for row, kept in zip(sampled.to_dict("records"), usable, strict=True):
+        face = by_source.get(str(row["file"])) if kept else None
+        if row["identity"] not in people:
+            left_out["of people who are not in the study"] += 1
+        elif not kept:
+            left_out[f"drawn again ({row.get('reason') or 'rejected'})"] += 1
+        elif face is None:
+            left_out["without a face"] += 1
+        else:
+            rows.append(row | {"face_file": face.file, "face_sha256": face.sha256})
+    rows.sort(key=lambda row: (natural_key(row["identity"]), row["index"]))
+    return pd.DataFrame(rows), dict(sorted(left_out.items()))
+
+
+def _write_images(
+    settings: ExportSettings,
+    chosen: pd.DataFrame,
+    people: pd.DataFrame,
+    root: Path,
+    folder: Path,
+) -> list[Row]:
+    """Write the images; returns the metadata's rows."""
+    items = _items(settings, chosen, people, root)
+    if settings.layout != "webdataset":
+        return list(_write_folders(items, folder, settings))
+    rows: list[Row] = []
+    while len(rows) < len(chosen):
+        number = len(rows) // settings.images_per_shard
+        shard = islice(items, settings.images_per_shard)
+        rows += _write_shard(shard, folder, f"shards/{number:06d}.tar", settings.image_format)
+    return rows
+
+
+def _items(
+    settings: ExportSettings, chosen: pd.DataFrame, people: pd.DataFrame, root: Path
+) -> Iterator[tuple[bytes, Row]]:
+    """Each image's bytes and what the metadata says of it, but its place."""
+    genders = dict(zip(people["identity"], people["gender"], strict=True))
+    prefix = "face_" if settings.images == "aligned" else ""
+    for image in progress(chosen.to_dict("records"), description="export", unit="image"):
+        content = _content(root / image[f"{prefix}file"], image[f"{prefix}sha256"], settings)
+        yield (
+            content,
+            {
+                "identity": image["identity"],
+                "gender": genders[image["identity"]],
+                "index": image["index"],
+                **{column: image[column] for column in TOLD},
+                "sha256": sha256_bytes(content),
+            },
+        )
+
+
+def _write_folders(
+    items: Iterable[tuple[bytes, Row]], folder: Path, settings: ExportSettings
+) -> Iterator[Row]:
+    above = "images/" if settings.layout == "folders" else ""
+    for content, row in items:
+        file = f"{above}{row['identity']}/{row['index']}.{settings.image_format}"
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)
+        yield {"file_name": file} | row
+
+
+def _write_shard(
+    items: Iterable[tuple[bytes, Row]], folder: Path, file: str, ending: str
+) -> Iterator[Row]:
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / file, "w", format=tarfile.USTAR_FORMAT) as shard:
+        for content, row in items:
+            key = f"{row['identity']}_{row['index']}"
+            text = json.dumps(row, sort_keys=True, ensure_ascii=False)
+            _add(shard, f"{key}.{ending}", content)
+            _add(shard, f"{key}.json", text.encode())
+            yield {"file_name": f"{file}:{key}.{ending}"} | row
+
+
+def _content(path: Path, digest: str, settings: ExportSettings) -> bytes:
+    """An image's bytes in the wanted format.
+
+    Raises:
+        StepError: the image is missing, or not the one that its manifest tells of.
+    """
+    if not path.is_file() or sha256_file(path) != digest:
+        raise StepError(f"{path} is missing or has changed since its manifest: run its step again")
+    content = path.read_bytes()
+    if settings.image_format == "png":
+        return content
+    from PIL import Image
+
+    try:
+        image = Image.fromarray(read_image(content))
+    except BadImage as error:
+        raise StepError(f"{path} cannot be read ({error}): run its step again") from error
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=95, subsampling=0)
+    return stream.getvalue()
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # owner, time and mode are fixed: equal bytes
+    entry.size = len(content)
+    shard.addfile(entry, io.BytesIO(content))
+
+
+def _people(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise StepError(f"identity table {path} is missing: run prepare first")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = {"identity", "gender", "consent"} - set(table.columns)
+    if missing:
+        raise StepError(f"{path} lacks the columns {sorted(missing)}: run prepare again")
+    return table
+
+
+def _tables(folder: Path, variant: dict[str, str]) -> dict[str, pd.DataFrame]:
+    """Rows about one variant of the tables that a card shows."""
+    found = {}
+    for name in ("quality", "identity"):
+        path = folder / f"{name}.csv"
+        if not path.is_file():
+            raise StepError(f"table {path} is missing: run the tables step first")
+        frame = pd.read_csv(path)
+        for column, value in variant.items():
+            frame = frame[frame[column].astype(str) == value]
+        found[name] = frame
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser.add_argument("--samples", type=Path, required=True, help="folder of the samples")
+    parser.add_argument("--aligned", type=Path, required=True, help="folder of the aligned faces")
+    parser.add_argument("--identities", type=Path, required=True, help="identity table (CSV)")
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+    run(
+        load_frozen(arguments.config, ExportSettings),
+        samples=arguments.samples,
+        aligned=arguments.aligned,
+        identities=arguments.identities,
+        tables=arguments.tables,
+        out=arguments.out,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,40 @@
+# Datasets to pass on: `snakemake export`, not part of the default target.
+
+
+rule export_variant:
+    input:
+        code=PLAN.code("export"),
+        config="<results>/config/export/{variant}.json",
+        samples="<results>/samples/{variant}/manifest.parquet",
+        aligned="<results>/aligned/{variant}/manifest.parquet",
+        identities=rules.prepare.output.identities,
+        quality="<results>/tables/quality.csv",
+        identity="<results>/tables/identity.csv",
+    output:
+        directory("<results>/export/{variant}"),
+    log:
+        "<logs>/export/{variant}.log",
+    benchmark:
+        "<benchmarks>/export/{variant}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        samples=subpath(input.samples, parent=True),
+        aligned=subpath(input.aligned, parent=True),
+        tables=subpath(input.quality, parent=True),
+    message:
+        "{wildcards.variant}: export"
+    shell:
+        "python -m pipeline_steps.export --config {input.config} --samples {params.samples}"
+        " --aligned {params.aligned} --identities {input.identities} --tables {params.tables}"
+        " --out {output} &> {log}"
+
+
+rule export:
+    input:
+        expand("<results>/export/{variant}", variant=STUDY.tuned_variants),
