@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import model_selection, preprocessing
 
 from pipeline_steps.recognition.protocol import (
     average_with_interval,
@@ -49,6 +50,43 @@ def test_accuracy_equals_a_naive_implementation(n: int) -> None:
     assert result.accuracy_sd == pytest.approx(sd, abs=1e-12)
     assert result.n_pairs == n
     assert result.low < accuracy < result.high
+
+
+def insightface_accuracies(raw: np.ndarray, mirrored: np.ndarray, same: list[bool]) -> list[float]:
+    """InsightFace's verification step by step: accuracy of each of the ten folds."""
+    embeddings = preprocessing.normalize(raw + mirrored)
+    difference = np.subtract(embeddings[0::2], embeddings[1::2])
+    distances = np.sum(np.square(difference), 1)
+    actual = np.asarray(same)
+    thresholds = np.arange(0, 4, 0.01)
+
+    def accuracy(threshold: float, rows: np.ndarray) -> float:
+        predicted = np.less(distances[rows], threshold)
+        true_positives = np.sum(np.logical_and(predicted, actual[rows]))
+        true_negatives = np.sum(np.logical_and(~predicted, ~actual[rows]))
+        return float(true_positives + true_negatives) / len(rows)
+
+    found = []
+    folds = model_selection.KFold(n_splits=10, shuffle=False)
+    for train, test in folds.split(np.arange(len(same))):
+        best = np.argmax([accuracy(threshold, train) for threshold in thresholds])
+        found.append(accuracy(thresholds[best], test))
+    return found
+
+
+@pytest.mark.parametrize("n", [100, 203])
+def test_raw_embeddings_give_insightfaces_mean_and_deviation(n: int) -> None:
+    rng = np.random.default_rng(n)
+    people = rng.normal(size=(n, 2, 32))
+    same = [bool(flag) for flag in rng.random(n) < 0.5]
+    people[same, 1] = people[same, 0]
+    images = (people + rng.normal(0, 1.3, people.shape)).reshape(-1, 32) * 5
+    raw, mirrored = (images + rng.normal(0, 1, images.shape) for _ in range(2))
+    expected = insightface_accuracies(raw, mirrored, same)
+    found = verify_pairs(pair_distances(combine_flips(raw, mirrored)), np.array(same))
+    assert 0.55 < np.mean(expected) < 0.99
+    assert found.accuracy == pytest.approx(np.mean(expected), abs=1e-12)
+    assert found.accuracy_sd == pytest.approx(np.std(expected), abs=1e-12)
 
 
 def test_separable_pairs_are_all_right_and_unrelated_ones_are_chance() -> None:

@@ -168,3 +168,19 @@ def test_a_mistake_in_the_configuration_is_named(tmp_path: Path) -> None:
     result = run(tmp_path, "--configfile", config, "-n")
     assert result.returncode != 0
     assert "unknown key 'finetune.rnak'" in result.stdout + result.stderr
+
+
+def test_a_mixed_training_set_and_template_sets_become_jobs(tmp_path: Path) -> None:
+    (tmp_path / "data" / "ijb").mkdir(parents=True)
+    config = write_config(
+        tmp_path / "config.yaml",
+        training_sets=["real+demo/idbooth/base"],
+        template_sets=["data/ijb"],
+        recognise__repetitions=2,
+    )
+    output = snakemake(tmp_path, "-n", "-p", "--configfile", config)
+    counts = job_counts(output)
+    assert (counts["recognise"], counts["verify"], counts["verify_templates"]) == (2, 2, 2)
+    aligned = "results/demo/aligned/real results/demo/aligned/demo/idbooth/base --validation"
+    assert output.count(f"--aligned {aligned}") == 2
+    assert "recognition/real+demo-idbooth-base/seed1/templates.csv" in output

@@ -1,4 +1,5 @@
-# Face recognition trained on each training set, and its accuracy on the benchmarks.
+# Face recognition trained on each training set, and its accuracy on the benchmarks. Training takes
+# the place of its shell (exec), so that a signal to the job reaches it and its state is saved.
 
 
 rule recognise:
@@ -27,7 +28,7 @@ rule recognise:
     message:
         "Train a recogniser on {wildcards.trained_on}, repetition {wildcards.repetition}"
     shell:
-        "python -m pipeline_steps.recognise --config {input.config}"
+        "exec python -m pipeline_steps.recognise --config {input.config}"
         " --aligned {params.aligned} --validation {input.validation}"
         " --out {params.out} &> {log}"
 
