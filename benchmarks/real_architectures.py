@@ -7,6 +7,7 @@
 sd21, sd21_v, sdxl: one step of every objective with an iResNet-100 as judge, one image, the adapter
 saved and opened by diffusers. Small images keep time and memory down; layers, widths and names are
 the published ones. Prompts are random vectors in place of text states.
+--reduced tries the command on narrow networks.
 iresnet100: exported to ONNX, read back from there, and compared with onnxruntime's answer.
 """
 
@@ -34,6 +35,7 @@ from pipeline_steps.diffusion.architectures import (
     build,
     parameter_count,
     read_architecture,
+    reduced,
 )
 from pipeline_steps.diffusion.base_models.base import PRECISIONS, BaseModel, Conditioning
 from pipeline_steps.diffusion.fleet import fine_tune
@@ -51,10 +53,10 @@ TOKENS = 77
 
 
 class CentralFace:
-    """The middle half of every image is its face; iResNet-100 with random weights embeds it."""
+    """The middle half of every image is its face; a recogniser with random weights embeds it."""
 
-    def __init__(self) -> None:
-        self.recogniser = Recogniser(random_recogniser())
+    def __init__(self, network: IResNet) -> None:
+        self.recogniser = Recogniser(network)
 
     def boxes(self, images: Tensor) -> list[NDArray[np.float32] | None]:
         side = images.shape[-1]
@@ -79,9 +81,9 @@ def random_network(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     return network
 
 
-def random_recogniser() -> IResNet:
-    """An iResNet-100 whose normalisations and slopes all do something."""
-    network = iresnet100()
+def random_recogniser(*, small: bool = False) -> IResNet:
+    """An iResNet-100, or a small one, whose normalisations and slopes all do something."""
+    network = IResNet((1, 1, 1, 1), (8, 8, 8, 8, 8)) if small else iresnet100()
     for name, values in network.state_dict().items():
         if values.ndim > 1:
             values.normal_(0.0, values[0].numel() ** -0.5)
@@ -129,12 +131,15 @@ def base_model(name: str, architecture: Architecture, side: int, precision: str)
     ).to("cpu", precision)
 
 
-def check_base_model(name: str, side: int, precision: str) -> None:
+def check_base_model(name: str, side: int, precision: str, *, small: bool = False) -> None:
     """One step of each objective, one image, one adapter through diffusers."""
+    architecture = read_architecture(name)
+    if small:
+        architecture = reduced(architecture, side)
     with timed("networks with random weights"):
-        base = base_model(name, read_architecture(name), side, precision)
+        base = base_model(name, architecture, side, precision)
     print(f"parameters: unet {parameter_count(base.unet):,}, vae {parameter_count(base.vae):,}")
-    faces = CentralFace()
+    faces = CentralFace(random_recogniser(small=small))
     images = torch.rand(2, 3, side, side) * 2 - 1
     with timed("encode two images"):
         mean, std = base.encode_images(images)
@@ -262,12 +267,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=("sd21", "sd21_v", "sdxl", "iresnet100"), required=True)
     parser.add_argument("--side", type=int, default=64, help="image side, px; a multiple of 64")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    parser.add_argument("--reduced", action="store_true", help="the same layers, but narrow")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
     if arguments.model == "iresnet100":
         check_recogniser()
     else:
-        check_base_model(arguments.model, arguments.side, arguments.precision)
+        check_base_model(
+            arguments.model, arguments.side, arguments.precision, small=arguments.reduced
+        )
     return 0
 
 

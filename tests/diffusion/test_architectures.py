@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -206,3 +207,16 @@ def test_one_image_with_adapters_is_the_one_of_diffusers(model: Any, tmp_path: P
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(StepError, match=r"no architecture 'sd9' .* dinov2_l14, sd21"):
         read_architecture("sd9")
+
+
+def test_the_command_for_full_width_tells_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.real_architectures import main
+
+    assert main(["--model", "sd21_v", "--reduced"]) == 0
+    said = capsys.readouterr().out
+    for method in METHODS:
+        assert f"one step of {method}: " in said
+    found = re.search(r"difference to diffusers (\S+), to the network without adapter (\S+)", said)
+    assert found is not None
+    assert float(found[1]) < 1e-4 < float(found[2])
+    assert "finite False" not in said
