@@ -7,6 +7,7 @@ follows Maio et al., "FVC2000: Fingerprint Verification Competition", TPAMI 2002
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,9 +125,39 @@ def equal_error_rate(fmr: Scores, fnmr: Scores) -> float:
     return float(min(sums[before], sums[after]) / 2.0)
 
 
-def fnmr_at_fmr(curve: ErrorCurve, fmr: float) -> float:
-    """FNMR at the threshold whose FMR is closest to `fmr` (the lowest such threshold)."""
-    return float(curve.fnmr[int(np.argmin(np.abs(curve.fmr - fmr)))])
+def fnmr_at_fmr(
+    curve: ErrorCurve, fmr: float, rule: Literal["closest", "at most"] = "closest"
+) -> float:
+    """FNMR at a wanted FMR.
+
+    Args:
+        curve: rates at ascending thresholds.
+        fmr: the wanted false match rate, in [0, 1].
+        rule: "closest", PyEER's: the threshold whose FMR is closest, the lowest of equally close
+            ones. "at most": the lowest threshold whose FMR does not exceed the wanted one, as
+            ISO/IEC 19795-1 reports it; where even the highest score has too large an FMR, the
+            threshold above every score, with FNMR 1.
+    """
+    if rule == "closest":
+        return float(curve.fnmr[int(np.argmin(np.abs(curve.fmr - fmr)))])
+    within = np.flatnonzero(curve.fmr <= fmr)
+    return float(curve.fnmr[within[0]]) if len(within) else 1.0
+
+
+def det_curve(curve: ErrorCurve, fmrs: ArrayLike) -> Scores:
+    """FNMR at each FMR of a detection error trade-off curve, [f], by the rule "at most".
+
+    Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997.
+    Plotted on axes of normal deviates, or logarithmic ones.
+
+    Args:
+        curve: rates at ascending thresholds.
+        fmrs: false match rates in [0, 1], [f].
+    """
+    # FMR falls with the threshold; count from its end for the lowest threshold within the limit.
+    first = len(curve.fmr) - np.searchsorted(curve.fmr[::-1], np.asarray(fmrs), side="right")
+    result: Scores = np.append(curve.fnmr, 1.0)[first]
+    return result
 
 
 def fisher_discriminant_ratio(

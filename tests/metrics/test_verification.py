@@ -7,9 +7,11 @@ import pytest
 from pyeer.eer_info import get_eer_stats
 
 from pipeline_steps.metrics.verification import (
+    det_curve,
     error_curve,
     error_rates,
     fisher_discriminant_ratio,
+    fnmr_at_fmr,
 )
 
 
@@ -78,6 +80,38 @@ def test_a_rate_counts_scores_at_the_threshold_as_matches() -> None:
     assert curve.thresholds.tolist() == [0.2, 0.4, 0.8]
     assert curve.fmr.tolist() == [1.0, 0.5, 0.0]
     assert curve.fnmr.tolist() == [0.0, 0.0, 0.5]
+
+
+def test_fnmr_at_any_fmr_by_both_rules() -> None:
+    genuine, impostor = np.array([0.3, 0.5, 0.7, 0.9]), np.array([0.1, 0.2, 0.4, 0.6, 0.8])
+    curve = error_curve(genuine, impostor)
+    # FMR 0.4 holds from 0.5 on, FMR 0.2 from 0.7 on; 0.39 is closer to the first.
+    assert fnmr_at_fmr(curve, 0.39) == 0.25
+    assert fnmr_at_fmr(curve, 0.39, "at most") == 0.5
+    assert fnmr_at_fmr(curve, 0.4, "at most") == 0.25
+    assert fnmr_at_fmr(curve, 1.0, "at most") == 0.0
+    assert fnmr_at_fmr(error_curve([0.1], [0.5]), 0.2, "at most") == 1.0
+
+
+def test_the_det_curve_is_the_rule_at_each_rate() -> None:
+    genuine, impostor = normal_scores(5, 300, 400, 2)
+    curve = error_curve(genuine, impostor)
+    fmrs = np.concatenate([[0.0], np.geomspace(1e-4, 1, 40)])
+    expected = [fnmr_at_fmr(curve, fmr, "at most") for fmr in fmrs]
+    np.testing.assert_array_equal(det_curve(curve, fmrs), expected)
+    assert (np.diff(expected) <= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pyeer_on_one_sided_sets(seed: int) -> None:
+    genuine, impostor = normal_scores(seed, 400, 500, 2)
+    assert_equals_pyeer(genuine[genuine > 0.4], impostor)  # every genuine score is high
+    assert_equals_pyeer(genuine, impostor[impostor < -0.1])
+    assert_equals_pyeer(np.append(genuine[genuine < 0.3], 0.9), impostor[impostor > 0])
+
+
+def test_equals_pyeer_on_many_scores() -> None:
+    assert_equals_pyeer(*normal_scores(9, 20_000, 80_000, 3))
 
 
 def test_fisher_ratio_of_constants() -> None:
