@@ -1,9 +1,11 @@
 """Write the study's report: one HTML page that needs nothing but itself.
 
 In:  the folders of the tables and figures steps; manifests with kept and reason (--manifests: the
-     dataset's and those of the aligned sets); provenance.json (--provenance, optional).
-Out: one HTML file: what was run, findings in sentences with intervals, figures, tables, images that
-     were left out and why, provenance. Images are inside the page; it loads nothing.
+     dataset's and those of the aligned sets); pairs of the audit step (--audit-pairs);
+     provenance.json (--provenance, optional).
+Out: one HTML file: what was run, findings in sentences with intervals, the identity audit, figures,
+     tables, images that were left out and why, provenance. Images and table files are inside the
+     page; it loads nothing.
 
 Source: tables and figures of Tomasevic et al., "ID-Booth", FG 2025.
 """
@@ -14,51 +16,80 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pipeline_steps.evidence.findings import (
-    ImageCount,
-    count_images,
     error_sentences,
     order_claims,
     order_sentences,
     quality_sentences,
     recognition_sentences,
 )
-from pipeline_steps.evidence.markup import to_html
-from pipeline_steps.evidence.names import UNTUNED, Names, order_key, variant_key
-from pipeline_steps.evidence.page import Page, Picture, data_uri, provenance_excerpt, render
+from pipeline_steps.evidence.image_counts import ImageCount, counts_of, is_dataset, people_in
+from pipeline_steps.evidence.judges import guide_of, judge_sentences
+from pipeline_steps.evidence.names import UNTUNED, Names, order_key
+from pipeline_steps.evidence.page import (
+    Page,
+    Picture,
+    TableGroup,
+    VariantAudit,
+    data_uri,
+    download,
+    provenance_excerpt,
+    render,
+)
+from pipeline_steps.evidence.pair_page import with_pictures
 from pipeline_steps.evidence.paper_tables import paper_tables
-from pipeline_steps.evidence.sources import REFERENCES, source_of
+from pipeline_steps.evidence.sources import REFERENCES, Source, audited, source_of
+from pipeline_steps.evidence.suspicious_pairs import GENERATED, PAIR_COLUMNS
 from pipeline_steps.evidence.tables_io import read_csv
+from pipeline_steps.evidence.variants import variant_name
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.report import ReportSettings
 
 VARIANT = ("base_model", "method", "prompts")
-KINDS = ("identity", "quality", "recognition", "pose")
+TITLES = {
+    "quality": "Quality, fidelity, diversity",
+    "identity": "Identity",
+    "recognition": "Recognition",
+    "pose": "Head pose",
+    "audit": "Identity audit",
+}
 PICTURES = (
     (
         "overview.png",
-        "Photographs (framed) and generated images of the same people.",
+        "Photographs (framed) and generated images of the same people. Under each image: mean "
+        "cosine similarity to the person’s photographs{by}.",
         "Grid: per row one person’s photograph, then generated images of that person",
     ),
     (
         "samples.png",
         "The same prompts, seeds and noise for every method. Under each image: mean cosine "
-        "similarity to the person’s photographs.",
+        "similarity to the person’s photographs{by}.",
         "Grid: photographs of one person, then a row of generated images per method",
     ),
     (
         "distributions.svg",
         "Similarity of genuine (filled) and impostor pairs (dashed), to the photographs and among "
-        "the generated images.",
+        "the generated images{by}.",
         "Density curves of genuine and impostor similarity per method",
+    ),
+    (
+        "pose.svg",
+        "Head pose of every generated image (coloured) over that of the photographs (grey); σ is "
+        "the standard deviation of yaw × pitch.",
+        "Scatter of yaw and pitch per method",
+    ),
+    (
+        "attributes.svg",
+        "What the prompts asked for, and how well the images then show the person: mean similarity "
+        "to the person’s photographs{by}, with its 95 % interval by images, and the share of "
+        "images in which a face was found.",
+        "Dots per expression and place: similarity and share of images with a face per method",
     ),
 )
 
@@ -70,6 +101,7 @@ def run(
     figures: Path,
     manifests: Sequence[Path],
     out: Path,
+    audit_pairs: Sequence[Path] = (),
     provenance: Path | None = None,
 ) -> None:
     """Write the page.
@@ -79,26 +111,31 @@ def run(
         tables, figures: folders of those steps.
         manifests: dataset/manifest.parquet and aligned/<source>/manifest.parquet.
         out: HTML file to write.
+        audit_pairs: audit/<variant>.pairs.csv of every variant in the audit table.
         provenance: provenance.json of the study.
 
     Raises:
         StepError: a table, figure or manifest is missing or broken.
     """
-    settings = frozen.settings
+    settings, guide = frozen.settings, guide_of(frozen.weights)
     names = Names(settings.labels)
-    frames = {kind: read_csv(tables / f"{kind}.csv") for kind in KINDS}
+    frames = {kind: read_csv(tables / f"{kind}.csv") for kind in TITLES}
     compared = tables / "comparison.csv"
     comparison = read_csv(compared) if compared.is_file() else pd.DataFrame()
     claims = order_claims(frames["identity"], comparison, settings.expected_order, names)
-    counts = _counts(manifests, names)
-    laid_out = paper_tables(frames, names)
+    counts = counts_of(manifests, names)
+    laid_out = paper_tables(frames, names, guide)
     page = Page(
         title=settings.title,
         study=frozen.study,
         lead=_lead(frozen, frames["identity"], names),
-        facts=_facts(frames["identity"], _people(manifests), counts),
+        facts=_facts(frames["identity"], people_in(manifests), counts),
         findings=(
-            ("Do the generated people look like the consenting people?", order_sentences(claims)),
+            ("Who judges?", judge_sentences(frames["identity"], names, guide)),
+            (
+                "Do the generated people look like the consenting people?",
+                order_sentences(claims, names(guide) if guide else ""),
+            ),
             ("How often are they confused?", error_sentences(frames["identity"], names)),
             ("How close are the images to real ones?", quality_sentences(frames["quality"], names)),
             (
@@ -108,16 +145,62 @@ def run(
         ),
         # The page's table has one column per method, so comparisons that lack one are not in it.
         claims=[claim for claim in claims if len(claim.ratios) == len(claims[0].ratios)],
-        pictures=[
-            Picture(Path(file).stem, caption, alt, data_uri(figures / file))
-            for file, caption, alt in PICTURES
+        claims_file=download(compared) if len(comparison) else None,
+        audits=_audits(frames["audit"], audit_pairs, manifests, names),
+        pictures=_pictures(figures, frozen, names),
+        tables=[
+            TableGroup(
+                title,
+                laid_out[kind],
+                [download(tables / f"{kind}.{form}") for form in ("csv", "md", "tex")],
+            )
+            for kind, title in TITLES.items()
+            if kind in laid_out
         ],
-        tables=[to_html(table) for kind in KINDS for table in laid_out.get(kind, [])],
         counts=counts,
         provenance=provenance_excerpt(_read_json(provenance)) if provenance else {},
     )
     write_text(out, render(page))
     get_logger("report").info("written to %s", out)
+
+
+def _pictures(figures: Path, frozen: Frozen[ReportSettings], names: Names) -> list[Picture]:
+    judge = frozen.weights.get("figures")
+    by = f", judged by {names(judge.name)}" if judge else ""
+    return [
+        Picture(Path(file).stem, caption.format(by=by), alt, data_uri(figures / file))
+        for file, caption, alt in PICTURES
+    ]
+
+
+def _audits(
+    frame: pd.DataFrame, pairs: Sequence[Path], manifests: Sequence[Path], names: Names
+) -> list[VariantAudit]:
+    """Audits in the tables' order, each with the closest pair per check and all flagged ones."""
+    rows = {audited(path): read_csv(path, PAIR_COLUMNS) for path in pairs}
+    folders = {
+        source_of(path, "aligned"): path.parent for path in manifests if not is_dataset(path)
+    }
+    found = []
+    for _, summary in frame.iterrows():
+        source = Source(*(str(summary[key]) for key in VARIANT))
+        if source not in rows or source not in folders:
+            raise StepError(
+                f"the audit table has a row of {source.name}, but its pairs or aligned images were "
+                "not passed: pass them under --audit-pairs and --manifests"
+            )
+        shown = rows[source]
+        shown = shown[shown["flagged"] | (shown["rank"] == 1)].sort_values(
+            "flagged", ascending=False, kind="stable"
+        )
+        sets = {GENERATED: folders[source]} | {
+            name: folders.get(Source(name)) for name in REFERENCES
+        }
+        records = [{str(key): value for key, value in row.items()} for _, row in shown.iterrows()]
+        counts = {str(key): value for key, value in summary.items()}
+        pictures = with_pictures(records, sets)
+        found.append(VariantAudit(variant_name(source, names), counts, pictures))
+    return found
 
 
 def _lead(frozen: Frozen[ReportSettings], identity: pd.DataFrame, names: Names) -> str:
@@ -162,38 +245,6 @@ def _listed(values: pd.Series, names: Names) -> str:
     return ", ".join(names(value) for value in sorted(values.astype(str).unique(), key=order_key))
 
 
-def _counts(paths: Sequence[Path], names: Names) -> list[ImageCount]:
-    """Images of every manifest, photographs first."""
-    found: list[tuple[tuple[Any, ...], ImageCount]] = []
-    for path in paths:
-        frame = read_manifest(path, ["kept", "reason"])
-        if _is_dataset(path):
-            found.append(((0,), count_images("photographs", "Photographs, prepared", frame)))
-            continue
-        source = source_of(path, "aligned")
-        if source.is_reference:
-            what = f"{names(source.name)}, aligned"
-            found.append(
-                ((1, order_key(source.name)), count_images("reference", what, frame)),
-            )
-            continue
-        key = variant_key(source.base_model, source.prompts, source.method)
-        method = UNTUNED if source.method == UNTUNED else names(source.method)
-        what = f"{names(source.base_model)}, {names(source.prompts)}, {method}"
-        found.append(((2, key), count_images("generated", what, frame)))
-    return [count for _, count in sorted(found, key=lambda item: item[0])]
-
-
-def _people(paths: Sequence[Path]) -> int:
-    """Identities with a kept photograph."""
-    frames = [read_manifest(path, ["identity", "kept"]) for path in paths if _is_dataset(path)]
-    return sum(frame.loc[frame["kept"].astype(bool), "identity"].nunique() for frame in frames)
-
-
-def _is_dataset(path: Path) -> bool:
-    return path.parent.name == "dataset"
-
-
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -223,6 +274,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="manifests of the dataset and of the aligned sets",
     )
+    parser.add_argument(
+        "--audit-pairs",
+        type=Path,
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="pairs of every variant's audit",
+    )
     parser.add_argument("--provenance", type=Path, help="provenance.json of the study")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     arguments = parser.parse_args(argv)
@@ -232,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures=arguments.figures,
         manifests=arguments.manifests,
         out=arguments.out,
+        audit_pairs=arguments.audit_pairs,
         provenance=arguments.provenance,
     )
     return 0

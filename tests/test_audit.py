@@ -105,7 +105,7 @@ def test_new_images_of_the_people_raise_no_alarm(world: World) -> None:
     assert set(samples["shows"]) <= {"own", "nobody"}
     assert summary["own_share"] > 0.7
     assert [summary[column] for column in VERDICTS.values()] == ["pass"] * 4, summary["sentence"]
-    assert summary["verdict"] == "pass"
+    assert summary["sentence"] == "pass: nothing suspicious."
     assert not pairs["flagged"].any()
     assert not samples[["copy", "stranger"]].any(axis=None)
 

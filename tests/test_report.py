@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline_steps.evidence.audit import SUMMARY_COLUMNS, VERDICTS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.suspicious_pairs import PAIR_COLUMNS
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import write_manifest
@@ -42,6 +45,12 @@ class Study:
         self.table("identity", IDENTITY_COLUMNS, identity)
         self.table("pose", POSE_COLUMNS, rows(POSE_COLUMNS, extractor="<b>pose</b>"))
         self.table("recognition", RECOGNITION_COLUMNS, [])
+        verdicts = dict.fromkeys(VERDICTS.values(), "pass")
+        audit = rows(SUMMARY_COLUMNS, recogniser="judge", verdict="pass", **verdicts)
+        audit[-1] |= {"verdict": "fail", "copies_verdict": "fail", "sentence": "fail: <copied>."}
+        for row in audit[:-1]:
+            row["sentence"] = "pass: nothing suspicious."
+        self.table("audit", SUMMARY_COLUMNS, audit)
         difference = {"base_model": "demo", "prompts": "base", "versus": "real", "metric": "fdr"}
         difference |= {"recogniser": "judge", "method": "idbooth", "minus_method": "dreambooth"}
         difference |= {"difference": 0.2, "low": 0.1, "high": 0.3}
@@ -49,7 +58,11 @@ class Study:
         for name in ("overview.png", "samples.png"):
             write_png(root / "figures" / name, np.zeros((20, 20, 3), np.uint8))
         svg = '<svg xmlns="http://www.w3.org/2000/svg"/>'
-        (root / "figures/distributions.svg").write_text(svg)
+        for name in ("distributions", "pose", "attributes"):
+            (root / f"figures/{name}.svg").write_text(svg)
+        for kind in ("quality", "identity", "pose", "recognition", "audit"):
+            for form in ("md", "tex"):
+                (root / f"tables/{kind}.{form}").write_text(f"{kind} {form}")
         kept = [
             {"identity": f"ID_{i % 3}", "kept": i > 0, "reason": "" if i else "no face"}
             for i in range(7)
@@ -58,8 +71,27 @@ class Study:
         self.manifests += [root / f"aligned/demo/{m}/base/manifest.parquet" for m in METHODS]
         for manifest in self.manifests:
             write_manifest(manifest, kept)
+        self.pairs = [root / f"audit/demo/{method}/base.pairs.csv" for method in METHODS]
+        for path in self.pairs:
+            self.audit_pairs(path)
         config = {"study": "s<1>", "step": "report", "seed": 5, "weights": {}, "variant": {}}
         (root / "report.json").write_text(json.dumps(config | {"settings": {}}))
+
+    def audit_pairs(self, path: Path) -> None:
+        """A copy that was found and a swap that was not; the copy's photograph is missing."""
+        pair: dict = dict.fromkeys(PAIR_COLUMNS, 0.5) | {"identity": "ID_1", "note": "recogniser 1"}
+        pair |= {"file": "ID_1/0.png", "other_set": "generated", "other_file": "ID_1/0.png"}
+        write_png(
+            self.root / f"aligned/demo/{path.parent.name}/base/ID_1/0.png",
+            np.zeros((20, 20, 3), np.uint8),
+        )
+        found = [
+            pair | {"check": "copies", "rank": 1, "flagged": True},
+            pair | {"check": "copies", "rank": 2, "flagged": False},
+            pair | {"check": "swaps", "rank": 1, "flagged": False, "other_file": "lost.png"},
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(found, columns=list(PAIR_COLUMNS)).to_csv(path, index=False)
 
     def table(self, kind: str, columns: tuple[str, ...], content: list[dict]) -> None:
         path = self.root / "tables" / f"{kind}.csv"
@@ -70,8 +102,17 @@ class Study:
         out = self.root / "report.html"
         argv = ["--config", str(self.root / "report.json"), "--tables", str(self.root / "tables")]
         argv += ["--figures", str(self.root / "figures"), "--out", str(out)]
+        argv += ["--audit-pairs", *map(str, self.pairs)]
         assert main([*argv, "--manifests", *map(str, self.manifests), *extra]) == 0
         return out.read_text(encoding="utf-8")
+
+    def guide(self, recogniser: str) -> None:
+        """Say which recogniser guided the training."""
+        weights = {"name": recogniser, "task": "recogniser", "architecture": "iresnet"}
+        weights |= {"source": "x", "licence": "MIT", "commercial_use": False}
+        path = self.root / "report.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"weights": {"recogniser": weights}}))
 
 
 @pytest.fixture
@@ -98,7 +139,10 @@ class Resources(HTMLParser):
         if tag == "a":
             self.links.append(str(found["href"]))
         if "id" in found:
+            assert found["id"] not in self.anchors
             self.anchors.add(str(found["id"]))
+        if tag == "img":
+            assert found["alt"]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -111,9 +155,12 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(study: Study) -> Non
     found = Resources()
     found.feed(page)
     assert found.open == []
-    assert len(found.loaded) == 3
+    # Five figures; per audited variant a copy with both images and a swap whose second is lost.
+    assert len(found.loaded) == 5 + len(METHODS) * (2 + 1)
     assert all(source.startswith("data:image/") for source in found.loaded)
-    assert {link.removeprefix("#") for link in found.links} <= found.anchors
+    inside = [link for link in found.links if not link.startswith("data:")]
+    assert {link.removeprefix("#") for link in inside} <= found.anchors
+    assert len(inside) > 8
     assert "url(" not in page
     assert "@import" not in page
 
@@ -125,6 +172,7 @@ def test_findings_tables_and_counts_are_on_the_page(study: Study) -> None:
     assert "better than DreamBooth beyond chance in 1 of 1" in text
     assert "0.20 [0.10, 0.30]" in text
     assert "Demo, Base, ID-Booth 7 6 1 no face (1)" in text
+    assert "fail Demo, Base, ID-Booth. &lt;copied&gt;." in text
     assert (
         "People 3 Photographs 6 Variants 4 Generated images 28 of which with a face 85.7%" in text
     )
@@ -157,6 +205,38 @@ def test_provenance_is_an_excerpt_and_optional(study: Study) -> None:
 
 def test_the_same_study_gives_the_same_bytes(study: Study) -> None:
     assert study.run() == study.run()
+
+
+def test_table_files_can_be_saved_from_the_page(study: Study) -> None:
+    links = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]*)"', study.run()))
+    kinds = ("quality", "identity", "pose", "audit")  # recognition has no rows
+    names = {f"{kind}.{form}" for kind in kinds for form in ("csv", "md", "tex")}
+    assert set(links) == names | {"comparison.csv"}
+    for name, content in links.items():
+        assert base64.b64decode(content) == (study.root / "tables" / name).read_bytes()
+
+
+def test_the_page_says_which_judge_guided_the_training(study: Study) -> None:
+    assert "identity losses" not in study.run()
+    study.guide("judge")
+    assert "The only judge is judge, the recogniser inside the identity losses" in study.run()
+    identity = pd.read_csv(study.root / "tables/identity.csv")
+    # A second judge that finds the methods' order reversed.
+    flipped = identity.assign(recogniser="other", fdr=-identity["fdr"])
+    pd.concat([identity, flipped]).to_csv(study.root / "tables/identity.csv", index=False)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", study.run()))
+    assert "Inside the identity losses sat judge" in text
+    assert "other took no part" in text
+    assert "agree on the method of the highest Fisher ratio in 0 of 1 comparisons" in text
+    assert "Judged by judge (inside the identity losses): The paper’s order" in text
+    assert "ID-Booth, holds in 1 of 1 comparisons. " in text
+    assert "Judged by other (independent): The paper’s order" in text
+
+
+def test_an_audited_variant_without_its_pairs_is_named(study: Study) -> None:
+    study.pairs.pop()
+    with pytest.raises(StepError, match="row of demo/idbooth/base, but its pairs"):
+        study.run()
 
 
 def test_missing_parts_are_named(study: Study) -> None:

@@ -279,22 +279,30 @@ def _most_by_chance(n: int, expected: float, confidence: float = 0.99) -> int:
 
 
 def _sentence(overall: Verdict, counts: Mapping[str, Any]) -> str:
+    """The verdict and what speaks for it; what was not found is not listed."""
+
     def several(key: str, one: str, many: str) -> str:
         return f"{counts[key]} {one if counts[key] == 1 else many}"
 
-    parts = [
-        f"{several('swapped_identities', 'identity shows', 'identities show')} another consented "
-        f"person ({several('swapped_images', 'image', 'images')}, "
-        f"{counts['swapped_images_by_chance']:.1f} expected by chance at most)",
-        several("collisions", "pair of identities is one", "pairs of identities are one"),
-        several("copies", "image is a near copy", "images are near copies") + " of a photograph",
-    ]
+    chance = counts["swapped_images_by_chance"]
+    found = {
+        "swapped_identities": several("swapped_identities", "identity shows", "identities show")
+        + " another consented person on the whole",
+        "swapped_images": several("swapped_images", "image shows", "images show")
+        + f" another consented person (by chance {chance:.1f} at most)",
+        "collisions": several("collisions", "pair of identities is", "pairs of identities are")
+        + " not told apart",
+        "copies": several("copies", "image is a near copy", "images are near copies")
+        + " of a photograph",
+        "stranger_identities": several("stranger_identities", "identity shows", "identities show")
+        + " somebody of the in-the-wild set on the whole",
+        "strangers": several("strangers", "image resembles", "images resemble")
+        + " somebody of the in-the-wild set"
+        + f" ({counts['strangers_by_chance']:.1f} expected by chance)",
+    }
+    parts = [text for key, text in found.items() if counts[key]]
     if math.isnan(counts["pixel_threshold"]):
-        parts[-1] = "copies were not looked for: nobody has two photographs"
+        parts.append("copies were not looked for: nobody has two photographs")
     if math.isnan(counts["strangers_by_chance"]):
         parts.append("there is no reference set to look for strangers in")
-    else:
-        text = several("strangers", "image resembles", "images resemble")
-        chance = f"{counts['strangers_by_chance']:.1f}"
-        parts.append(f"{text} somebody in the wild set ({chance} expected by chance)")
-    return f"{overall}: {'; '.join(parts)}."
+    return f"{overall}: {'; '.join(parts) or 'nothing suspicious'}."

@@ -106,10 +106,27 @@ def order_claims(
     return claims
 
 
-def order_sentences(claims: Sequence[OrderClaim]) -> list[str]:
-    """The order's fate over all comparisons."""
-    if not claims:
-        return []
+def order_sentences(claims: Sequence[OrderClaim], guide: str = "") -> list[str]:
+    """The order's fate over all comparisons, by each judge.
+
+    Args:
+        claims: from :func:`order_claims`.
+        guide: name as shown of the recogniser inside the identity losses, "" where there is none.
+    """
+    judges = list(dict.fromkeys(claim.setting[3] for claim in claims))
+    sentences = []
+    for judge in judges:
+        own = [claim for claim in claims if claim.setting[3] == judge]
+        found = _order_sentences(own)
+        if len(judges) > 1:
+            role = "independent" if judge != guide else "inside the identity losses"
+            prefix = f"Judged by {judge} ({role}): " if guide else f"Judged by {judge}: "
+            found = [prefix + " ".join(found)]
+        sentences += found
+    return sentences
+
+
+def _order_sentences(claims: Sequence[OrderClaim]) -> list[str]:
     longest = max(claims, key=lambda claim: len(claim.ratios))
     order = " < ".join(name for name, _ in longest.ratios)
     first, last = longest.ratios[0][0], longest.ratios[-1][0]
@@ -225,40 +242,6 @@ def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
     accuracies = [float(group["accuracy"].mean()) for group in groups]
     pairs = [int(group["n_pairs"].iloc[0]) for group in groups]
     return Estimate(*average_with_interval(accuracies, pairs))
-
-
-@dataclass(frozen=True)
-class ImageCount:
-    """Images of one manifest.
-
-    Attributes:
-        kind: "photographs", "reference" (aligned) or "generated" (aligned).
-        what: name as shown.
-        images, kept, dropped: counts.
-        reasons: reasons of the dropped ones with their counts, most frequent first.
-    """
-
-    kind: str
-    what: str
-    images: int
-    kept: int
-    dropped: int
-    reasons: str
-
-
-def count_images(kind: str, what: str, manifest: pd.DataFrame) -> ImageCount:
-    """Counts of a manifest with the columns kept and reason."""
-    kept = manifest["kept"].astype(bool)
-    reasons = manifest.loc[~kept, "reason"].fillna("").replace("", "no reason given")
-    counts = sorted(reasons.value_counts().items(), key=lambda item: (-int(item[1]), str(item[0])))
-    return ImageCount(
-        kind=kind,
-        what=what,
-        images=len(manifest),
-        kept=int(kept.sum()),
-        dropped=int((~kept).sum()),
-        reasons=", ".join(f"{reason} ({count})" for reason, count in counts),
-    )
 
 
 def _sorted_groups(

@@ -90,9 +90,9 @@ def to_latex(table: Table, *, intervals: bool = False) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A `figure` with the caption and a table; intervals in a second line of the cell."""
+    """The `table` element, without caption; intervals in a second line of the cell."""
     head_cells = "".join(
-        f'<th rowspan="2" scope="col">{html.escape(head)}</th>' for head in table.heads
+        f'<th rowspan="2" scope="col" class="text">{html.escape(head)}</th>' for head in table.heads
     )
     upper, lower = [], []
     for title, members in _spans(table.columns):
@@ -107,9 +107,8 @@ def to_html(table: Table) -> str:
         cells += "".join(_html_cell(cell) for cell in row.cells)
         body.append(f"<tr{' class=rule' if row.rule_above else ''}>{cells}</tr>")
     return (
-        f'<figure class="table"><figcaption>{html.escape(table.caption)}</figcaption>'
         f'<div class="scroll"><table><thead><tr>{head_cells}{"".join(upper)}</tr>'
-        f"<tr>{''.join(lower)}</tr></thead><tbody>{''.join(body)}</tbody></table></div></figure>"
+        f"<tr>{''.join(lower)}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 

@@ -31,6 +31,7 @@ LABELS = {
     "sixdrepnet": "6DRepNet",
     "landmark_pose": "solvePnP on five landmarks",
     "demo_recogniser": "demo recogniser",
+    "demo_recogniser_b": "second demo recogniser",
     "demo_attributes": "demo attributes",
     "demo_quality": "demo quality",
     "lfw": "LFW",

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.evidence.findings import ImageCount, OrderClaim
+from pipeline_steps.evidence.audit import VERDICTS
+from pipeline_steps.evidence.findings import OrderClaim
+from pipeline_steps.evidence.image_counts import ImageCount
+from pipeline_steps.evidence.layout import Table
+from pipeline_steps.evidence.markup import to_html
+from pipeline_steps.evidence.pages import html_environment
 from pipeline_steps.files.errors import StepError
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
-MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-SECTIONS = (
-    ("findings", "Findings"),
-    ("images", "Images"),
-    ("tables", "Tables"),
-    ("dropped", "Images left out"),
-)
+TEMPLATE = "page.html.j2"
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".csv": "text/csv",
+    ".md": "text/markdown",
+    ".tex": "application/x-tex",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Picture:
 
     Attributes:
         name: anchor.
-        caption, alt: texts above it and in its place.
+        caption, alt: texts below it and in its place.
         uri: data URI.
     """
 
@@ -38,16 +43,50 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file inside the page: its name, and a data URI."""
+
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class TableGroup:
+    """Tables of one kind and the files that hold them."""
+
+    title: str
+    tables: Sequence[Table]
+    downloads: Sequence[Download]
+
+
+@dataclass(frozen=True)
+class VariantAudit:
+    """One variant's audit.
+
+    Attributes:
+        name: as shown.
+        summary: its row of counts and verdicts.
+        pairs: the pairs to look at, with pictures (see `pair_page.with_pictures`).
+    """
+
+    name: str
+    summary: Mapping[str, Any]
+    pairs: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Page:
     """What the page holds, from top to bottom.
 
     Attributes:
         title, study, lead: headline, name of the study, and a sentence on what was run.
-        facts: (name, value) of the tiles at the top.
+        facts: (name, value) of the numbers at the top.
         findings: (heading, sentences).
         claims: rows of the table of Fisher ratios; all with equally many methods.
+        claims_file: the file with all differences; None where there is none.
+        audits: audits of the variants; empty leaves the section out.
         pictures: figures; the first opens the page.
-        tables: HTML of the tables.
+        tables: tables by kind.
         counts: images of every manifest.
         provenance: see `provenance_excerpt`; empty leaves the section out.
     """
@@ -58,31 +97,28 @@ class Page:
     facts: Sequence[tuple[str, str]]
     findings: Sequence[tuple[str, Sequence[str]]]
     claims: Sequence[OrderClaim]
+    claims_file: Download | None
+    audits: Sequence[VariantAudit]
     pictures: Sequence[Picture]
-    tables: Sequence[str]
+    tables: Sequence[TableGroup]
     counts: Sequence[ImageCount]
     provenance: Mapping[str, Any]
 
 
 def render(page: Page) -> str:
-    """The page as HTML; everything but the ready-made tables is escaped."""
-    from jinja2 import Environment, StrictUndefined
+    """The page as HTML; everything is escaped."""
     from markupsafe import Markup
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    template = html_environment().get_template(TEMPLATE)
+    return template.render(
+        vars(page),
+        table_html=lambda table: Markup(to_html(table)),
+        verdict_columns=VERDICTS,
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    provenance = [("provenance", "Where it comes from")] if page.provenance else []
-    content = vars(page) | {
-        "sections": [*SECTIONS, *provenance],
-        "tables": [Markup(table) for table in page.tables],
-    }
-    return template.render(content) + "\n"
 
 
 def data_uri(path: Path) -> str:
-    """The image file as a data URI.
+    """The file as a data URI.
 
     Raises:
         StepError: the file is missing.
@@ -90,8 +126,14 @@ def data_uri(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise StepError(f"figure {path} is missing: run the figures step first") from error
+        step = "figures" if path.suffix in (".png", ".svg") else "tables"
+        raise StepError(f"{path} is missing: run the {step} step first") from error
     return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def download(path: Path) -> Download:
+    """The file as a link of the page that saves it. Raises StepError where it is missing."""
+    return Download(path.name, data_uri(path))
 
 
 def provenance_excerpt(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,19 @@ def source_of(path: Path, root: str) -> Source:
     )
 
 
+def audited(path: Path) -> Source:
+    """The variant of `audit/<base_model>/<method>/<prompts>.<rest>`.
+
+    Raises:
+        StepError: the path has another shape.
+    """
+    if len(path.parts) < 4 or path.parts[-4] != "audit":
+        raise StepError(
+            f"cannot tell what {path} is about: expected audit/<base_model>/<method>/<prompts>.…"
+        )
+    return Source(path.parts[-3], path.parts[-2], path.name.split(".", 1)[0])
+
+
 def trained_on(path: Path) -> tuple[str, Source, int]:
     """Training set and seed of `recognition/<trained_on>/seed<k>/<file>`.
 

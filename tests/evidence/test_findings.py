@@ -7,12 +7,12 @@ import pytest
 
 from pipeline_steps.evidence.findings import (
     Estimate,
-    count_images,
     error_sentences,
     order_claims,
     order_sentences,
     recognition_sentences,
 )
+from pipeline_steps.evidence.image_counts import count_images
 from pipeline_steps.evidence.names import Names
 
 ORDER = ("dreambooth", "portraitbooth", "idbooth")

@@ -125,6 +125,7 @@ rule report:
         manifests=PLAN.manifests,
         tables=rules.tables.output,
         figures=rules.figures.output,
+        audit_pairs=PLAN.audit_pairs,
         provenance=rules.provenance.output,
     output:
         report(
@@ -151,4 +152,5 @@ rule report:
     shell:
         "python -m pipeline_steps.report --config {input.config} --tables {params.tables}"
         " --figures {params.figures} --manifests {input.manifests}"
-        " --provenance {input.provenance} --out {output} &> {log}"
+        " --audit-pairs {input.audit_pairs} --provenance {input.provenance}"
+        " --out {output} &> {log}"
