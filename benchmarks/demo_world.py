@@ -259,7 +259,8 @@ def measure_places(task: Task) -> list[Row]:
     ]
     rows = [agreement("place read from unseen renders", read_places(weights, images), truth)]
     for path in manifests:
-        table = read_manifest(path, ("file", "prompt"))
+        table = read_manifest(path, ("file", "prompt", "kept"))
+        table = table[table["kept"]]
         samples = [read_image(path.parent / file) for file in table["file"]]
         wanted = [place_of(prompt) for prompt in table["prompt"]]
         name = f"place read from samples, {path.parts[-4]}, {path.parts[-3]}"

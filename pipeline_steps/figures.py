@@ -95,8 +95,7 @@ def run(
         photographs=photographs[photographs["kept"].astype(bool)],
         dataset=dataset,
         samples={
-            source: read_manifest(folder / "manifest.parquet", ["identity", "index", "file"])
-            for source, folder in folders.items()
+            source: _images_of(folder / "manifest.parquet") for source, folder in folders.items()
         },
         folders=folders,
         real=unit_embeddings(photograph_features),
@@ -115,6 +114,12 @@ def run(
     ):
         save_figure(figure, out, name, dpi=settings.dpi)
         log.info("%s written to %s", name, out)
+
+
+def _images_of(manifest: Path) -> pd.DataFrame:
+    """A manifest's rows with an image; drawings that a gate rejected have none."""
+    frame = read_manifest(manifest, ["identity", "index", "file"])
+    return frame[frame["file"].notna()]
 
 
 def _distributions(
