@@ -95,21 +95,23 @@ def study_name(configs: dict[str, dict[str, Any]]) -> str:
 
 
 def weights(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per registry entry in use: where from, under which licence, and hashes of its files."""
-    entries: dict[str, dict[str, Any]] = {}
+    """Per registry entry in use, components included: source, licence and hashes of its files."""
+    entries: dict[str, Weights] = {}
     for path, config in configs.items():
         for role, raw in config["content"]["weights"].items():
-            entry = validated(Weights, raw, f"{path}: weights.{role}")
-            if entry.name in entries:
-                continue
-            entries[entry.name] = {
-                "source": entry.source,
-                "revision": entry.revision,
-                "licence": entry.licence,
-                "commercial_use": entry.commercial_use,
-                "sha256": _hashes(entry),
-            }
-    return entries
+            whole = validated(Weights, raw, f"{path}: weights.{role}")
+            for entry in whole.with_components():
+                entries.setdefault(entry.name, entry)
+    return {
+        name: {
+            "source": entry.source,
+            "revision": entry.revision,
+            "licence": entry.licence,
+            "commercial_use": entry.commercial_use,
+            "sha256": _hashes(entry),
+        }
+        for name, entry in entries.items()
+    }
 
 
 def source_hash(path: Path) -> dict[str, Any]:

@@ -22,9 +22,9 @@ def config(folder: Path, name: str, study: str = "s", **weights: Any) -> Path:
     return path
 
 
-def entry(source: Path) -> dict[str, Any]:
+def entry(source: Path, name: str = "net") -> dict[str, Any]:
     return {
-        "name": "net",
+        "name": name,
         "task": "recogniser",
         "architecture": "iresnet",
         "source": str(source),
@@ -47,7 +47,11 @@ def written(tmp_path: Path) -> dict[str, Any]:
     provenance.run(
         configs=[
             config(tmp_path, "prepare"),
-            config(tmp_path, "embed", recogniser=entry(weights)),
+            config(
+                tmp_path,
+                "embed",
+                recogniser=entry(weights) | {"components": {"part": entry(weights, "part")}},
+            ),
             config(tmp_path, "render_demo_world", study="demo_world"),
         ],
         benchmarks=benchmarks,
@@ -72,8 +76,12 @@ def test_times_are_summed_and_memory_is_the_largest(written: dict[str, Any]) -> 
 def test_inputs_and_weights_are_named_by_hash(written: dict[str, Any]) -> None:
     (source,) = written["sources"].values()
     assert source == {"kind": "file", "bytes": 3, "sha256": sha256_bytes(b"abc")}
-    assert written["weights"]["net"]["sha256"] == {"net.safetensors": sha256_bytes(b"weights")}
+    assert written["weights"]["net"]["sha256"] == {
+        "net.safetensors": sha256_bytes(b"weights"),
+        "part:net.safetensors": sha256_bytes(b"weights"),
+    }
     assert written["weights"]["net"]["licence"] == "MIT"
+    assert written["weights"]["part"]["licence"] == "MIT"
 
 
 def test_study_versions_and_hardware_are_there(written: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from pipeline_steps.diffusion.architectures import (
     reduced,
     write_pipeline,
 )
-from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.base_models import ARCHITECTURES, load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.face_region import to_arrays
 from pipeline_steps.diffusion.fleet import FineTuned, fine_tune
@@ -29,11 +29,13 @@ from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampler import ImageRequest, sample
+from pipeline_steps.faces.extractors import EXTRACTORS
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.finetune import FinetuneSettings
 from pipeline_steps.settings.registry import read_models
 from tests.diffusion.tiny_study import EveryFace, base_weights
 
+ROOT = Path(__file__).parents[2]
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 BASE_MODELS = ("sd21", "sd21_v", "sdxl")
 ARCHITECTURE_OF = {
@@ -93,7 +95,7 @@ def test_inception_fits_its_published_file() -> None:
     with torch.device("meta"):
         network = inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
     assert parameter_count(network) == 23_850_960
-    size = read_models(Path("config/models.yaml"))["inception_v3"].size
+    size = read_models(ROOT / "config" / "models.yaml")["inception_v3"].size
     assert size is not None
     assert 0 < size - 4 * parameter_count(network) < 300_000  # running statistics, and the code
 
@@ -220,3 +222,24 @@ def test_the_command_for_full_width_tells_what_it_found(capsys: pytest.CaptureFi
     assert found is not None
     assert float(found[1]) < 1e-4 < float(found[2])
     assert "finite False" not in said
+
+
+def test_every_entry_of_the_registry_has_code_that_opens_it() -> None:
+    for entry in read_models(ROOT / "config" / "models.yaml").values():
+        if entry.task == "base_model":
+            assert entry.architecture in ARCHITECTURES, entry.name
+            assert entry.options["resolution"], entry.name
+            assert set(entry.components) <= {"vae"}, entry.name
+        elif entry.task != "autoencoder":
+            assert (entry.task, entry.architecture) in EXTRACTORS, entry.name
+
+
+@pytest.mark.parametrize("name", BASE_MODELS)
+def test_the_registry_names_the_published_resolution_and_parts(name: str) -> None:
+    architecture = read_architecture(name)
+    entry = read_models(ROOT / "config" / "models.yaml")[name]
+    assert entry.options["resolution"] == architecture["resolution"]
+    assert entry.architecture == ARCHITECTURE_OF[name]
+    folders = {part for part in architecture if isinstance(architecture[part], dict)}
+    tokenizers = {p.replace("text_encoder", "tokenizer") for p in folders if "text_" in p}
+    assert {file.partition("/")[0] for file in entry.files if "/" in file} == folders | tokenizers
