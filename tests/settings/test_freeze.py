@@ -15,10 +15,17 @@ from pipeline_steps.settings.plan import Plan, make_plan
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("dreambooth", "portraitbooth", "idbooth")
+SAMPLE = "sample/demo/{}/base.json"
+SAMPLES = {
+    f"sample/demo/{method}/{prompts}.json"
+    for method in ("untuned", *METHODS)
+    for prompts in ("base", "complex")
+}
 
 
 def demo(changes: dict[str, Any] | None = None) -> Plan:
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
+    config["sample"]["gate"] = None
     for key, value in (changes or {}).items():
         *path, last = key.split(".")
         part = config
@@ -54,11 +61,7 @@ def finetune(*methods: str) -> set[str]:
         ({"prior.images": 9}, {"prior/demo.json"}),
         (
             {"sample.guidance": 7.5},
-            {
-                f"sample/demo/{method}/{prompts}.json"
-                for method in ("untuned", *METHODS)
-                for prompts in ("base", "complex")
-            },
+            SAMPLES,
         ),
         ({"align.padding": 0.25}, {"align.json"}),
         ({"score.quality.k": 5}, {"score/quality.json"}),
@@ -68,8 +71,14 @@ def finetune(*methods: str) -> set[str]:
         (
             {"recogniser": "arcface_r100"},
             {"embed.json", "prior/demo.json", "tables.json", "report.json"}
-            | finetune("portraitbooth", "idbooth"),
+            | finetune("portraitbooth", "idbooth")
+            | {
+                f"export/demo/{method}/{prompts}.json"
+                for method in ("portraitbooth", "idbooth")
+                for prompts in ("base", "complex")
+            },
         ),
+        ({"sample.gate": {"min_similarity": 0.2}}, SAMPLES),
         ({"audit.fmr": 0.01}, {"audit.json"}),
         (
             {"score.identity.recognisers": ["arcface_r100"]},
@@ -105,7 +114,8 @@ def test_repetitions_and_prompt_sets_only_add_files(before: dict[str, str]) -> N
     after = files(demo({"recognise.repetitions": 2}))
     assert {Path(path).name for path in set(after) - set(before)} == {"seed1.json"}
     added = set(files(demo({"prompt_sets": ["base", "complex", "fg2025"]}))) - set(before)
-    assert added == {f"sample/demo/{method}/fg2025.json" for method in ("untuned", *METHODS)}
+    samples = {f"sample/demo/{method}/fg2025.json" for method in ("untuned", *METHODS)}
+    assert added == samples | {f"export/demo/{method}/fg2025.json" for method in METHODS}
 
 
 def test_a_new_seed_reaches_every_step_but_not_the_rendered_world(before: dict[str, str]) -> None:
@@ -124,6 +134,19 @@ def test_the_order_of_keys_changes_nothing(before: dict[str, str]) -> None:
         return {key: reversed_keys(value[key]) for key in reversed(value)}
 
     assert files(make_plan(reversed_keys(config), "demo.yaml")) == before
+
+
+def test_a_gate_brings_the_networks_that_it_asks_for(before: dict[str, str]) -> None:
+    def roles(gate: dict[str, Any], method: str) -> set[str]:
+        return set(json.loads(files(demo({"sample.gate": gate}))[SAMPLE.format(method)])["weights"])
+
+    assert roles({}, "idbooth") == {"base_model"}
+    both = {"min_similarity": 0.2, "min_quality": 1.0}
+    assert roles(both, "idbooth") == {"base_model", "recogniser", "quality"}
+    assert roles(both, "untuned") == {"base_model", "quality"}
+    changes = {"sample.gate": {}, "align.padding": 0.25}
+    frozen = json.loads(files(demo(changes))[SAMPLE.format("untuned")])
+    assert frozen["settings"]["gate"]["align"]["padding"] == 0.25
 
 
 def test_a_method_gets_neither_settings_nor_weights_that_it_does_not_use(
