@@ -118,6 +118,11 @@ class AdapterBank:
         self.weights.grad = torch.cat([column.flatten(1) for column in columns], dim=1)
         return self.weights.grad
 
+    def drop_gradients(self) -> None:
+        """Forget what backward passes have added up."""
+        for layer in self._layers.values():
+            layer.down.grad = layer.up.grad = None
+
     def _view(self, part: slice, shape: tuple[int, int]) -> nn.Parameter:
         """A parameter whose data are columns of the bank's matrix."""
         return nn.Parameter(self.weights.detach()[:, part].unflatten(1, shape))

@@ -2,8 +2,9 @@
 
 On a GPU the number comes from a short probe: the peak memory with one and with two identities gives
 a fixed part and a part per identity. When the device runs out of memory all the same, the
-autoencoder's pieces are halved, then the cohort, and at last activations are recomputed; training
-goes on from the state it had. None of this changes a result beyond float error.
+autoencoder's graphs are held piece by piece, the pieces are halved, then the cohort, and at last
+activations are recomputed; training goes on from the state it had. None of this changes a result
+beyond float error.
 """
 
 from __future__ import annotations
@@ -194,7 +195,10 @@ class Backoff:
     def _back_off(self, count: int) -> None:
         memory.release(self.device)
         log, chunk = get_logger("finetune"), self.runtime.chunk_on(self.device)
-        if chunk > 1:
+        if not self.runtime.redecode:
+            self.runtime = replace(self.runtime, redecode=True)
+            log.warning("out of memory: holding the graph of %d decoded images at a time", chunk)
+        elif chunk > 1:
             self.runtime = replace(self.runtime, decode_chunk=chunk // 2)
             log.warning("out of memory: decoding %d images at a time", chunk // 2)
         elif count > 1:

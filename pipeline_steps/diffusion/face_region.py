@@ -33,8 +33,10 @@ class FaceRegion:
     """MTCNN, the differentiable crop, and a recogniser."""
 
     def __init__(self, detector: Detector, recogniser: Recogniser) -> None:
+        from pipeline_steps.diffusion.frozen_face_network import frozen_copy
+
         self._detector = detector
-        self._recogniser = recogniser
+        self._network = frozen_copy(recogniser.network)
 
     def boxes(self, images: Tensor) -> list[NDArray[np.float32] | None]:
         found = self._detector.detect_tensor(images)
@@ -43,7 +45,8 @@ class FaceRegion:
     def embed(self, images: Tensor, boxes: Tensor) -> Tensor:
         from pipeline_steps.faces.crop import crop_and_resize
 
-        return self._recogniser.embed_tensor(crop_and_resize(images, boxes))
+        crops = crop_and_resize(images, boxes, self._network.input_size)
+        return self._network(crops)
 
 
 def load_faces(weights: Weights, device: str, min_face_size: int) -> FaceRegion:

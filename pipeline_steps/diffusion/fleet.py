@@ -25,7 +25,9 @@ from pipeline_steps.diffusion.draws import Draw, draw_step, stack_draws
 from pipeline_steps.diffusion.face_region import FaceEmbedder
 from pipeline_steps.diffusion.fleet_loss import LOSSES, FleetLoss
 from pipeline_steps.diffusion.latent_set import LatentSet
+from pipeline_steps.diffusion.optimisers import open_optimiser
 from pipeline_steps.diffusion.runtime import Runtime
+from pipeline_steps.files.logs import get_logger
 from pipeline_steps.seeds import torch_generator
 from pipeline_steps.settings.finetune import FinetuneSettings
 
@@ -89,9 +91,8 @@ class Fleet:
         self.seed = seed
         self.step_number = 0
         self.sound = True
-        self.loss = FleetLoss(
-            base, method, self.subjects, prior, settings, faces, runtime or Runtime()
-        )
+        runtime = runtime or Runtime()
+        self.loss = FleetLoss(base, method, self.subjects, prior, settings, faces, runtime)
         self.bank = AdapterBank(
             base.unet,
             count=len(self.subjects),
@@ -103,14 +104,10 @@ class Fleet:
             stream = torch_generator(seed, "finetune", base.name, identity, "lora")
             self.bank.initialise(k, stream, settings.init)
         self._log = torch.zeros(settings.steps, len(self.subjects), len(LOSSES), device=base.device)
-        self._optimiser = torch.optim.AdamW(
-            [self.bank.weights],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
-        self._set_moments(torch.zeros_like(self.bank.weights), torch.zeros_like(self.bank.weights))
+        self._optimiser = open_optimiser(self.bank.weights, settings)
+        self._checkpointing = runtime.checkpointing
+        if self._checkpointing:
+            base.unet.enable_gradient_checkpointing()
 
     def __enter__(self) -> Self:
         return self
@@ -139,12 +136,11 @@ class Fleet:
         if self.finished:
             raise ValueError(f"all {self.settings.steps} steps are done")
         step, settings = self.step_number, self.settings
-        losses = self.loss.backward(self._draw(step))
+        losses = self._backward(self._draw(step))
         clip_rows(self.bank.collect_gradients(), settings.clip_norm)
         rate = learning_rate(settings.learning_rate, settings.schedule, step, settings.steps)
-        self._optimiser.param_groups[0]["lr"] = rate
         self.sound = False
-        self._optimiser.step()
+        self._optimiser.update(rate)
         self._log[step] = losses
         self.step_number += 1
         self.sound = True
@@ -154,16 +150,14 @@ class Fleet:
         """Everything that the steps to come follow from, as copies on the CPU.
 
         Row k of each tensor is identity k, and rows may be taken to a fleet of other identities:
-        ``weights``, ``exp_avg`` and ``exp_avg_sq`` float [K, P], ``losses`` float32 [K, steps done,
-        4], ``step`` int64 [K]. Random draws are keyed by identity and step and need no state.
+        ``weights`` float [K, P], the optimiser's moments (``exp_avg`` and ``exp_avg_sq``, [K, P],
+        or their 8-bit codes and scales), ``losses`` float32 [K, steps done, 4], ``step`` int64 [K].
+        Random draws are keyed by identity and step and need no state.
         """
-        moments = self._optimiser.state[self.bank.weights]
-        log = self._log[: self.step_number].transpose(0, 1)
         held = {
             "weights": self.bank.weights,
-            "exp_avg": moments["exp_avg"],
-            "exp_avg_sq": moments["exp_avg_sq"],
-            "losses": log,
+            "losses": self._log[: self.step_number].transpose(0, 1),
+            **self._optimiser.moments(),
         }
         state = {name: _copy(value) for name, value in held.items()}
         return state | {"step": torch.full((len(self.bank),), self.step_number)}
@@ -179,8 +173,9 @@ class Fleet:
             raise ValueError(f"the rows of a state are of one step, these of {steps}")
         done = int(steps[0])
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-        matrix = tuple(self.bank.weights.shape)
-        expected = dict.fromkeys(("weights", "exp_avg", "exp_avg_sq"), matrix) | {
+        moments = self._optimiser.moments()
+        expected = {name: tuple(value.shape) for name, value in moments.items()} | {
+            "weights": tuple(self.bank.weights.shape),
             "losses": (len(self.bank), done, len(LOSSES)),
             "step": (len(self.bank),),
         }
@@ -188,7 +183,7 @@ class Fleet:
             raise ValueError(f"the state has shapes {shapes} at step {done}; expected {expected}")
         with torch.no_grad():
             self.bank.weights.copy_(state["weights"])
-        self._set_moments(state["exp_avg"], state["exp_avg_sq"], done)
+        self._optimiser.load({name: state[name] for name in moments}, done)
         self._log.zero_()
         self._log[:done] = state["losses"].transpose(0, 1).to(self._log)
         self.step_number = done
@@ -208,15 +203,21 @@ class Fleet:
 
     def close(self) -> None:
         """Give the base model its network back."""
+        if self._checkpointing:
+            self.base.unet.disable_gradient_checkpointing()
         self.bank.remove()
 
-    def _set_moments(self, first: Tensor, second: Tensor, step: int = 0) -> None:
-        weights = self.bank.weights
-        self._optimiser.state[weights] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": first.to(weights, copy=True).detach(),
-            "exp_avg_sq": second.to(weights, copy=True).detach(),
-        }
+    def _backward(self, draw: Draw) -> Tensor:
+        """Leave the gradients with the bank's layers; without compiling, where that fails."""
+        try:
+            return self.loss.backward(draw)
+        except Exception as error:
+            self.bank.drop_gradients()
+            if isinstance(error, torch.OutOfMemoryError) or not self.loss.compiled:
+                raise
+            get_logger("finetune").warning("compiling failed, going on without: %s", error)
+        self.loss.stop_compiling()
+        return self.loss.backward(draw)
 
     def _draw(self, step: int) -> Draw:
         return stack_draws(

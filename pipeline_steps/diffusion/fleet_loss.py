@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.compiling import compiled_networks
 from pipeline_steps.diffusion.draws import Draw
 from pipeline_steps.diffusion.face_region import FaceEmbedder
 from pipeline_steps.diffusion.identity_term import identity_term
@@ -70,6 +71,7 @@ class FleetLoss:
         self.settings = settings
         self.faces = faces
         self.runtime = runtime
+        self._unet, self._decode = compiled_networks(base, runtime)
         b = settings.batch_size
         self.condition = base.encode_prompts(
             [
@@ -78,6 +80,15 @@ class FleetLoss:
                 for prompt in [subject.prompt] * b + [prior.prompt] * b
             ]
         )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether networks run compiled."""
+        return self._unet is not None
+
+    def stop_compiling(self) -> None:
+        """Run them as they are from now on."""
+        self._unet = self._decode = None
 
     def backward(self, draw: Draw) -> Tensor:
         """Leave all identities' gradients with the adapters' layers.
@@ -96,7 +107,7 @@ class FleetLoss:
         abar = base.alphas_cumprod[timesteps]
         noisy = add_noise(clean, noise, abar)
         with self._arithmetic():
-            output = base.predict(noisy, timesteps, self.condition)
+            output = base.predict(noisy, timesteps, self.condition, self._unet)
         target = prediction_target(clean, noise, abar, base.prediction_type)
         errors = noise_prediction_loss(output, target).view(k, 2, b).mean(dim=2)
         total = (errors[:, 0] + settings.prior_weight * errors[:, 1]).sum()
@@ -112,13 +123,14 @@ class FleetLoss:
                 result = identity_term(
                     estimate,
                     term=self.term,
-                    decode=base.decode,
+                    decode=self._decode or base.decode,
                     faces=_present(self.faces),
                     positives=positives,
                     negatives=negatives,
                     margin=settings.margin or 0.0,
                     weights=self._identity_weights(timesteps[instance]),
                     chunk=self.runtime.chunk_on(base.device),
+                    redecode=self.runtime.redecode,
                 )
             # Its derivative by the estimate is the term's gradient; the chain goes on from there.
             total = total + (estimate * result.gradient).sum()

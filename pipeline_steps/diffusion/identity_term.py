@@ -45,6 +45,7 @@ def identity_term(
     margin: float,
     weights: Tensor,
     chunk: int,
+    redecode: bool = False,
 ) -> IdentityTerm:
     """Evaluate an identity term on estimated clean latents.
 
@@ -62,29 +63,34 @@ def identity_term(
     """
     leaf = latents.detach().requires_grad_()
     # One graph per piece, so that a piece without a face is dropped without a backward pass.
-    pieces = [decode(part).clamp(-1.0, 1.0) for part in leaf.split(chunk)]
+    parts = leaf.split(chunk)
+    with torch.set_grad_enabled(not redecode):
+        pieces: list[Tensor | None] = [decode(part).clamp(-1.0, 1.0) for part in parts]
     # One detection, and one wait for the device, for the whole cohort.
-    boxes = faces.boxes(torch.cat([to_uint8(piece) for piece in pieces]))
+    boxes = faces.boxes(torch.cat([to_uint8(piece) for piece in pieces if piece is not None]))
     known = positives.isfinite().all(dim=1).tolist()
     boxes = [box if judged else None for box, judged in zip(boxes, known, strict=True)]
     values = latents.new_zeros(len(latents))
-    start = 0
-    for piece in pieces:
-        rows = [start + i for i in range(len(piece)) if boxes[start + i] is not None]
-        if rows:
-            inside = torch.tensor([row - start for row in rows], device=latents.device)
-            where = torch.tensor(rows, device=latents.device)
-            found_boxes = torch.from_numpy(np.stack([boxes[row] for row in rows]))  # type: ignore[misc]
-            anchors = faces.embed(piece[inside], found_boxes.to(latents.device))
-            losses = term(
-                anchors,
-                positives[rows].to(anchors),
-                negatives[rows].to(anchors),
-                margin,
-            )
-            (losses * weights[where].to(losses.dtype)).sum().backward()  # type: ignore[no-untyped-call]
-            values[where] = losses.detach().to(values.dtype)
-        start += len(piece)
+    for i, part in enumerate(parts):
+        start = i * chunk
+        rows = [start + j for j in range(len(part)) if boxes[start + j] is not None]
+        piece, pieces[i] = pieces[i], None  # its graph is freed after its backward pass
+        if not rows or piece is None:
+            continue
+        if redecode:
+            piece = decode(part).clamp(-1.0, 1.0)
+        inside = torch.tensor([row - start for row in rows], device=latents.device)
+        where = torch.tensor(rows, device=latents.device)
+        found_boxes = torch.from_numpy(np.stack([boxes[row] for row in rows]))  # type: ignore[misc]
+        anchors = faces.embed(piece[inside], found_boxes.to(latents.device))
+        losses = term(
+            anchors,
+            positives[rows].to(anchors),
+            negatives[rows].to(anchors),
+            margin,
+        )
+        (losses * weights[where].to(losses.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+        values[where] = losses.detach().to(values.dtype)
     gradient = torch.zeros_like(latents) if leaf.grad is None else leaf.grad
     found = torch.tensor([box is not None for box in boxes], device=latents.device)
     return IdentityTerm(values, gradient, found)

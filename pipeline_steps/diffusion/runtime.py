@@ -18,15 +18,18 @@ class Runtime:
     """How a fleet runs.
 
     Attributes:
-        decode_chunk: Images that the autoencoder decodes together, and whose graph is held at a
-            time; None: as suits the device.
-        compile: Compile the denoising network and, on a GPU, replay its kernels as graphs. "auto":
-            on a GPU only. Where compiling fails, a warning is given and nothing is compiled.
+        decode_chunk: Images that the autoencoder decodes together; None: as suits the device.
+        redecode: Decode without a graph to look for faces, and again with one, piece by piece,
+            where there is one: memory for one piece's graph instead of all, for a decoding more.
+        compile: Compile the denoising network and the decoder and, on a GPU, replay the former's
+            kernels as CUDA graphs. "auto": on a GPU only. Where compiling fails, a warning is
+            given and training goes on without.
         checkpointing: Recompute the network's activations in the backward pass: less memory for
             about a third more time.
     """
 
     decode_chunk: int | None = None
+    redecode: bool = False
     compile: Switch = "auto"
     checkpointing: bool = False
 

@@ -232,16 +232,18 @@ def test_cosine_schedule_falls_from_the_peak_towards_zero() -> None:
     assert fleet.learning_rate(2.0, "constant", 9, 10) == 2.0
 
 
-def test_a_fleet_goes_on_from_its_state_to_the_same_bits(base: BaseModel) -> None:
-    with a_fleet(base) as fleet:
+@pytest.mark.parametrize("optimiser", ["adamw", "adamw8bit"])
+def test_a_fleet_goes_on_from_its_state_to_the_same_bits(base: BaseModel, optimiser: str) -> None:
+    settings = SETTINGS.model_copy(update={"optimiser": optimiser})
+    with a_fleet(base, settings=settings) as fleet:
         whole = finish(fleet)
-    with a_fleet(base) as fleet:
+    with a_fleet(base, settings=settings) as fleet:
         for _ in range(3):
             fleet.step()
         state = fleet.state()
         finish(fleet)  # the state is a copy
     assert state["losses"].shape == (3, 3, len(LOSSES))
-    with a_fleet(base) as fleet:
+    with a_fleet(base, settings=settings) as fleet:
         fleet.load_state(state)
         assert fleet.step_number == 3
         resumed = finish(fleet)

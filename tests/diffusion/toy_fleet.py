@@ -84,6 +84,8 @@ def a_fleet(
     *,
     method: str = "idbooth",
     runtime: Runtime | None = None,
+    faces: CentreFace | None = None,
+    settings: FinetuneSettings = SETTINGS,
 ) -> Fleet:
     subjects = {name: latent_set(name, 3, "photo of sks person", base.dtype) for name in names}
     prior = latent_set("prior", 7, "photo of a person", base.dtype)
@@ -92,9 +94,9 @@ def a_fleet(
         method,
         subjects,
         prior,
-        SETTINGS.for_method(method),
+        settings.for_method(method),
         seed=11,
-        faces=CentreFace(),
+        faces=faces or CentreFace(),
         runtime=runtime,
     )
 

@@ -101,9 +101,18 @@ class BaseModel:
         rows = [unique.index(prompt) for prompt in prompts]
         return self.encode(unique).take(rows)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Conditioning) -> Tensor:
-        """The network's output for z_t [n, c, h, w] at t [n], in the type of ``noisy``."""
-        result = self.unet(
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        condition: Conditioning,
+        network: Callable[..., Any] | None = None,
+    ) -> Tensor:
+        """The network's output for z_t [n, c, h, w] at t [n], in the type of ``noisy``.
+
+        ``network`` is called in place of the denoising network, e.g. a compiled version of it.
+        """
+        result = (network or self.unet)(
             noisy.to(self.dtype),
             timesteps,
             encoder_hidden_states=condition.hidden,
