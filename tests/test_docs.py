@@ -15,12 +15,18 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from pipeline_steps import check_study
+from pipeline_steps.check_study import read_configs
 from pipeline_steps.diffusion.base_models import ARCHITECTURES
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.faces.participants import read_participants
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.preflight.costs import costs_of
+from pipeline_steps.settings.plan import make_plan
 from pipeline_steps.settings.registry import read_models
+from pipeline_steps.settings.sample import read_prompt_set
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +43,16 @@ COLUMNS = {
     "pose": POSE_COLUMNS,
     "recognition": RECOGNITION_COLUMNS,
     "comparison": COMPARISON_COLUMNS,
+}
+# Files that a guide tells its reader to write.
+WRITTEN = {
+    "config/mine.yaml",
+    "config/sd15.yaml",
+    "config/squared.yaml",
+    "pipeline_steps/diffusion/base_models/stable_diffusion_skip.py",
+    "pipeline_steps/diffusion/methods/squaredbooth.py",
+    "tests/diffusion/test_squaredbooth.py",
+    "tests/diffusion/test_stable_diffusion_skip.py",
 }
 NAMES = ("measured", "quality", "identity", "comparison", "recognition", "timing")
 
@@ -81,11 +97,19 @@ def test_make_commands_are_targets_of_the_makefile() -> None:
 
 
 def test_commands_name_programs_and_files_that_exist() -> None:
-    made = ("results/", "data/", "resources/weights", "profiles/mine", "config/<", "benchmarks/res")
+    made = (
+        "results/",
+        "data/",
+        "resources/weights",
+        "profiles/mine",
+        "config/mine",
+        "config/<",
+        "benchmarks/res",
+    )
     for name, text in pages().items():
         for line in shell_lines(text):
             for word in line.split():
-                if word.startswith(made) or "=" in word or "://" in word:
+                if word.startswith(made) or word in WRITTEN or "=" in word or "://" in word:
                     continue
                 if re.match(r"(config|docs|profiles|envs|benchmarks)/", word):
                     assert (ROOT / word).exists(), f"{name}: {line}"
@@ -98,16 +122,16 @@ def test_snakemake_commands_put_no_target_behind_a_list_of_files() -> None:
     # --configfile and --resources take every word that follows.
     for text in pages().values():
         for line in shell_lines(text):
-            found = re.search(r"--(?:configfile|resources) (.*?)(?: -|$)", line)
+            found = re.search(r"--resources (.*?)(?: -|$)", line)
             assert found is None or len(found[1].split()) == 1, line
+            found = re.search(r"--configfile (.*?)(?: -|$)", line)
+            assert found is None or all(w.endswith(".yaml") for w in found[1].split()), line
 
 
 def test_paths_in_backticks_exist() -> None:
     for name, text in pages().items():
         for path in re.findall(r"`((?:pipeline_steps|tests|workflow|config|envs)/[\w/.-]+)`", text):
-            if name == "docs/adding-a-base-model.md" and "<" in path:
-                continue
-            assert (ROOT / path).exists(), f"{name}: {path}"
+            assert path in WRITTEN or (ROOT / path).exists(), f"{name}: {path}"
 
 
 def test_metrics_page_explains_every_column_and_no_other_table() -> None:
@@ -171,6 +195,42 @@ def test_weights_page_lists_every_entry_that_is_fetched_as_the_registry_has_it()
         assert size == f"{entry.size / 1e9:.1f} GB", name
         assert licence == entry.licence, name
         assert commercial == ("yes" if entry.commercial_use else "no"), name
+
+
+def blocks(page: str, language: str = "") -> list[str]:
+    """Fenced blocks of a page in one language."""
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [content for of, content in found if of == language]
+
+
+def test_configurations_of_the_real_study_are_valid_over_its_preset(tmp_path: Path) -> None:
+    own, prompts, trial, *_ = blocks("real-data.md", "yaml")
+    preset = ROOT / "config" / "paper_sd21.yaml"
+    for number, text in enumerate((own, trial)):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        plan = make_plan(read_configs([preset, file]), "")
+    assert plan.study.name == "trial"
+    (tmp_path / "hats.yaml").write_text(prompts)
+    assert read_prompt_set(tmp_path / "hats.yaml").slots.keys() == {"hat", "light"}
+    (table,) = [text for text in blocks("real-data.md") if text.startswith("participant")]
+    (tmp_path / "people.csv").write_text(table)
+    people = read_participants(tmp_path / "people.csv")
+    assert [(name, who.gender, who.consent) for name, who in people.items()] == [
+        ("ID_1", "F", True),
+        ("ID_2", "M", False),
+    ]
+
+
+def test_costs_of_the_real_studies_are_those_of_the_check(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "real-data.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(config/\w+\.yaml)`.*? \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert len(rows) == 4
+    for path, hours, disk in rows:
+        costs = costs_of(make_plan(read_configs([ROOT / path]), path), tmp_path)
+        total = check_study.table(costs)[-1]
+        assert re.search(rf"  {hours}  +{disk}$", total), f"{path}: {total}"
 
 
 def test_methods_and_architectures_are_documented() -> None:
