@@ -5,6 +5,7 @@ In:  dataset/                            prepared images, identity table, manife
      prior/<base model>/                 prior preservation images with their embeddings.
 Out: <out>/<identity>/pytorch_lora_weights.safetensors   opens with pipe.load_lora_weights(folder);
      <out>/<identity>/training.json      settings, seed, hashes, losses, and the content key;
+     <out>/<identity>/choice.svg         where finetune.choice is set: what was tried at which step;
      <out>/cohorts/<k>-of-<n>.json       what the cohort holds.
      An identity whose training.json carries the same key is not trained again. One that cannot be
      trained does not stop the others; the step then fails at its end and names it.
@@ -24,15 +25,8 @@ from typing import TYPE_CHECKING
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.files.atomic import write_json
-from pipeline_steps.files.dataset import (
-    Subject,
-    cohort_of,
-    embeddings_file,
-    read_embeddings,
-    read_subjects,
-)
-from pipeline_steps.files.errors import Interrupted, StepError, run_main
-from pipeline_steps.files.images import BadImage
+from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
+from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.signals import StopRequest, stop_requested
@@ -40,9 +34,7 @@ from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.finetune import FinetuneSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.diffusion.base_models.base import BaseModel
     from pipeline_steps.diffusion.face_region import FaceEmbedder
-    from pipeline_steps.diffusion.latent_set import LatentSet
     from pipeline_steps.diffusion.runtime import Runtime
 
 CHECKPOINTS = "checkpoints"
@@ -153,29 +145,32 @@ def _train(
     """Train the identities and write their results; returns those that failed, with the reason."""
     from pipeline_steps.diffusion.base_models import load_base_model
     from pipeline_steps.diffusion.checkpoints import Checkpoints
+    from pipeline_steps.diffusion.choice import Trials
     from pipeline_steps.diffusion.cohort_plan import Backoff, plan_cohort
     from pipeline_steps.diffusion.face_region import load_faces
     from pipeline_steps.diffusion.fleet import Fleet
     from pipeline_steps.diffusion.fleet_run import FleetRun, plan_fleets
-    from pipeline_steps.diffusion.training_data import prior_latents
+    from pipeline_steps.diffusion.training_data import encode_subjects, prior_latents
     from pipeline_steps.diffusion.training_record import save_result
 
     settings = frozen.settings
-    with_faces = METHODS[method].identity_term is not None
+    with_faces = settings.needs_faces(method)
     base = load_base_model(frozen.weights["base_model"], device)
     if with_faces and faces is None:
         faces = load_faces(frozen.weights["recogniser"], device, settings.min_face_size or 20)
     # Images are encoded once, in full precision; what follows may be narrower.
-    prior_set = prior_latents(base, prior, with_embeddings=with_faces)
-    images, failures = _encode(base, pending, settings, dataset, stop, with_faces=with_faces)
+    in_objective = METHODS[method].identity_term is not None
+    prior_set = prior_latents(base, prior, with_embeddings=in_objective)
+    data = encode_subjects(
+        base, pending, settings, dataset, stop, seed=frozen.seed, with_faces=with_faces
+    )
     base.to(device, settings.precision)
 
     def open_fleet(identities: Sequence[str], runtime: Runtime) -> Fleet:
-        chosen = {identity: images[identity] for identity in identities}
         return Fleet(
             base,
             method,
-            chosen,
+            {identity: data.images[identity] for identity in identities},
             prior_set,
             settings,
             seed=frozen.seed,
@@ -183,51 +178,29 @@ def _train(
             runtime=runtime,
         )
 
+    trials = None
+    if settings.choice is not None and faces is not None:
+        held_out = {identity: rows for identity, (_, rows) in data.held_out.items()}
+        trials = Trials(settings.choice, held_out, faces, seed=frozen.seed, token=settings.token)
     checkpoints = Checkpoints(out / CHECKPOINTS, keys)
-    train = FleetRun(method, checkpoints, 60 * checkpoint_minutes, stop)
-    most = plan_cohort(list(images), open_fleet, device=device, at_once=at_once)
+    train = FleetRun(method, checkpoints, 60 * checkpoint_minutes, stop, trials)
+    identities = list(data.images)
+    most = plan_cohort(identities, open_fleet, device=device, at_once=at_once)
     backoff = Backoff(open_fleet, device)
-    by_name = {subject.identity: subject for subject in pending}
-    for plan in plan_fleets(list(images), checkpoints, at_once=most, cohort=len(keys)):
-        for identity, result in backoff.run(plan.identities, train, plan.state).items():
+    for plan in plan_fleets(identities, checkpoints, at_once=most, cohort=len(keys)):
+        state = train.take_over(plan)
+        for identity, result in backoff.run(plan.identities, train, state).items():
             if result.finite:
-                subject = by_name[identity]
-                save_result(frozen, method, subject, keys[identity], result, out / identity)
+                choice = None
+                if trials is not None:
+                    choice = trials.record(identity) | {"held_out": data.held_out[identity][0]}
+                save_result(
+                    frozen, data.subjects[identity], keys[identity], result, out / identity, choice
+                )
             else:
-                failures[identity] = "training diverged; lower finetune.learning_rate"
+                data.failures[identity] = "training diverged; lower finetune.learning_rate"
             checkpoints.remove(identity)
-    return failures
-
-
-def _encode(
-    base: BaseModel,
-    subjects: Sequence[Subject],
-    settings: FinetuneSettings,
-    dataset: Path,
-    stop: StopRequest,
-    *,
-    with_faces: bool,
-) -> tuple[dict[str, LatentSet], dict[str, str]]:
-    """The identities' images as latents, and the reasons of those that have none."""
-    from pipeline_steps.diffusion.training_data import encode_files
-
-    images: dict[str, LatentSet] = {}
-    failures: dict[str, str] = {}
-    for subject in subjects:
-        if stop:
-            raise Interrupted(f"{stop.name}: no training had begun; run again")
-        try:
-            images[subject.identity] = encode_files(
-                base,
-                [dataset / file for file in subject.files],
-                settings.instance_prompt_for(subject.gender),
-                read_embeddings(embeddings_file(dataset, subject), subject.files)
-                if with_faces
-                else None,
-            )
-        except (StepError, BadImage) as error:
-            failures[subject.identity] = str(error)
-    return images, failures
+    return data.failures
 
 
 def main(argv: Sequence[str] | None = None) -> int:

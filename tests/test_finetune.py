@@ -19,6 +19,7 @@ from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.files.errors import Interrupted, StepError, run_main
 from pipeline_steps.files.images import write_png
 from pipeline_steps.settings.base import Frozen, Weights, load_frozen
+from pipeline_steps.settings.choice import ChoiceSettings
 from pipeline_steps.settings.finetune import FinetuneSettings
 from pipeline_steps.settings.prior import PriorSettings
 from tests.diffusion.tiny_study import (
@@ -265,6 +266,30 @@ def test_one_that_diverges_stops_no_other_and_leaves_no_state(train: Train, tmp_
         train(faces=NoNumber())
     assert set(written(tmp_path / "out")) == {"ID_1", "ID_10"}
     assert not (tmp_path / "out/checkpoints").exists()
+
+
+def test_the_chosen_step_is_kept_and_an_interruption_changes_nothing(
+    train: Train, tmp_path: Path
+) -> None:
+    choice = ChoiceSettings(steps=(1,), held_out=1, images=2, sampling_steps=2)
+    long = SETTINGS.model_copy(update={"choice": choice, "schedule": "constant"})
+    with pytest.raises(Interrupted, match="step 1 of 3"):
+        # One detection per identity and trial: the fifth belongs to the trial of step 1.
+        train("dreambooth", settings=long, faces=AsksToStop(5))
+    train("dreambooth", settings=long)
+    train("dreambooth", out="short", settings=long.model_copy(update={"steps": 1}))
+    for identity in COUNTS:
+        folder, short = tmp_path / "out" / identity, tmp_path / "short" / identity
+        record = json.loads((folder / "training.json").read_text())
+        expected = json.loads((short / "training.json").read_text())["choice"]
+        assert record["choice"] == expected
+        assert [trial["step"] for trial in expected["trials"]] == [0, 1]
+        assert expected["chosen"] == 1 and len(expected["held_out"]) == 1
+        assert len(record["images"]) == COUNTS[identity] - 1
+        assert not set(expected["held_out"]) & set(record["images"])
+        assert [len(values) for values in record["losses"].values()] == [3] * 4
+        assert (folder / LORA).read_bytes() == (short / LORA).read_bytes()
+        assert "step 1 is kept" in (folder / "choice.svg").read_text()
 
 
 def test_one_identity_that_cannot_be_trained_stops_no_other_and_is_named(

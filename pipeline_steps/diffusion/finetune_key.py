@@ -28,8 +28,11 @@ def common_key(frozen: Frozen[FinetuneSettings], method: str, prior: Path) -> di
     """
     manifest = read_manifest(prior / "manifest.parquet", ["index", "sha256", "prompt", "kept"])
     kept = manifest[manifest["kept"].astype(bool)]
+    more = [module_of(method)]
+    if frozen.settings.choice is not None:
+        more.append("diffusion.choice")
     common = {
-        "code": code_hash("finetune", module_of(method)),
+        "code": code_hash("finetune", *more),
         "method": method,
         "seed": frozen.seed,
         "settings": frozen.settings.model_dump(mode="json"),
@@ -38,8 +41,9 @@ def common_key(frozen: Frozen[FinetuneSettings], method: str, prior: Path) -> di
         "resolution": frozen.weights["base_model"].options.get("resolution"),
         "prior": sha256_json([*kept["sha256"], *kept["prompt"]]),
     }
-    if METHODS[method].identity_term is not None:
+    if frozen.settings.needs_faces(method):
         common["recogniser"] = weights_hash(frozen.weights["recogniser"])
+    if METHODS[method].identity_term is not None:
         common["prior_embeddings"] = _hash_of(prior / "embeddings.safetensors")
     return common
 
@@ -64,7 +68,7 @@ def subject_key(
         "files": list(subject.files),
         "sha256": list(subject.sha256),
     }
-    if METHODS[method].identity_term is not None:
+    if settings.needs_faces(method):
         own["embeddings"] = _hash_of(embeddings_file(dataset, subject))
     return content_key(common=common, subject=own)
 

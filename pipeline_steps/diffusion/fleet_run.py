@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline_steps.diffusion.checkpoints import Checkpoints
+from pipeline_steps.diffusion.choice import Trials, split_state
 from pipeline_steps.diffusion.fleet import Fleet
 from pipeline_steps.diffusion.fleet_state import State, join_rows
 from pipeline_steps.diffusion.loss_report import LossReport
@@ -28,12 +29,23 @@ class FleetRun:
         checkpoints: Where states are kept meanwhile.
         interval: Seconds between two checkpoints.
         stop: Whether somebody asked the process to stop.
+        trials: Chooses the step that is kept; None: the last.
     """
 
     method: str
     checkpoints: Checkpoints
     interval: float
     stop: StopRequest
+    trials: Trials | None = None
+
+    def take_over(self, plan: FleetPlan) -> State | None:
+        """The state that a planned fleet goes on from, its trials taken out and noted."""
+        if plan.state is None:
+            return None
+        state, tried = split_state(plan.state)
+        if self.trials is not None and tried is not None:
+            self.trials.load_state(plan.identities, tried)
+        return state
 
     def __call__(self, fleet: Fleet) -> None:
         """Step a fleet until it is finished.
@@ -43,18 +55,25 @@ class FleetRun:
         """
         identities = list(fleet.subjects)
         report = LossReport(self.method, identities, fleet.settings.steps)
-        saved_step, saved_at = fleet.step_number, time.monotonic()
+        saved_at = time.monotonic()
+        if self.trials is not None and fleet.step_number == 0:
+            self.trials(fleet)
         while not fleet.finished:
             report(fleet, fleet.step())
+            if self.trials is not None:
+                self.trials(fleet)
             due = time.monotonic() - saved_at >= self.interval
             if due or self.stop or fleet.finished:
-                self.checkpoints.save(identities, fleet.state())
-                saved_step, saved_at = fleet.step_number, time.monotonic()
+                more = {} if self.trials is None else self.trials.state(identities)
+                self.checkpoints.save(identities, {**fleet.state(), **more})
+                saved_at = time.monotonic()
             if self.stop and not fleet.finished:
                 raise Interrupted(
                     f"{self.stop.name}: {len(identities)} identities are saved at step "
-                    f"{saved_step} of {fleet.settings.steps}; run again to go on"
+                    f"{fleet.step_number} of {fleet.settings.steps}; run again to go on"
                 )
+        if self.trials is not None:
+            self.trials.apply(fleet)
 
 
 @dataclass(frozen=True)

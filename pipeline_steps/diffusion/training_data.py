@@ -3,20 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.face_region import to_signed
 from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.files.dataset import read_embeddings
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.dataset import Subject, embeddings_file, read_embeddings
+from pipeline_steps.files.errors import Interrupted, StepError
 from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.files.signals import StopRequest
+from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.settings.finetune import FinetuneSettings
+
+
+@dataclass
+class TrainingData:
+    """What a cohort is trained on.
+
+    Attributes:
+        images: Identity to its images.
+        subjects: Identity to its subject, whose files are those that are trained on.
+        held_out: Identity to the files that are not, and their embeddings, float32 [m, d].
+        failures: Identity to the reason why it cannot be trained.
+    """
+
+    images: dict[str, LatentSet] = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    held_out: dict[str, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def encode_subjects(
+    base: BaseModel,
+    subjects: Sequence[Subject],
+    settings: FinetuneSettings,
+    dataset: Path,
+    stop: StopRequest,
+    *,
+    seed: int,
+    with_faces: bool,
+) -> TrainingData:
+    """Encode the images of a cohort; one that cannot be read becomes a failure of its identity.
+
+    Args:
+        base: Base model with its autoencoder in float32.
+        subjects: The cohort.
+        settings: Of the fine-tuning.
+        dataset: Folder of the prepared dataset.
+        stop: Whether somebody asked the process to stop.
+        seed: The study seed.
+        with_faces: Whether embeddings are needed.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+    """
+    data = TrainingData()
+    for subject in subjects:
+        if stop:
+            raise Interrupted(f"{stop.name}: no training had begun; run again")
+        try:
+            embeddings = None
+            trained = np.ones(len(subject.files), dtype=bool)
+            if with_faces:
+                embeddings = read_embeddings(embeddings_file(dataset, subject), subject.files)
+            if settings.choice is not None and embeddings is not None:
+                count = settings.choice.held_out
+                trained = ~hold_out(embeddings, count, seed=seed, identity=subject.identity)
+                files = tuple(compress(subject.files, ~trained))
+                data.held_out[subject.identity] = files, torch.from_numpy(embeddings[~trained])
+                embeddings = embeddings[trained]
+            chosen = replace(
+                subject,
+                files=tuple(compress(subject.files, trained)),
+                sha256=tuple(compress(subject.sha256, trained)),
+            )
+            prompt = settings.instance_prompt_for(subject.gender)
+            paths = [dataset / file for file in chosen.files]
+            data.images[subject.identity] = encode_files(base, paths, prompt, embeddings)
+            data.subjects[subject.identity] = chosen
+        except (StepError, BadImage) as error:
+            data.failures[subject.identity] = str(error)
+    return data
+
+
+def hold_out(
+    embeddings: NDArray[np.float32], count: int, *, seed: int, identity: str
+) -> NDArray[np.bool_]:
+    """Draw the images of an identity that are not trained on.
+
+    Args:
+        embeddings: float32 [n, d] of its images; NaN for one without a face, never held out.
+        count: How many are held out.
+        seed: The study seed.
+        identity: Its name.
+
+    Returns:
+        bool [n], True for ``count`` images.
+
+    Raises:
+        StepError: there are too few images.
+    """
+    faces = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
+    if len(faces) < count or len(embeddings) <= count:
+        raise StepError(
+            f"{len(embeddings)} images, {len(faces)} of them with a face, are too few to hold out "
+            f"{count}: lower finetune.choice.held_out"
+        )
+    held = np.zeros(len(embeddings), dtype=bool)
+    held[numpy_generator(seed, "choice", "held out", identity).permutation(faces)[:count]] = True
+    return held
 
 
 def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> LatentSet:

@@ -7,12 +7,14 @@ result, so that a process may end at any moment.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pipeline_steps.diffusion.fleet import FineTuned
 from pipeline_steps.diffusion.lora_files import FILE_NAME, save_lora
-from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.evidence.choice_plot import draw_choice
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.dataset import Subject
 from pipeline_steps.files.hashes import sha256_file
@@ -20,6 +22,7 @@ from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.finetune import FinetuneSettings
 
 RECORD = "training.json"
+PLOT = "choice.svg"
 
 
 def is_finished(folder: Path, key: str) -> bool:
@@ -35,24 +38,26 @@ def is_finished(folder: Path, key: str) -> bool:
 
 def save_result(
     frozen: Frozen[FinetuneSettings],
-    method: str,
     subject: Subject,
     key: str,
     result: FineTuned,
     folder: Path,
+    choice: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write weights, then their record."""
+    """Write weights, then their record; ``choice`` says how the step was chosen."""
     settings = frozen.settings
     weights = save_lora(
         folder, result.adapter, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
     )
+    if choice is not None and settings.choice is not None:
+        draw_choice(folder / PLOT, subject.identity, choice, settings.choice.min_diversity)
     record = {
         "key": key,
         "identity": subject.identity,
-        "method": method,
+        "method": frozen.variant["method"],
         "base_model": frozen.weights["base_model"].model_dump(mode="json"),
         "recogniser": frozen.weights["recogniser"].model_dump(mode="json")
-        if METHODS[method].identity_term is not None
+        if settings.needs_faces(frozen.variant["method"])
         else None,
         "seed": frozen.seed,
         "settings": settings.model_dump(mode="json"),
@@ -62,6 +67,7 @@ def save_result(
         "losses": {
             name: [round(value, 6) for value in values] for name, values in result.losses.items()
         },
+        "choice": choice,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }
     write_json(folder / RECORD, record)

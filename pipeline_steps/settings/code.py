@@ -11,11 +11,13 @@ NAME = PACKAGE.name
 
 # Modules that say how something is written, shown or checked, never what comes out. Settings are
 # followed by value, through the frozen configurations.
+# The choice of a step counts where it is asked for: as one of ``more`` below.
 COSMETIC = frozenset(
     f"{NAME}.{name}"
     for name in (
         "files.allocator",
         "diffusion.checkpoints",
+        "diffusion.choice",
         "diffusion.cohort_plan",
         "diffusion.content_key",
         "diffusion.finetune_key",
@@ -23,6 +25,7 @@ COSMETIC = frozenset(
         "diffusion.loss_report",
         "diffusion.memory",
         "diffusion.runtime",
+        "evidence.choice_plot",
         "files.atomic",
         "files.errors",
         "files.hashes",
@@ -45,16 +48,17 @@ def modules_behind(step: str, *more: str) -> list[str]:
 
     Args:
         step: Module name within the package, e.g. "finetune".
-        more: Modules that it stands on without importing them by name, e.g.
-            "diffusion.methods.idbooth".
+        more: Modules that count although it does not import them by name, or does so only for an
+            option, e.g. "diffusion.methods.idbooth".
 
     Returns:
         Paths relative to the project's root, sorted.
     """
+    asked_for = [f"{NAME}.{module}" for module in (step, *more)]
     found = [
         file
         for module in _closure(step, *more)
-        if not _cosmetic(module) and not _empty(module)
+        if (module in asked_for or not _cosmetic(module)) and not _empty(module)
         for file in (_file(module), *_data_files(_file(module)))
     ]
     return sorted(f"{NAME}/{file.relative_to(PACKAGE).as_posix()}" for file in found)
@@ -68,7 +72,7 @@ def _closure(*starts: str) -> set[str]:
         if module in seen:
             continue
         seen.add(module)
-        if not _cosmetic(module):
+        if module.removeprefix(f"{NAME}.") in starts or not _cosmetic(module):
             waiting.extend(_imports(module))
     return seen
 

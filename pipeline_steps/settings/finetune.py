@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.settings.base import Section
+from pipeline_steps.settings.choice import ChoiceSettings
 
 OPTIONAL = frozenset().union(*(method.uses for method in METHODS.values()))
 
@@ -29,6 +30,11 @@ class FinetuneSettings(Section):
     steps: int = Field(default=6400, ge=1, description="Optimiser steps (32 epochs of 200).")
     batch_size: int = Field(
         default=1, ge=1, description="Instance images per step; as many prior images beside them."
+    )
+    optimiser: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw",
+        description="AdamW's moments in fp32, or in 8 bits with a scale per 256 values (as the "
+        "paper for SDXL): a quarter of their memory.",
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="AdamW's peak learning rate.")
     schedule: Literal["cosine", "constant"] = Field(
@@ -72,6 +78,11 @@ class FinetuneSettings(Section):
         default={"M": "male", "F": "female"},
         description="Gender column of the identity table to word; other values give no word.",
     )
+    choice: ChoiceSettings | None = Field(
+        default=None,
+        description="Which step's weights are kept, chosen by images sampled at a few steps, e.g. "
+        "{steps: [1600, 3200, 4800, 6400]}; null: the last step's, as in the paper.",
+    )
     overrides: dict[str, dict[str, JsonValue]] = Field(
         default_factory=dict,
         description="Base model to the settings that differ for it, e.g. sdxl: {steps: 1000}.",
@@ -98,7 +109,17 @@ class FinetuneSettings(Section):
         for name in OPTIONAL - METHODS[method].uses:
             values[name] = None
         values["overrides"] = {}
-        return type(self).model_validate(values)
+        resolved = type(self).model_validate(values)
+        if resolved.choice is not None and resolved.choice.steps[-1] > resolved.steps:
+            raise ValueError(
+                f"finetune.choice.steps: {resolved.choice.steps[-1]} is beyond the last step, "
+                f"{resolved.steps}"
+            )
+        return resolved
+
+    def needs_faces(self, method: str) -> bool:
+        """Whether a method's training looks at faces: in its objective, or to choose a step."""
+        return METHODS[method].identity_term is not None or self.choice is not None
 
     def for_method(self, method: str) -> FinetuneSettings:
         """As :meth:`resolved`, without any base model's overrides."""

@@ -94,7 +94,7 @@ def freeze(
                 variant = of_method | {"prompts": name}
                 add("sample", settings, variant=variant, weights=sampling)
                 if method in METHODS:
-                    judges = weights | ({"recogniser": judge} if uses_judge(method) else {})
+                    judges = weights | ({"recogniser": judge} if uses_judge(study, method) else {})
                     add("export", study.export, variant=variant, weights=judges)
     for extractor in extractors(study):
         add(

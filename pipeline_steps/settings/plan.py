@@ -87,6 +87,8 @@ class Plan:
             method: For fine-tuning, the method; the others' modules are not among them.
         """
         more = [] if method is None else [module_of(method)]
+        if method is not None and self.study.finetune.choice is not None:
+            more.append("diffusion.choice")
         return [project_file(module) for module in modules_behind(step, *more)]
 
     @property
@@ -208,10 +210,9 @@ class Plan:
         """Whether sampling needs the embeddings of the photographs."""
         return gates_by_identity(self.study, method)
 
-    @staticmethod
-    def judged(method: str) -> bool:
-        """Whether a method's objective needs face embeddings."""
-        return uses_judge(method)
+    def judged(self, method: str) -> bool:
+        """Whether a method's fine-tuning needs face embeddings."""
+        return uses_judge(self.study, method)
 
 
 def project_file(path: str) -> str:
