@@ -35,7 +35,7 @@ from pipeline_steps.settings.finetune import FinetuneSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.face_region import FaceEmbedder
-    from pipeline_steps.diffusion.runtime import Runtime
+    from pipeline_steps.diffusion.runtime import Switch
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_MINUTES = 5.0
@@ -51,6 +51,7 @@ def run(
     cohorts: int = 1,
     device: str = "cpu",
     at_once: int | None = None,
+    compile_networks: Switch = "auto",
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     faces: FaceEmbedder | None = None,
 ) -> dict[str, str]:
@@ -66,6 +67,7 @@ def run(
         cohorts: Number of cohorts.
         device: "cpu" or "cuda".
         at_once: Most identities trained together; changes no result. None: as many as pay and fit.
+        compile_networks: See ``Runtime.compile``; changes no result beyond float error.
         checkpoint_minutes: Time between two checkpoints; changes no result.
         faces: Detector and recogniser; None: MTCNN and the recogniser of the configuration.
 
@@ -111,6 +113,7 @@ def run(
                 out=out,
                 device=device,
                 at_once=at_once,
+                compile_networks=compile_networks,
                 checkpoint_minutes=checkpoint_minutes,
                 faces=faces,
             )
@@ -139,6 +142,7 @@ def _train(
     out: Path,
     device: str,
     at_once: int | None,
+    compile_networks: Switch,
     checkpoint_minutes: float,
     faces: FaceEmbedder | None,
 ) -> dict[str, str]:
@@ -150,6 +154,7 @@ def _train(
     from pipeline_steps.diffusion.face_region import load_faces
     from pipeline_steps.diffusion.fleet import Fleet
     from pipeline_steps.diffusion.fleet_run import FleetRun, plan_fleets
+    from pipeline_steps.diffusion.runtime import Runtime
     from pipeline_steps.diffusion.training_data import encode_subjects, prior_latents
     from pipeline_steps.diffusion.training_record import save_result
 
@@ -186,7 +191,7 @@ def _train(
     train = FleetRun(method, checkpoints, 60 * checkpoint_minutes, stop, trials)
     identities = list(data.images)
     most = plan_cohort(identities, open_fleet, device=device, at_once=at_once)
-    backoff = Backoff(open_fleet, device)
+    backoff = Backoff(open_fleet, device, Runtime(compile=compile_networks))
     for plan in plan_fleets(identities, checkpoints, at_once=most, cohort=len(keys)):
         state = train.take_over(plan)
         for identity, result in backoff.run(plan.identities, train, state).items():
@@ -224,6 +229,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "speed and memory only",
     )
     parser.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compile the networks; auto (default): on a GPU; changes speed only",
+    )
+    parser.add_argument(
         "--checkpoint-minutes",
         type=float,
         default=CHECKPOINT_MINUTES,
@@ -242,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cohorts=arguments.cohorts,
             device=device,
             at_once=arguments.at_once,
+            compile_networks=arguments.compile,
             checkpoint_minutes=arguments.checkpoint_minutes,
         )
     return 0

@@ -24,6 +24,7 @@ def compiled_networks(
     on_gpu = base.device.type == "cuda"
     if runtime.compile == "off" or (runtime.compile == "auto" and not on_gpu):
         return None, None
+    torch.compiler.reset()  # an earlier fleet's adapters are other modules
     network = torch.compile(base.unet, mode="reduce-overhead" if on_gpu else "default")
 
     def unet(*args: Any, **kwargs: Any) -> Any:
