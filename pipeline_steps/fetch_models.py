@@ -30,8 +30,8 @@ from pipeline_steps.files.weights import (
     PROJECT_ROOT,
     absent_files,
     expected_place,
+    found_place,
     how_to_get,
-    locate,
     source_kind,
 )
 from pipeline_steps.settings.base import Weights
@@ -128,9 +128,9 @@ def unfit_files(entry: Weights) -> list[str]:
     if entry.source == NO_WEIGHTS:
         return []
     absent = absent_files(entry)
-    if absent and len(absent) >= len(entry.files):
+    place = found_place(entry)
+    if place is None or (absent and not entry.files):
         return absent
-    place = locate(entry)
     names = {*entry.files, *entry.sha256}
     return _unfit(entry, {name: place / name if place.is_dir() else place for name in names})
 

@@ -48,15 +48,11 @@ def expected_place(weights: Weights) -> Path:
     return folder / (weights.files[0] if weights.files else place.rpartition("/")[2])
 
 
-def locate(weights: Weights) -> Path:
-    """The local folder or file of a registry entry. Nothing is downloaded.
+def found_place(weights: Weights) -> Path | None:
+    """The folder or file of an entry where one is there, whole or not.
 
     A local source is looked up from the working folder, then from the project's root; a hub source
     also in the hub's own cache. For the rest see :func:`expected_place`.
-
-    Raises:
-        StepError: it is not there; the message says where from and how to fetch it, and under
-            which licence.
     """
     kind, place = source_kind(weights.source)
     expected = expected_place(weights)
@@ -64,15 +60,27 @@ def locate(weights: Weights) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    if kind == "hub":
-        cached = _hub_cache(place, weights.revision)
-        if cached is not None:
-            return cached
+    return _hub_cache(place, weights.revision) if kind == "hub" else None
+
+
+def locate(weights: Weights) -> Path:
+    """The local folder or file of a registry entry, see :func:`found_place`. Nothing is downloaded.
+
+    Raises:
+        StepError: it is not there, or a file that the entry lists is not; the message says where
+            from and how to fetch it, and under which licence.
+    """
+    place = found_place(weights)
+    absent = [] if place is None else absent_files(weights)
+    if place is not None and not absent:
+        return place
+    what = (
+        f"at {place} lack {', '.join(absent)}" if place else f"are not at {expected_place(weights)}"
+    )
     use = "allowed" if weights.commercial_use else "not allowed"
     raise StepError(
-        f"weights {weights.name!r} ({weights.task}) are not at {expected}. Source: "
-        f"{weights.source}; licence: {weights.licence} (commercial use {use}). To get them "
-        f"beforehand: {how_to_get(weights)}"
+        f"weights {weights.name!r} ({weights.task}) {what}. Source: {weights.source}; licence: "
+        f"{weights.licence} (commercial use {use}). To get them beforehand: {how_to_get(weights)}"
     )
 
 
@@ -92,9 +100,8 @@ def absent_files(weights: Weights) -> list[str]:
     """
     if weights.source == NO_WEIGHTS:
         return []
-    try:
-        place = locate(weights)
-    except StepError:
+    place = found_place(weights)
+    if place is None:
         return list(weights.files or (expected_place(weights).name,))
     if place.is_file():
         return []
@@ -158,9 +165,6 @@ def _files(weights: Weights) -> dict[str, Path]:
     if not weights.files:
         found = sorted(file for file in place.rglob("*") if file.is_file())
         return {f.relative_to(place).as_posix(): f for f in found if f.suffix in HASHED}
-    for name in weights.files:
-        if not (place / name).is_file():
-            raise StepError(f"weights {weights.name!r}: {place} lacks {name}; fetch them again")
     return {name: place / name for name in sorted(weights.files)}
 
 

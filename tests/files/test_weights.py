@@ -95,8 +95,9 @@ def test_an_entrys_list_of_files_says_what_counts(tmp_path: Path) -> None:
     assert absent_files(listed) == []
     more = entry(str(tmp_path), files=["unet/w.safetensors", "vae/w.safetensors"])
     assert absent_files(more) == ["vae/w.safetensors"]
-    with pytest.raises(StepError, match=r"lacks vae/w\.safetensors"):
-        content_hashes(more)
+    for opened in (content_hashes, verify, locate):
+        with pytest.raises(StepError, match=r"lack vae/w\.safetensors\. Source: .*licence: CC BY"):
+            opened(more)
 
 
 def test_absent_entries_miss_everything(weights_folder: Path) -> None:
