@@ -5,8 +5,8 @@ In:  one or several aligned sources (--aligned, repeated: the consented photogra
      (--validation).
 Out: model.safetensors (backbone of the best epoch; its metadata tells architecture, classes and
      the validation benchmark) and history.csv (epoch, learning_rate, loss, validation_accuracy,
-     best). While it trains, its state lies in .training/ beside them, written after every epoch
-     and on SIGTERM; the same command goes on from there, with the same result.
+     best). While it trains, its state lies in .training/ beside them, written after every epoch,
+     every five minutes and on SIGTERM; the same command goes on from there, with the same result.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025: CosFace, SGD, learning rate lowered on a plateau of
 the validation accuracy, early stop.

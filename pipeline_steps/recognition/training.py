@@ -11,6 +11,7 @@ never stopped. Images lie decoded on the device, and nothing in an epoch waits f
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ from pipeline_steps.recognition.schedule import Epoch, Progress, Schedule
 from pipeline_steps.seeds import seed_for, torch_generator
 
 REFERENCE_BATCH = 512
+SAVE_EVERY = 300.0  # seconds at most between two saved states, also within an epoch
 DEVICE_SHARE = 0.5  # of a card's free memory that decoded images may take
 
 # uint8 [n, 112, 112, 3] and a CPU generator -> the same shape, augmented.
@@ -123,6 +125,7 @@ class Training:
         self.progress = Progress()
         self.best = _copy(network.state_dict())
         self.step = 0  # steps done of the epoch that runs
+        self.saved_at = time.monotonic()
         self.loss_sum = torch.zeros((), device=self.parameters[0].device)
 
     @property
@@ -160,9 +163,11 @@ class Training:
                 x = torch.where(mirrored_of[step][:, None, None, None], x.flip(3), x)
             self._learn(x, classes_of[step])
             self.step = step + 1
-            if stop():
-                if checkpoints is not None:
-                    self.save(checkpoints)
+            asked = stop()
+            overdue = time.monotonic() - self.saved_at > SAVE_EVERY
+            if checkpoints is not None and (asked or overdue):
+                self.save(checkpoints)
+            if asked:
                 raise Interrupted(f"epoch {epoch}, step {self.step} of {n_steps}")
 
     def _learn(self, x: Tensor, classes: Tensor) -> None:
@@ -210,6 +215,7 @@ class Training:
             "step": self.step,
         }
         checkpoints.save(tensors, values)
+        self.saved_at = time.monotonic()
 
     def resume(self, checkpoints: Checkpoints) -> None:
         """Go on from the saved state, where there is one."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pipeline_steps.files.errors import Interrupted
+from pipeline_steps.recognition import training
 from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.checkpoints import FOLDER, Checkpoints
 from pipeline_steps.recognition.inference import embed_with_flip, to_input
@@ -241,6 +242,26 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, at: int) ->
     assert history == expected
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_state_is_saved_within_long_epochs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, steps = Checkpoints(tmp_path, "key"), []
+    save = Checkpoints.save
+
+    def saves(self: Checkpoints, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        save(self, tensors, values)
+        steps.append(values["step"])
+
+    monkeypatch.setattr(Checkpoints, "save", saves)
+    fit(checkpoints=checkpoints, schedule=Schedule(epochs=1))
+    assert steps == [0]  # after the epoch
+    checkpoints.clear()
+    steps.clear()
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    fit(checkpoints=checkpoints, schedule=Schedule(epochs=1))
+    assert steps == [1, 2, 3, 4, 0]
 
 
 def test_state_of_another_training_or_a_broken_file_is_not_picked_up(tmp_path: Path) -> None:
