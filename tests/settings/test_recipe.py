@@ -129,6 +129,14 @@ def test_prompt_sets_are_the_published_ones() -> None:
     assert sets["fg2025"].slots["portrait"].values == ("portrait", "side-portrait")
 
 
+def test_weights_are_the_published_ones() -> None:
+    plan = preset("paper")
+    for name, resolution in (("sd21", 512), ("sdxl", 1024)):
+        assert plan.models[name].options["resolution"] == resolution
+    assert plan.models["sdxl"].components["vae"].name == "sdxl_vae_fp16_fix"
+    assert plan.models["arcface_r100"].architecture == "iresnet100"
+
+
 @pytest.mark.parametrize("row", table("Fixed in the code"), ids=lambda row: row[0])
 def test_constants_of_the_recipe_are_those_of_the_code(row: list[str]) -> None:
     module, _, name = row[0].rpartition(".")
