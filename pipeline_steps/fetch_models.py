@@ -220,6 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = chosen(study, models, arguments.names)
     if arguments.list:
         print(table(entries))
+        for entry in entries:
+            if absent_files(entry) and not remote_sources(entry):
+                print(f"{entry.name}: {how_to_get(entry)}")
         return 0
     if study is None:
         raise StepError("--study is missing: a study's configuration says what is accepted")

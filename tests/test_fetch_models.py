@@ -268,9 +268,12 @@ def test_the_table_says_what_is_there(scene: Scene, capsys: pytest.CaptureFixtur
     scene.fetch("vae")
     (scene.weights / "base").mkdir()
     (scene.weights / "base" / "model_index.json").write_text("{}")
+    scene.entries["pixels"] |= {"source": "nowhere/p.pt", "page": "https://example.org"}
     capsys.readouterr()
     assert scene.fetch("--list") == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("pixels: ") and "from https://example.org" in last
+    rows = {line.split()[0]: line for line in lines}
     assert rows.keys() == {"name", "base", "vae", "face", "pixels", "pose"}
     assert "lacks 1 files" in rows["base"]
     assert " yes " in rows["vae"]

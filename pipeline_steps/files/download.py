@@ -112,10 +112,13 @@ def _fetch_all(url: str, part: Path) -> None:
             reason = getattr(error, "reason", None) or error or type(error).__name__
             stalls = 0 if _size(part) > had else stalls + 1
             if stalls == STALLS or (isinstance(error, urllib.error.URLError) and not had):
+                advice = (
+                    "run the same command again to go on there"
+                    if _size(part)
+                    else "without internet access, fetch on another machine and copy the folder"
+                )
                 raise StepError(
-                    f"{url} cannot be fetched: {reason}. What has arrived is kept and the same "
-                    "command goes on there; without internet access, fetch on another machine "
-                    "and copy the folder of weights"
+                    f"{url} cannot be fetched after {_size(part)} bytes: {reason}; {advice}"
                 ) from error
             log.warning("%s: %s; going on at %d bytes", url, reason, _size(part))
             time.sleep(pause if stalls else 0.0)

@@ -126,6 +126,17 @@ def test_a_connection_that_brings_nothing_any_more_is_given_up(
     assert len(server.requests) == module.STALLS
 
 
+def test_what_arrived_before_giving_up_is_kept(server: LocalServer, tmp_path: Path) -> None:
+    server.cut = 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.time, "sleep", lambda _: server.answers.append(503))
+        with pytest.raises(StepError, match=f"after {len(CONTENT) // 2} bytes: .* again to go on"):
+            download(f"{server.address}/w.bin", tmp_path / "w.bin", DIGEST)
+    server.answers = []
+    download(f"{server.address}/w.bin", tmp_path / "w.bin", DIGEST)
+    assert server.requests[-1] == ("/w.bin", f"bytes={len(CONTENT) // 2}-")
+
+
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_file_that_is_gone_asks_for_another_source(
     server: LocalServer, tmp_path: Path, status: int
@@ -140,9 +151,13 @@ def test_without_network_there_is_one_clear_sentence(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    with pytest.raises(StepError, match=r"cannot be fetched: .*refused.*fetch on another machine"):
+    with pytest.raises(
+        StepError, match=r"cannot be fetched after 0 bytes: .*refused; .*fetch on another machine"
+    ):
         download(f"http://127.0.0.1:{port}/w.bin", tmp_path / "w.bin")
-    with pytest.raises(StepError, match=r"cannot be fetched: .*fetch on another machine"):
+    with pytest.raises(
+        StepError, match=r"cannot be fetched after 0 bytes: .*fetch on another machine"
+    ):
         download("http://nowhere.invalid/w.bin", tmp_path / "w.bin")
 
 
