@@ -130,6 +130,7 @@ def reference_loop(task: Task) -> Timed:
 def our_sampler(task: Task) -> Timed:
     """One base model, all adapters, static batches."""
     from pipeline_steps.diffusion.base_models import load_base_model
+    from pipeline_steps.diffusion.compiled_sampling import compiled_predict
     from pipeline_steps.diffusion.lora_files import load_bank
     from pipeline_steps.diffusion.sampler import ImageRequest, sample
 
@@ -150,6 +151,7 @@ def our_sampler(task: Task) -> Timed:
         scheduler="ddpm",
         batch_size=task.batch_size,
         bank=bank,
+        predict=compiled_predict(base, "auto"),
     ):
         for request, image in zip(requests, images, strict=True):
             made[request.identity, request.index] = image.permute(1, 2, 0).numpy()

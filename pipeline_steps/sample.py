@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,23 +27,19 @@ from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
+from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.signals import stop_requested
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.sample import SampleSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline_steps.diffusion.base_models.base import BaseModel
     from pipeline_steps.diffusion.drawing import Gate
     from pipeline_steps.diffusion.gate import Judge
+    from pipeline_steps.diffusion.runtime import Switch
     from pipeline_steps.diffusion.sample_plan import Row
-    from pipeline_steps.diffusion.sampler import ImageRequest
 
 BATCH_SIZE = {"cpu": 16, "cuda": 24}
-AT_ONCE = 16  # adapters on the network together
 
 
 def run(
@@ -56,6 +52,7 @@ def run(
     cohorts: int = 1,
     device: str = "cpu",
     batch_size: int | None = None,
+    compile_network: Switch = "auto",
     judge: Judge | None = None,
 ) -> list[Row]:
     """Sample a cohort and write images and the cohort's manifest.
@@ -70,6 +67,7 @@ def run(
         cohorts: Number of cohorts.
         device: "cpu" or "cuda".
         batch_size: Images sampled together; changes no image. None: as suits the device.
+        compile_network: See ``Runtime.compile``; changes no image beyond float error.
         judge: Measures images for the gate; None: the networks of the configuration.
 
     Returns:
@@ -81,6 +79,7 @@ def run(
     """
     from pipeline_steps.diffusion.content_key import weights_hash
     from pipeline_steps.diffusion.drawing import Drawings
+    from pipeline_steps.diffusion.painter import Painter
     from pipeline_steps.diffusion.sample_plan import COLUMNS, image_keys, redrawn
     from pipeline_steps.diffusion.sample_record import SampleRecord
 
@@ -89,7 +88,8 @@ def run(
     subjects = cohort_of(read_subjects(dataset), cohort, cohorts)
     rows = _plan(frozen, subjects, loras, base_sha256)
     gate = _gate(frozen, dataset, subjects, device, judge)
-    painter = Painter(frozen, loras, device, batch_size or BATCH_SIZE.get(device, 16))
+    batch_size = batch_size or BATCH_SIZE.get(device, 16)
+    painter = Painter(frozen, loras, device, batch_size, compile_network)
     done: list[Row] = []
     with stop_requested() as stop:
         record = SampleRecord(out, [subject.identity for subject in subjects])
@@ -114,68 +114,6 @@ def run(
     _remove_leftovers(out, subjects, done)
     write_manifest(out / "cohorts" / f"{cohort}-of-{cohorts}.parquet", done, COLUMNS)
     return done
-
-
-class Painter:
-    """Samples rows; the base model is loaded when the first are asked for."""
-
-    def __init__(
-        self, frozen: Frozen[SampleSettings], loras: Path | None, device: str, batch_size: int
-    ) -> None:
-        self._frozen = frozen
-        self._loras = loras
-        self._device = device
-        self._batch_size = batch_size
-        self._base: BaseModel | None = None
-
-    def paint(self, rows: Sequence[Row]) -> Iterator[tuple[list[ImageRequest], Tensor]]:
-        """Batches of requests and their images, uint8 [n, 3, h, w] on the CPU."""
-        from pipeline_steps.diffusion.base_models import load_base_model
-        from pipeline_steps.diffusion.lora_files import load_bank
-        from pipeline_steps.diffusion.sampler import sample
-
-        settings = self._frozen.settings
-        if self._base is None:
-            weights = self._frozen.weights["base_model"]
-            self._base = load_base_model(weights, self._device, settings.precision)
-        variant = self._frozen.variant
-        label = "/".join(variant.get(name, "") for name in ("base_model", "method", "prompts"))
-        identities = list(dict.fromkeys(row["identity"] for row in rows))
-        with progress(range(0), description=label, total=len(rows), unit="image") as bar:
-            for start in range(0, len(identities), AT_ONCE):
-                part = identities[start : start + AT_ONCE]
-                loras = self._loras
-                folders = [] if loras is None else [loras / name for name in part]
-                bank = load_bank(self._base.unet, folders) if folders else None
-                wanted = [row for row in rows if row["identity"] in part]
-                try:
-                    for requests, images in sample(
-                        self._base,
-                        [_request(row, part if bank is not None else None) for row in wanted],
-                        steps=settings.steps,
-                        guidance=settings.guidance,
-                        scheduler=settings.scheduler,
-                        batch_size=self._batch_size,
-                        bank=bank,
-                    ):
-                        yield requests, images
-                        bar.update(len(requests))
-                finally:
-                    if bank is not None:
-                        bank.remove()
-
-
-def _request(row: Row, identities: Sequence[str] | None) -> ImageRequest:
-    from pipeline_steps.diffusion.sampler import ImageRequest
-
-    return ImageRequest(
-        identity=row["identity"],
-        index=row["index"],
-        prompt=row["prompt"],
-        negative_prompt=row["negative_prompt"],
-        seed=row["seed"],
-        adapter=None if identities is None else identities.index(row["identity"]),
-    )
 
 
 def _check_method(frozen: Frozen[SampleSettings], loras: Path | None) -> None:
@@ -269,6 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--batch-size", type=int, help="images sampled together; changes speed and memory only"
     )
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compile the network; auto (default): on a GPU; changes speed only",
+    )
     arguments = parser.parse_args(argv)
     frozen = load_frozen(arguments.config, SampleSettings)
     with gpu_lease() as device:
@@ -281,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cohorts=arguments.cohorts,
             device=device,
             batch_size=arguments.batch_size,
+            compile_network=arguments.compile,
         )
     return 0
 

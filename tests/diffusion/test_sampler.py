@@ -11,6 +11,7 @@ import torch
 
 from pipeline_steps.diffusion.adapters import AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
+from pipeline_steps.diffusion.compiled_sampling import compiled_predict, with_fallback
 from pipeline_steps.diffusion.face_region import to_arrays
 from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.sampler import (
@@ -181,6 +182,21 @@ def test_plain_diffusers_gives_the_same_image_with_and_without_our_weights(
     tuned = plain()
     assert largest_difference(tuned, ours) <= 1
     assert largest_difference(tuned, untuned) > 5
+
+
+def test_a_network_that_fails_to_compile_gives_way(base: BaseModel) -> None:
+    calls = 0
+
+    def broken(*args: object, **kwargs: object) -> None:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("no compiler")
+
+    wanted = requests(3)
+    images = latents_of(base, wanted, batch_size=2, predict=with_fallback(base, broken))
+    assert_same(latents_of(base, wanted, batch_size=2), images)
+    assert calls == 1
+    assert compiled_predict(base, "off") is None and compiled_predict(base, "auto") is None
 
 
 def test_batches_are_full_and_hold_every_request_once() -> None:
