@@ -136,10 +136,12 @@ PARTS = {"pairs": measure_pairs, "exact": measure_exact, "prdc": measure_prdc}
 
 def alone(part: str, threads: int) -> dict[str, float]:
     """A part in a fresh process."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    # The library is to choose its kernels by the processor, for us and for the usual code.
+    environment.pop("OPENBLAS_CORETYPE", None)
     done = subprocess.run(
         [sys.executable, __file__, "--part", part],
-        env=os.environ | limits,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -28,6 +28,7 @@ NAMED_LAYERS: Mapping[str, tuple[int, ...]] = {
     "iresnet100": (3, 13, 30, 3),
 }
 WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
+FAR_OUTSIDE = 4.0  # a decoder overshoots [-1, 1] a little; 0..255 goes far beyond
 PREPROCESSING = "RGB 112x112, (x / 255 - 0.5) / 0.5"
 
 
@@ -54,14 +55,14 @@ class Recogniser:
         """Differentiable embedding.
 
         Args:
-            x: [n, 3, input_size, input_size] floating point, RGB in [-1, 1], on the device. The
-                range is the caller's duty: checking it would wait for the device.
+            x: [n, 3, input_size, input_size] floating point, RGB in [-1, 1], on the device. On a
+                GPU the range is the caller's duty: checking it would wait for the device.
 
         Returns:
             [n, embedding_dim], not normalised.
 
         Raises:
-            ValueError: another shape or an integer dtype.
+            ValueError: another shape, an integer dtype, or values far from [-1, 1].
         """
         expected = (3, self.input_size, self.input_size)
         if x.ndim != 4 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
@@ -69,6 +70,13 @@ class Recogniser:
                 f"expected floating-point images [n, {', '.join(map(str, expected))}] in [-1, 1], "
                 f"got {x.dtype} {tuple(x.shape)}"
             )
+        if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+            largest = float(x.detach().abs().amax())
+            if largest > FAR_OUTSIDE:
+                raise ValueError(
+                    f"expected RGB in [-1, 1], got values up to {largest:.4g}: scale images from "
+                    "0..255 by x / 127.5 - 1"
+                )
         return self.network(x)
 
     @torch.inference_mode()

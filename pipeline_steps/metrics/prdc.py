@@ -72,8 +72,8 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
             around=np.count_nonzero(in_real, axis=0),
             covered=np.asarray(in_real.any(axis=1)),
             recalled=recalled,
-            open_real=np.argwhere(open_real) + np.array([rows.start, 0]),
-            open_synthetic=np.argwhere(open_synthetic) + np.array([rows.start, 0]),
+            open_real=_positions(open_real, rows.start),
+            open_synthetic=_positions(open_synthetic, rows.start),
         )
 
     decided = list(parallel(compare, blocks(len(x))))
@@ -128,6 +128,13 @@ def _decide(
     shape = (-1, 1) if axis == 0 else (1, -1)
     inside = squared <= low.astype(np.float32).reshape(shape)
     return inside, (squared <= high.astype(np.float32).reshape(shape)) & ~inside
+
+
+def _positions(mask: NDArray[np.bool_], first_row: int) -> Indices:
+    """Where a mask with few true entries is true, [pairs, 2], rows counted from `first_row`."""
+    some = np.flatnonzero(mask.any(axis=1))
+    found = np.argwhere(mask[some])
+    return np.column_stack([some[found[:, 0]] + first_row, found[:, 1]])
 
 
 def _exact(balls: Screen, k: int, approximate: Single, rows: Indices) -> NDArray[np.float64]:

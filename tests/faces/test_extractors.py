@@ -12,6 +12,7 @@ from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.attributes import AttributeNet
 from pipeline_steps.faces.extractors import AlignedFaces, load_extractor, normalised, resized
 from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.base import Weights
 
@@ -229,6 +230,18 @@ def test_bgr_faces_are_refused_by_any_extractor(recogniser):
 def test_faces_of_another_kind_are_refused(recogniser, images, message):
     with pytest.raises(ValueError, match=message):
         recogniser.extract(AlignedFaces(images, np.repeat(ARCFACE_TEMPLATE[None], 2, axis=0)))
+
+
+def test_tensors_in_another_range_are_refused(tmp_path):
+    torch.manual_seed(0)
+    options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
+    save_file(IResNet(**options).state_dict(), tmp_path / "model.safetensors")
+    weights = entry("recogniser", "iresnet", tmp_path / "model.safetensors", **options)
+    x = torch.from_numpy(skin(2)).permute(0, 3, 1, 2).float()
+    network = load_recogniser(weights)
+    assert network.embed_tensor(x / 127.5 - 1).shape == (2, 512)
+    with pytest.raises(ValueError, match=r"in \[-1, 1\], got values up to 240: .* x / 127.5 - 1"):
+        network.embed_tensor(x)
 
 
 def test_resizing_takes_nothing_but_uint8_colour():
