@@ -98,6 +98,18 @@ def test_identity_scores_need_no_features_of_people_seen_once(plan: Plan) -> Non
     ]
 
 
+def test_every_recogniser_that_judges_gets_its_features(config: dict[str, Any]) -> None:
+    config["score"]["identity"]["recognisers"] = ["demo_recogniser", "arcface_r100"]
+    plan = make_plan(config, "two.yaml")
+    variant = plan.study.variants[0]
+    for source in ("real", variant):
+        names = [Path(path).stem for path in plan.features(source, "identity")]
+        assert names == ["demo_recogniser", "arcface_r100"]
+    assert {"demo_recogniser", "arcface_r100"} <= set(plan.extractors)
+    for name in ("demo_recogniser", "arcface_r100"):
+        assert f"{plan.results}/config/features/{name}.json" in plan.frozen
+
+
 def test_lists_of_a_study(plan: Plan) -> None:
     n_variants = len(plan.study.variants)
     assert len(plan.scores) == 3 * (n_variants + 1)
