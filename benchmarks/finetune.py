@@ -5,8 +5,8 @@
                                                      random weights; 1, 4, 8, 16 identities
 
 Both sides run in this process, on the same networks and images, and in turn, round by round, so
-that whatever else the machine does slows both. The number is wall-clock milliseconds per identity
-and optimiser step (the recipe has one instance and one prior image in each). "peak" is the share of
+that whatever else the machine does slows both. The number is milliseconds per identity and
+optimiser step (the recipe has one instance and one prior image in each). "peak" is the share of
 an H200's measured 790 TFLOP/s that the unavoidable operations would take (docs/performance.md).
 Prints its table last and keeps it in --out.
 """
@@ -64,19 +64,28 @@ class Speed:
     memory_gib: float | None = None
 
 
-def milliseconds(step: Callable[[], object], steps: int, device: str) -> float:
-    """Wall-clock milliseconds per call."""
-    if device == "cuda":
+def milliseconds(
+    step: Callable[[], object], steps: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Milliseconds per call."""
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(steps):
         step()
-    if device == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps * 1e3
+    return (clock() - start) / steps * 1e3
 
 
-def measure(world: World, method: str, identities: int, rounds: int, steps: int) -> Speed:
+def measure(
+    world: World,
+    method: str,
+    identities: int,
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float],
+) -> Speed:
     """Both sides in turn, after a warm-up of each."""
     device, name = world.base.device.type, world.base.name
     reference = world.reference(method)
@@ -95,11 +104,11 @@ def measure(world: World, method: str, identities: int, rounds: int, steps: int)
             faces=world.faces,
             runtime=world.runtime,
         ) as fleet:
-            milliseconds(fleet.step, 3, device)
-            milliseconds(reference.step, 2, device)
+            milliseconds(fleet.step, 2)
+            milliseconds(reference.step, 2)
             for _ in range(rounds):
-                ours.append(milliseconds(fleet.step, steps, device) / identities)
-                theirs.append(milliseconds(reference.step, 2 * steps, device))
+                ours.append(milliseconds(fleet.step, steps, clock) / identities)
+                theirs.append(milliseconds(reference.step, 2 * steps, clock))
             if device == "cuda":
                 peak = torch.cuda.max_memory_allocated() / 2**30
     except torch.OutOfMemoryError:
@@ -177,19 +186,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--identities", nargs="+", type=int, help="at once [8; GPU 1 4 8 16]")
     parser.add_argument("--rounds", type=int, default=5, help="turns of both sides")
     parser.add_argument("--steps", type=int, default=4, help="of the fleet in each round")
+    parser.add_argument("--threads", type=int, help="on a CPU [all cores]")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: this process's own seconds, for busy machines; use with --threads 1",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/finetune.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/images/finetune_speed.svg"))
     args = parser.parse_args(argv)
     keep_freed_memory()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     counts = args.identities or ([8] if args.device == "cpu" else [1, 4, 8, 16])
     rows = []
     for world in worlds(args.device, args.models, args.seed):
         for method in args.methods:
             for count in counts:
-                rows.append(measure(world, method, count, args.rounds, args.steps))
+                rows.append(measure(world, method, count, args.rounds, args.steps, clock))
                 print(table(rows[-1:]), flush=True)
-    save(args.out, args.device, rows, threads=torch.get_num_threads(), seed=args.seed)
+    save(args.out, args.device, rows, threads=torch.get_num_threads(), clock=args.clock)
     plot(json.loads(args.out.read_text(encoding="utf-8")), args.plot)
     print(f"\n{table(rows)}")
     return 0
