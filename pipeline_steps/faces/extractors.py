@@ -125,7 +125,12 @@ def _landmark_pose(weights: Weights, _device: str | torch.device) -> Extractor:
 
 def _sixdrepnet(weights: Weights, device: str | torch.device) -> Extractor:
     """Pitch, yaw, roll [n, 3] in degrees, with the signs of `pose`."""
-    verify(weights)
+    try:
+        verify(weights)
+    except StepError as error:
+        raise StepError(
+            f"{error}. Without them: landmark_pose as score.pose.extractor, which needs no weights"
+        ) from error
     path = weights_file(weights)
     network = SixDRepNet()
     try:

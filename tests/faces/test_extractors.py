@@ -232,6 +232,11 @@ def test_faces_of_another_kind_are_refused(recogniser, images, message):
         recogniser.extract(AlignedFaces(images, np.repeat(ARCFACE_TEMPLATE[None], 2, axis=0)))
 
 
+def test_without_6drepnets_weights_the_other_estimator_is_named(tmp_path):
+    with pytest.raises(StepError, match="landmark_pose as score.pose.extractor"):
+        load_extractor(entry("pose", "sixdrepnet", tmp_path / "absent.pth"))
+
+
 def test_tensors_in_another_range_are_refused(tmp_path):
     torch.manual_seed(0)
     options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
