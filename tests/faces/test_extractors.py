@@ -233,7 +233,7 @@ def test_faces_of_another_kind_are_refused(recogniser, images, message):
 
 
 def test_without_6drepnets_weights_the_other_estimator_is_named(tmp_path):
-    with pytest.raises(StepError, match="landmark_pose as score.pose.extractor"):
+    with pytest.raises(StepError, match=r"landmark_pose as score\.pose\.extractor"):
         load_extractor(entry("pose", "sixdrepnet", tmp_path / "absent.pth"))
 
 
