@@ -18,6 +18,7 @@ from pipeline_steps.settings.plan import Plan
 STEP_TIMES = Path(__file__).with_name("step_times.yaml")
 ON_A_CARD = frozenset(
     {"prepare", "embed", "prior", "finetune", "sample", "recognise", "verify", "features"}
+    | {"verify_templates"}
     | {"features_of_reference", "align", "align_photographs", "align_in_the_wild"}
 )
 

@@ -12,9 +12,10 @@ from pipeline_steps.preflight.jobs import done, planned_jobs
 from pipeline_steps.settings.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
+CHANGES = [{}, {"methods": ["untuned"], "training_sets": ["real"], "template_sets": ["data/ijb"]}]
 
 
-@pytest.mark.parametrize("changes", [{}, {"methods": ["untuned"], "training_sets": ["real"]}])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_jobs_are_those_of_the_workflow(changes):
     config = read_configs([ROOT / "config" / "paper_sd21.yaml"]) | changes
     plan = make_plan(config, "")
