@@ -63,7 +63,7 @@ def run(
 
 
 def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> None:
-    """Stop a run whose jobs would miss weights, a licence or disk space.
+    """Stop a run whose jobs would miss weights or a licence; warn of little disk space.
 
     Args:
         plan: the study.
@@ -83,7 +83,9 @@ def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> No
     wanted = {entry.name for entry in needed}
     lacking = [item for item in missing_models(plan) if item.what.split()[1] in wanted]
     lacking += missing_licences(plan, needed)
-    lacking += missing_disk(root, costs_of(plan, root).disk_left if configurations else 0.0)
+    # Disk is estimated, and for the whole study: a reason to look, none to refuse.
+    for item in missing_disk(root, costs_of(plan, root).disk_left):
+        print(f"warning: {item.what} (estimate for the whole study)", file=sys.stderr)
     if lacking:
         raise StepError(f"study {plan.study.name} cannot start. " + "\n".join(listing(lacking)))
 

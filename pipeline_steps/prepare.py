@@ -119,23 +119,12 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     kept = [identity for identity in identities if identity in usable]
     write_manifest(out / "manifest.parquet", rows, COLUMNS)
     write_text(out / "identities.csv", identity_table(rows, kept, participants, settings.consent))
-    report = dataset_report(
-        rows,
-        identities,
-        collection.listings,
-        participants,
-        settings.expected,
-        settings.resolution,
-    )
+    sets = (rows, identities, collection.listings, participants)
+    report = dataset_report(*sets, settings.expected, settings.resolution)
     write_json(out / "report.json", report)
     for sentence in sentences(report):
         log.warning("%s", sentence)
-    log.info(
-        "%d of %d photographs of %d identities kept",
-        sum(row["kept"] for row in rows),
-        len(rows),
-        len(kept),
-    )
+    log.info("%d of %d photographs of %d identities kept", report["kept"], len(rows), len(kept))
     refuse_empty(rows, identities, kept, settings)
     return rows
 

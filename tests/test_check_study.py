@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -162,3 +163,10 @@ def test_a_wrong_configuration_is_an_error_of_its_own(tmp_path):
     path.write_text("name: wrong\nprepare: {margn: 2}\n")
     with pytest.raises(StepError, match=r"unknown key 'prepare\.margn'"):
         check_study.main(["--config", str(path)])
+
+
+def test_little_disk_is_a_warning_in_a_run(empty_machine, monkeypatch, capsys):
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
+    plan = paper()
+    refuse_unready(plan, [f"{plan.results}/config/prepare.json"], empty_machine)
+    assert "GB needed, 1 MB free" in capsys.readouterr().err

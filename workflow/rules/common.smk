@@ -51,7 +51,7 @@ HAS_GPU = bool(candidate_gpus())
 GPU = lambda wildcards: int(HAS_GPU or not workflow.local_exec)
 
 
-# Before the first job of a run: weights, licences and disk space of the jobs that are to be run. No
+# Before the first job of a run: weights and licences of the jobs that are to be run. No
 # rule of its own, whose output could make others run again.
 onstart:
     refuse_unready(
