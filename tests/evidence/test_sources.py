@@ -6,6 +6,7 @@ import pytest
 
 from pipeline_steps.evidence.sources import (
     Source,
+    audited,
     identities_of,
     natural_key,
     source_of,
@@ -66,3 +67,10 @@ def test_identity_is_the_first_folder_or_the_image_itself() -> None:
 
 def test_natural_order() -> None:
     assert sorted(["ID_10", "ID_2", "a", "ID_1"], key=natural_key) == ["ID_1", "ID_2", "ID_10", "a"]
+
+
+def test_audited_variants_are_read_off_the_path() -> None:
+    path = Path("results/s/audit/sd21/idbooth/base.pairs.csv")
+    assert audited(path) == Source("sd21", "idbooth", "base")
+    with pytest.raises(StepError, match="cannot tell what"):
+        audited(Path("results/s/tables/sd21/idbooth/base.pairs.csv"))
