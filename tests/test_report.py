@@ -18,6 +18,7 @@ from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.report import main
+from pipeline_steps.settings.code import modules_behind
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 METHODS = ("untuned", "dreambooth", "portraitbooth", "idbooth")
@@ -246,3 +247,8 @@ def test_missing_parts_are_named(study: Study) -> None:
     (study.root / "tables/pose.csv").unlink()
     with pytest.raises(StepError, match=r"pose.csv is missing"):
         study.run()
+
+
+def test_editing_a_template_or_the_stylesheet_runs_the_report_again() -> None:
+    behind = {Path(path).name for path in modules_behind("report")}
+    assert {"page.html.j2", "pages.css", "pages.macros.html.j2", "report.py", "page.py"} <= behind

@@ -81,7 +81,7 @@ def to_latex(table: Table, *, intervals: bool = False) -> str:
         if row.rule_above:
             lines.append(r"\midrule")
         cells = [
-            wrap[cell.mark] % latex_escape(cell.joined(intervals)) if cell.text else ""
+            wrap[cell.mark] % latex_escape(_minus(cell.joined(intervals))) if cell.text else ""
             for cell in row.cells
         ]
         lines.append(_ampersands([*(latex_escape(head) for head in heads), *cells]))
@@ -118,10 +118,15 @@ def latex_escape(text: str) -> str:
 
 
 def _html_cell(cell: Cell) -> str:
-    number = html.escape(" ".join(part for part in (cell.text, cell.sd) if part))
+    number = html.escape(_minus(" ".join(part for part in (cell.text, cell.sd) if part)))
     tag = {"best": "strong", "second": "u", "": "span"}[cell.mark]
-    interval = f"<small>{html.escape(cell.interval)}</small>" if cell.interval else ""
+    interval = f"<small>{html.escape(_minus(cell.interval))}</small>" if cell.interval else ""
     return f"<td><{tag}>{number}</{tag}>{interval}</td>" if number else "<td></td>"
+
+
+def _minus(numbers: str) -> str:
+    """Numbers with a minus sign, which is as wide as a plus sign, where they have a hyphen."""
+    return numbers.replace("-", "−")
 
 
 def _spans(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:

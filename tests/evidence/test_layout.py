@@ -71,7 +71,7 @@ def test_latex() -> None:
             r"\cmidrule(lr){3-3}\cmidrule(lr){4-4}",
             r"Prompt & Method &  & TFD \\",
             r"\midrule",
-            r"g & untuned & 0.01 [-0.09, 0.11] & 0.99 $\pm$ 0.12 \\",
+            r"g & untuned & 0.01 [$-$0.09, 0.11] & 0.99 $\pm$ 0.12 \\",
             r" & A & 0.30 [0.20, 0.40] & 0.50 $\pm$ 0.12 \\",
             r" & B & \underline{0.20 [0.10, 0.30]} & \textbf{0.70 $\pm$ 0.12} \\",
             r" & C & \textbf{0.10 [0.00, 0.20]} & \underline{0.60 $\pm$ 0.12} \\",

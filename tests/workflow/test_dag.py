@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,22 @@ def test_a_mixed_training_set_and_template_sets_become_jobs(tmp_path: Path) -> N
     aligned = "results/demo/aligned/real results/demo/aligned/demo/idbooth/base --validation"
     assert output.count(f"--aligned {aligned}") == 2
     assert "recognition/real+demo-idbooth-base/seed1/templates.csv" in output
+
+
+def test_the_workflows_report_gathers_tables_figures_and_pages_with_captions(
+    finished: Path,
+) -> None:
+    report = finished / "report.zip"
+    snakemake(finished, "--configfile", finished / "config.yaml", "--report", report)
+    with zipfile.ZipFile(report) as archive:
+        names = [Path(name).name for name in archive.namelist()]
+        page = "".join(
+            archive.read(name).decode() for name in archive.namelist() if name.endswith(".html")
+        )
+    expected = [f"{table}.csv" for table in ("quality", "identity", "recognition", "audit")]
+    expected += [f"{figure}.svg" for figure in ("distributions", "samples", "pose", "attributes")]
+    assert set(expected) <= set(names)
+    assert names.count("report.html") >= 1
+    assert names.count("base.html") == 3  # one audit per variant
+    for caption in ("identity audit", "Tables of the study", "Figures of the study"):
+        assert caption in page.replace("Identity audit of", "identity audit of")
