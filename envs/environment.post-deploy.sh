@@ -14,6 +14,7 @@ certifi==2026.10.18
 charset-normalizer==3.5.2
 clean-fid==0.1.35
 click==8.5.1
+cloudpickle==3.1.2
 conda-inject==1.3.2
 configargparse==1.9.0
 connection-pool==0.0.3
@@ -48,6 +49,7 @@ importlib-metadata==10.2.0
 iniconfig==2.3.1
 insightface==2.1
 jinja2==3.1.6
+joblib==1.6.0
 jsonschema==4.26.0
 jsonschema-specifications==2025.9.1
 jupyter-core==5.9.1
@@ -63,6 +65,7 @@ ml-dtypes==0.6.0
 mpmath==1.3.0
 mypy==2.4.1
 mypy-extensions==1.2.0
+narwhals==2.29.0
 nbformat==5.11.1
 networkx==3.6.1 ; python_full_version < '3.12'
 networkx==3.7 ; python_full_version >= '3.12'
@@ -94,6 +97,7 @@ peft==0.21.2
 pillow==13.0.0
 platformdirs==4.14.7
 pluggy==1.7.0
+prdc==0.2
 protobuf==7.36.2
 psutil==7.2.2
 pulp==3.3.2
@@ -115,6 +119,7 @@ rpds-py==2026.9.1
 ruff==0.17.6
 safetensors==0.8.0
 scikit-image==0.26.0
+scikit-learn==1.9.1
 scipy==1.17.1 ; python_full_version < '3.12'
 scipy==1.18.1 ; python_full_version >= '3.12'
 setuptools==80.10.2
@@ -137,11 +142,13 @@ sqlmodel==0.0.37
 sympy==1.14.0
 tabulate==0.10.0
 tenacity==9.2.1
+threadpoolctl==3.8.0
 throttler==1.2.3
 tifffile==2026.3.3 ; python_full_version < '3.12'
 tifffile==2026.11.8 ; python_full_version >= '3.12'
 tokenizers==0.23.3
 torch==2.15.0
+torch-fidelity==0.4.0
 torchvision==0.29.2
 tqdm==4.70.1
 traitlets==5.16.1
