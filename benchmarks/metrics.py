@@ -174,8 +174,10 @@ def report(parts: dict[str, dict[str, float]], threads: int) -> list[Row]:
         Row("  processor seconds", prdc["processor"], None, None, n),
         Row("  peak memory, MB", prdc["peak"], None, None, n),
         Row("  usual code: seconds", prdc["usual_wall"], None, None, n),
+        Row("  usual code: processor seconds", prdc["usual_processor"], None, None, n),
         Row("  usual code: peak memory, MB", prdc["usual_peak"], None, None, n),
         Row("  times faster", prdc["usual_wall"] / prdc["wall"], None, None, n),
+        Row("  times less work", prdc["usual_processor"] / prdc["processor"], None, None, n),
         Row("  largest difference of a rate", prdc["difference"], None, None, n),
     ]
 

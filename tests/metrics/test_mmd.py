@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -52,3 +53,22 @@ def test_length_of_rows_does_not_matter_and_equal_sets_are_at_zero() -> None:
 def test_a_zero_row_is_refused() -> None:
     with pytest.raises(ValueError, match="zero row"):
         cmmd(np.zeros((2, 3)), np.ones((2, 3)))
+
+
+def test_memory_is_that_of_blocks_whatever_the_number_of_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mmd, "BLOCK_ROWS", 128)
+    rng = np.random.default_rng(3)
+
+    def peak(n: int) -> int:
+        x, y = rng.standard_normal((2, n, 8), dtype=np.float32)
+        tracemalloc.start()
+        cmmd(x, y)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    peak(200)
+    # A whole matrix of kernel values would take 32 MB; a block takes 0.13.
+    assert peak(2000) < 1e6
