@@ -44,3 +44,8 @@ rule all:
     input:
         f"{S}/report.html",
         PLAN.templates_verified,
+
+
+rule export:
+    input:
+        expand(f"{S}/export/{{variant}}", variant=STUDY.tuned_variants),

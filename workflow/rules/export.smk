@@ -33,8 +33,3 @@ rule export_variant:
         "python -m pipeline_steps.export --config {input.config} --samples {params.samples}"
         " --aligned {params.aligned} --identities {input.identities} --tables {params.tables}"
         " --out {output} &> {log}"
-
-
-rule export:
-    input:
-        expand("<results>/export/{variant}", variant=STUDY.tuned_variants),
