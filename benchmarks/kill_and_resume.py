@@ -65,7 +65,7 @@ class Trial:
     """One disturbed training.
 
     Attributes:
-        moment: Seconds from the start of the process to the signal.
+        moment: Seconds from the beginning of training to the signal.
         exit_status: Of the disturbed process; minus the signal's number where it killed it.
         finished: Identities with a record when the process was gone.
         resumed: Whether the second process went on from a checkpoint.
@@ -200,11 +200,11 @@ class Study:
         self.seconds = self._finish(folder / "undisturbed")
 
     def disturb(self, share: float, number: signal.Signals) -> Trial:
-        """Signal a training after a share of its time, run it again, compare the results."""
+        """Signal a training after a share of its time from its beginning, run it again."""
         self.trials += 1
         out = self.folder / f"trial{self.trials}"
-        begin = time.monotonic()
         process = self._start(out)
+        begin = wait_for_training(process, log_of(out))
         process.join(share * self.seconds)
         if process.pid is not None and process.is_alive():
             os.kill(process.pid, number)
@@ -233,13 +233,20 @@ class Study:
         return process
 
     def _finish(self, out: Path) -> float:
-        """Run a training to its end; returns its seconds."""
-        begin = time.monotonic()
+        """Run a training to its end; returns the seconds of the training itself."""
         process = self._start(out)
+        begin = wait_for_training(process, log_of(out))
         process.join()
         if process.exitcode != 0:
             raise RuntimeError(f"training ended with {process.exitcode}: {log_of(out).read_text()}")
         return time.monotonic() - begin
+
+
+def wait_for_training(process: ForkServerProcess, log: Path) -> float:
+    """Wait until training begins, after everything was loaded; returns the time."""
+    while process.is_alive() and not (log.is_file() and "step/s" in log.read_text()):
+        time.sleep(0.005)
+    return time.monotonic()
 
 
 def log_of(out: Path) -> Path:
