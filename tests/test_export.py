@@ -85,7 +85,7 @@ def study(tmp_path: Path) -> Path:
     rates = [VARIANT | {"versus": "real", "recogniser": "arcface_r100", "eer": 0.0591}]
     rates.append(rates[0] | {"method": "dreambooth", "eer": 0.0971})
     pd.DataFrame(rates).to_csv(tmp_path / "tables/identity.csv", index=False)
-    pd.DataFrame([VARIANT | {"reference": "real", "fid": 12.5}]).to_csv(
+    pd.DataFrame([VARIANT | {"reference": "real", "fid": 12.5, "extractors": "clip"}]).to_csv(
         tmp_path / "tables/quality.csv", index=False
     )
     return tmp_path
@@ -139,7 +139,8 @@ def test_the_card_tells_terms_numbers_and_losses(study: Path) -> None:
         "CreativeML Open RAIL++-M",
         "faces@example.org",
         "| real | arcface_r100 | 0.0591 |",
-        "| real | 12.5 |",
+        "| reference | Fréchet distance | extractors |",
+        "| real | 12.5 | clip |",
         "1 drawn again (no face)",
         "1 without a face",
         "2 of people who are not in the study",

@@ -15,9 +15,18 @@ from pipeline_steps.settings.base import Weights
 from pipeline_steps.settings.export import ExportSettings
 
 FIGURES = {
-    "quality": ("reference", "fid", "cmmd", "precision", "recall", "face_quality_mean"),
+    "quality": (
+        "reference",
+        "fid",
+        "cmmd",
+        "precision",
+        "recall",
+        "face_quality_mean",
+        "extractors",
+    ),
     "identity": ("versus", "recogniser", "eer", "eer_low", "eer_high", "fmr100", "fdr"),
 }
+HEADS = {"fid": "Fréchet distance"}  # an FID only where the extractor is Inception-v3
 METHODS = {
     "untuned": "the base model as it is: no identity of a photographed person",
     "dreambooth": "DreamBooth (Ruiz et al., CVPR 2023)",
@@ -128,7 +137,8 @@ def _weights(weights: Mapping[str, Weights]) -> str:
 def _table(name: str, frame: pd.DataFrame) -> str:
     columns = [column for column in FIGURES.get(name, ()) if column in frame.columns]
     rows = [[_number(row[column]) for column in columns] for _, row in frame.iterrows()]
-    return f"{name.capitalize()}:\n\n{_markdown(columns, rows)}"
+    heads = [HEADS.get(column, column.replace("_", " ")) for column in columns]
+    return f"{name.capitalize()}:\n\n{_markdown(heads, rows)}"
 
 
 def _number(value: object) -> str:
