@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from reference_loop import ReferenceLoop
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
@@ -180,11 +180,12 @@ def random_world(name: str, device: str) -> World:
 
 
 @torch.no_grad()
-def _encode(encoders: Sequence[nn.Module], count: int, side: int) -> Conditioning:
+def _encode(encoders: Sequence[Any], count: int, side: int) -> Conditioning:
     """Prompts of random words, encoded at full cost."""
     hidden: list[Any] = []
     for encoder in encoders:
-        ids = torch.randint(1, 40000, (count, TOKENS), device=next(encoder.parameters()).device)
+        words = encoder.config.vocab_size
+        ids = torch.randint(words, (count, TOKENS), device=next(encoder.parameters()).device)
         output = encoder(ids, output_hidden_states=True)
         hidden.append(output.hidden_states[-2] if len(encoders) > 1 else output[0])
     if len(encoders) == 1:
