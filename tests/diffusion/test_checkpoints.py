@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_a_generation_that_was_not_completed_is_never_read_and_later_removed(
         # As after SIGKILL between the writing of the members and the rename of their folder.
         patch.setattr("pipeline_steps.files.atomic._remove", lambda path: None)
         calls = iter(range(99))
-        rename = checkpoints.atomic_path.__globals__["os"].replace
+        rename = os.replace
         patch.setattr(
             "pipeline_steps.files.atomic.os.replace",
             lambda a, b: rename(a, b) if next(calls) < len(KEYS) else no_rename(a, b),

@@ -22,7 +22,7 @@ def images(*patterns: np.ndarray) -> torch.Tensor:
 
 def test_diversity_is_one_minus_the_mean_correlation_of_shrunk_images() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 16, 16))
-    correlations = np.corrcoef(noise.reshape(5, -1))
+    correlations = np.asarray(np.corrcoef(noise.reshape(5, -1)))
     expected = 1 - correlations[np.triu_indices(5, 1)].mean()
     assert diversity(images(*noise)) == pytest.approx(expected, abs=1e-12)
 
