@@ -124,8 +124,8 @@ def test_only_usable_images_of_people_in_the_study_get_in(study: Path) -> None:
     assert metadata["file_name"].tolist() == sorted(files)
     assert metadata["gender"].tolist() == ["F", "F", "M"]
     assert (out / "images/ID_1/0.png").read_bytes() == (study / "aligned/ID_1/0.png").read_bytes()
-    for row in metadata.itertuples():
-        assert sha256_file(out / row.file_name) == row.sha256
+    for file, digest in zip(metadata["file_name"], metadata["sha256"], strict=True):
+        assert sha256_file(out / str(file)) == digest
     pd.testing.assert_frame_equal(read_manifest(out / "metadata.parquet"), metadata)
 
 
