@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline_steps.evidence.coverage import (
+    ATTRIBUTES,
     PoseCloud,
-    attribute_rows,
+    attribute_tables,
     attributes_figure,
     pose_figure,
 )
@@ -236,13 +237,7 @@ def _attributes(settings: FiguresSettings, gallery: Gallery) -> Figure:
     """Per method over all base models and prompt sets."""
     names = Names(settings.labels)
     methods = sorted({source.method for source in gallery.samples}, key=order_key)
-    tables = {}
-    for method in methods:
-        found = [gallery.similarities(s) for s in gallery.samples if s.method == method]
-        frame = pd.concat(found)
-        tables[method] = attribute_rows(
-            frame["prompt"].tolist(), frame["similarity"].to_numpy(), settings.attributes
-        )
+    tables = attribute_tables(gallery, methods, ATTRIBUTES | settings.attributes)
     labels = {method: method_name(names, method) for method in methods}
     return attributes_figure(tables, labels, width=settings.width, colours=settings.colours)
 

@@ -14,12 +14,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from pipeline_steps.evidence.gallery import Gallery
 from pipeline_steps.evidence.plots import STYLE, colour_of
 from pipeline_steps.evidence.sources import natural_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# What the prompt sets name; the first group that matched is the value.
+ATTRIBUTES = {
+    "expression": r"(\w+) expression",
+    "place": r"busy ([\w ]+) environment|, ([\w ]+) background",
+    "view": r"face (side-portrait|portrait) photo",
+}
 NOT_NAMED = "none"
 REAL_COLOUR = "#d3d8dd"
 Z95 = 1.96
@@ -116,6 +123,20 @@ def attribute_rows(
             )
     columns = ["attribute", "value", "n", "faces", "similarity", "half_width"]
     return pd.DataFrame(found, columns=columns)
+
+
+def attribute_tables(
+    gallery: Gallery, methods: Sequence[str], patterns: Mapping[str, str]
+) -> dict[str, pd.DataFrame]:
+    """:func:`attribute_rows` of each method over all its base models and prompt sets."""
+    tables = {}
+    for method in methods:
+        found = [gallery.similarities(s) for s in gallery.samples if s.method == method]
+        frame = pd.concat(found)
+        tables[method] = attribute_rows(
+            frame["prompt"].tolist(), frame["similarity"].to_numpy(), patterns
+        )
+    return tables
 
 
 def attributes_figure(

@@ -8,12 +8,6 @@ from pydantic import Field
 
 from pipeline_steps.settings.base import Section
 
-ATTRIBUTES = {
-    "expression": r"(\w+) expression",
-    "place": r"busy ([\w ]+) environment|, ([\w ]+) background",
-    "view": r"face (side-portrait|portrait) photo",
-}
-
 
 class FiguresSettings(Section):
     """What the figures show and how large they are."""
@@ -58,9 +52,10 @@ class FiguresSettings(Section):
         "null: the last of score.identity.recognisers, where the independent one belongs.",
     )
     attributes: dict[str, str] = Field(
-        default_factory=lambda: dict(ATTRIBUTES),
-        description="What prompts may name, each with a regular expression whose group is the "
-        "value; the figure of attributes has a part for each.",
+        default_factory=dict,
+        description="What prompts may name beside the built-in expression, place and view: name to "
+        "a regular expression whose group is the value; the figure of attributes has a part for "
+        "each.",
     )
     overview_method: str = Field(
         default="idbooth", description="Method of the overview; where absent, the study's last one."

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from pipeline_steps.evidence.coverage import (
+    ATTRIBUTES,
     PoseCloud,
     attribute_rows,
     attributes_figure,
     pose_figure,
 )
-from pipeline_steps.settings.figures import FiguresSettings
 
-PATTERNS = FiguresSettings().attributes
+PATTERNS = ATTRIBUTES
 PROMPTS = [
     "photo of sks person, close-up portrait, happy expression",
     "photo of sks person, close-up portrait, sad expression, busy city street environment",
