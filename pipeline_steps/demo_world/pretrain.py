@@ -31,7 +31,7 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
 
     Args:
         plan: the amounts.
-        work: folder of stages in progress, about 3 GB with the default plan; each plan has a
+        work: folder of stages in progress, about 5 GB with the default plan; each plan has a
             folder of its own in it.
         out: folder of the finished weights and of hashes.json, which names plan and files.
     """
