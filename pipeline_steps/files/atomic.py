@@ -7,9 +7,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from pipeline_steps.files.errors import write_error
 
 
 @contextmanager
@@ -22,16 +24,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the block ended without writing the yielded path.
+        StepError: the disk is full or cannot be written for another reason of its own.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir():
             # A folder cannot replace a folder in one rename; the old one goes first.
             shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
+    except OSError as error:
+        # A write has no file name; an error that names another file is about reading that one.
+        named = Path(error.filename or temporary)
+        ours = temporary in (named, *named.parents) or named in (target, *target.parents)
+        sentence = write_error(error, target) if ours else None
+        if sentence is None:
+            raise
+        raise sentence from error
     finally:
         _remove(temporary)
 
@@ -65,4 +76,5 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a full or broken disk has been told of already
+            path.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ COSMETIC = frozenset(
         "files.lease",
         "files.logs",
         "files.manifests",
+        "files.run_lock",
         "files.signals",
         "files.tensors",
         "files.weights",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline_steps.check_study import notice, refuse_unready
 from pipeline_steps.files.lease import candidate_gpus
+from pipeline_steps.files.run_lock import claim_run, clear_stale_locks, release_run
 from pipeline_steps.settings.plan import MARKERS, WORLD, open_plan, project_file
 
 PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
@@ -13,6 +14,8 @@ STUDY = PLAN.study
 S = PLAN.results
 if workflow.is_main_process and notice(PLAN):
     print(notice(PLAN), file=sys.stderr)
+if workflow.is_main_process:
+    clear_stale_locks(S)
 ENVIRONMENT = workflow.source_path("../../envs/environment.yaml")
 
 # Jobs run `python` of the environment that runs Snakemake, activated or not.
@@ -54,6 +57,15 @@ GPU = lambda wildcards: int(HAS_GPU or not workflow.local_exec)
 # Before the first job of a run: weights and licences of the jobs that are to be run. No
 # rule of its own, whose output could make others run again.
 onstart:
+    claim_run(S)
     refuse_unready(
         PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.input]
     )
+
+
+onsuccess:
+    release_run()
+
+
+onerror:
+    release_run()
