@@ -281,21 +281,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--times", type=int, default=20, help="trainings to disturb before their end"
     )
     parser.add_argument("--signal", choices=("KILL", "TERM", "USR1"), default="KILL")
+    parser.add_argument("--steps", type=int, default=24, help="of each of the two fleets")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args(argv)
     moments = random.Random(arguments.seed)
     number = signal.Signals[f"SIG{arguments.signal}"]
+    done: list[Trial] = []
+    print("moment s  exit  finished  resumed  equal  kept  clean", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        study = Study(Path(folder))
-        done: list[Trial] = []
+        study = Study(Path(folder), steps=arguments.steps)
         while sum(trial.exit_status != 0 for trial in done) < arguments.times:
-            done.append(study.disturb(moments.random(), number))
-    print("moment s  exit  finished  resumed  equal  kept  clean")
-    for t in done:
-        print(
-            f"{t.moment:8.2f}  {t.exit_status:4d}  {t.finished:8d}  {t.resumed!s:>7}  "
-            f"{t.equal!s:>5}  {t.kept!s:>4}  {t.clean!s:>5}"
-        )
+            t = study.disturb(moments.random(), number)
+            done.append(t)
+            print(
+                f"{t.moment:8.2f}  {t.exit_status:4d}  {t.finished:8d}  {t.resumed!s:>7}  "
+                f"{t.equal!s:>5}  {t.kept!s:>4}  {t.clean!s:>5}",
+                flush=True,
+            )
     good = sum(t.equal and t.kept and t.clean for t in done)
     disturbed = sum(t.exit_status != 0 for t in done)
     print(f"{good} of {len(done)} equal bit for bit, finished identities left alone")
