@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("tmp/pretrain"), help="stages in progress (3 GB)"
+        "--work", type=Path, default=Path("tmp/pretrain"), help="stages in progress (5 GB)"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("resources/demo_world"), help="the finished weights"
