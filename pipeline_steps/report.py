@@ -41,6 +41,7 @@ from pipeline_steps.evidence.page import (
 )
 from pipeline_steps.evidence.pair_page import with_pictures
 from pipeline_steps.evidence.paper_tables import paper_tables
+from pipeline_steps.evidence.report_texts import PICTURES, TITLES
 from pipeline_steps.evidence.sources import REFERENCES, Source, audited, source_of
 from pipeline_steps.evidence.suspicious_pairs import GENERATED, PAIR_COLUMNS
 from pipeline_steps.evidence.tables_io import read_csv
@@ -52,46 +53,6 @@ from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.report import ReportSettings
 
 VARIANT = ("base_model", "method", "prompts")
-TITLES = {
-    "quality": "Quality, fidelity, diversity",
-    "identity": "Identity",
-    "recognition": "Recognition",
-    "pose": "Head pose",
-    "audit": "Identity audit",
-}
-PICTURES = (
-    (
-        "overview.png",
-        "Photographs (framed) and generated images of the same people. Under each image: mean "
-        "cosine similarity to the person’s photographs{by}.",
-        "Grid: per row one person’s photograph, then generated images of that person",
-    ),
-    (
-        "samples.png",
-        "The same prompts, seeds and noise for every method. Under each image: mean cosine "
-        "similarity to the person’s photographs{by}.",
-        "Grid: photographs of one person, then a row of generated images per method",
-    ),
-    (
-        "distributions.svg",
-        "Similarity of genuine (filled) and impostor pairs (dashed), to the photographs and among "
-        "the generated images{by}.",
-        "Density curves of genuine and impostor similarity per method",
-    ),
-    (
-        "pose.svg",
-        "Head pose of every generated image (coloured) over that of the photographs (grey); σ is "
-        "the standard deviation of yaw × pitch.",
-        "Scatter of yaw and pitch per method",
-    ),
-    (
-        "attributes.svg",
-        "What the prompts asked for, and how well the images then show the person: mean similarity "
-        "to the person’s photographs{by}, with its 95 % interval by images, and the share of "
-        "images in which a face was found.",
-        "Dots per expression and place: similarity and share of images with a face per method",
-    ),
-)
 
 
 def run(

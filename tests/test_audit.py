@@ -17,8 +17,9 @@ from pipeline_steps.demo_world.population import (
     person,
     wild_nuisance,
 )
-from pipeline_steps.evidence.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS, VERDICTS
+from pipeline_steps.evidence.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS
 from pipeline_steps.evidence.suspicious_pairs import PAIR_COLUMNS
+from pipeline_steps.evidence.verdicts import VERDICTS
 from pipeline_steps.faces.alignment import align_to_template
 from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.files.errors import StepError

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.audit import SUMMARY_COLUMNS, VERDICTS
+from pipeline_steps.evidence.audit import SUMMARY_COLUMNS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.suspicious_pairs import PAIR_COLUMNS
+from pipeline_steps.evidence.verdicts import VERDICTS
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import write_manifest

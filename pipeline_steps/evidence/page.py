@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.evidence.audit import VERDICTS
 from pipeline_steps.evidence.findings import OrderClaim
 from pipeline_steps.evidence.image_counts import ImageCount
 from pipeline_steps.evidence.layout import Table
 from pipeline_steps.evidence.markup import to_html
 from pipeline_steps.evidence.pages import html_environment
+from pipeline_steps.evidence.verdicts import VERDICTS
 from pipeline_steps.files.errors import StepError
 
 TEMPLATE = "page.html.j2"

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.evidence.audit import CHECKS
 from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.pages import html_environment
 from pipeline_steps.evidence.sources import Source
 from pipeline_steps.evidence.variants import variant_name
+from pipeline_steps.evidence.verdicts import CHECKS
 from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.settings.audit import AuditSettings
 

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from pipeline_steps.evidence.audit import verdicts
 from pipeline_steps.evidence.resemblance import (
     closest_identities,
     faces_of,
@@ -15,6 +14,7 @@ from pipeline_steps.evidence.resemblance import (
     threshold_at,
     thresholds_from,
 )
+from pipeline_steps.evidence.verdicts import verdicts
 
 
 def faces(rng: np.random.Generator, people: dict[str, np.ndarray], images: int, noise: float):
