@@ -1,7 +1,8 @@
 """Prepare the photographs of consenting people: find the face, crop it square, write it down.
 
 In:  archives or folders with one folder of photographs per participant, and optionally a table of
-     genders and consent; where they are stands in the configuration.
+     genders and consent; where they are stands in the configuration. A table of people
+     who have withdrawn, where the configuration says, if it is there.
 Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's resolution;
      dataset/manifest.parquet               a row for every photograph, kept or not, with the reason
                                             in few words; box and landmarks in the prepared image's
@@ -10,8 +11,8 @@ Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's res
      dataset/report.json                    counts, reasons, and how the set differs from what is
                                             expected of it.
      A photograph that cannot be used never stops the others. An identity without any usable one
-     stops the step at its end, or is left out, as configured. Photographs of a participant who does
-     not consent are never read.
+     stops the step at its end, or is left out, as configured. Photographs of participants who do
+     not consent, or have withdrawn, are never read.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4.1 (the Tufts Face Database, Panetta et al.,
 TPAMI 2018; camera positions 1 to 7, face-centred square crops).
@@ -76,7 +77,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     from pipeline_steps.faces.dataset import drop_duplicates, identity_table
     from pipeline_steps.faces.dataset_report import dataset_report, sentences
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.faces.participants import read_participants
+    from pipeline_steps.faces.participants import read_participants, refused_of
     from pipeline_steps.faces.photographs import natural_key
 
     settings = frozen.settings
@@ -88,7 +89,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         settings.file_pattern,
         settings.positions,
         salvage=settings.on_broken_source == "salvage",
-        refused={name for name, entry in participants.items() if entry.consent is False},
+        refused=refused_of(settings, participants),
     )
     detector = Detector(
         device,

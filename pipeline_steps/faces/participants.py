@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.prepare import PrepareSettings
 
 WORDS: dict[str, dict[str, Any]] = {
     "gender": {"m": "M", "male": "M", "f": "F", "female": "F", "": ""},
@@ -110,6 +111,34 @@ def read_participants(path: Path) -> dict[str, Participant]:
                 f"different {' or '.join(what)}"
             )
     return found
+
+
+def read_withdrawn(path: Path) -> set[str]:
+    """Identities of a CSV with the column identity or participant; empty where there is no file.
+
+    Raises:
+        StepError: the file is no such table, or a line names nobody.
+    """
+    if not path.is_file():
+        return set()
+    rows, columns = _table(path)
+    who = columns.get("identity") or columns.get("participant")
+    if rows and who is None:
+        raise StepError(f"table {path} has the columns {sorted(columns)}, expected identity")
+    found = {identity_name((row[who or ""] or "").strip()) for row in rows}
+    if None in found:
+        raise StepError(f"table {path} has a line without an identity: complete or delete it")
+    return {identity for identity in found if identity is not None}
+
+
+def refused_of(settings: PrepareSettings, participants: Mapping[str, Participant]) -> set[str]:
+    """Identities who do not consent, by the participants' table or because they have withdrawn.
+
+    Raises:
+        StepError: see :func:`read_withdrawn`.
+    """
+    refused = {name for name, entry in participants.items() if entry.consent is False}
+    return refused | read_withdrawn(Path(settings.withdrawn_table))
 
 
 def _table(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:

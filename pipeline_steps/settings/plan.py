@@ -119,6 +119,11 @@ class Plan:
         return [*prepare.sources, *([prepare.gender_table] if prepare.gender_table else [])]
 
     @property
+    def withdrawn(self) -> list[str]:
+        """The table of people who have withdrawn, once there is one."""
+        return [path for path in (self.study.prepare.withdrawn_table,) if Path(path).is_file()]
+
+    @property
     def put_in(self) -> list[str]:
         """All files and folders that come from outside."""
         return [

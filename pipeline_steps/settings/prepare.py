@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -44,6 +45,12 @@ class PrepareSettings(Section):
         description="CSV with the columns participant or identity, and gender (M or F), consent "
         "(true or false), or both; photographs of people who do not consent are never read. null: "
         "genders unknown.",
+    )
+    withdrawn: str | None = Field(
+        default=None,
+        description="CSV of people who have withdrawn, with the column identity or participant; "
+        "their photographs are never read. Written by the withdraw step. null: withdrawn.csv beside "
+        "the first of the sources.",
     )
     consent: str = Field(
         default="not stated",
@@ -101,6 +108,11 @@ class PrepareSettings(Section):
     detector: DetectorSettings = Field(
         default=DetectorSettings(), description="How faces are searched."
     )
+
+    @property
+    def withdrawn_table(self) -> str:
+        """Path of the table of people who have withdrawn, whether it is there or not."""
+        return self.withdrawn or str(Path(self.sources[0]).parent / "withdrawn.csv")
 
     @field_validator("file_pattern")
     @classmethod

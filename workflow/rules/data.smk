@@ -47,6 +47,7 @@ rule prepare:
         code=PLAN.code("prepare"),
         config="<results>/config/prepare.json",
         sources=PLAN.photographs,
+        withdrawn=PLAN.withdrawn,
     output:
         manifest="<results>/dataset/manifest.parquet",
         identities="<results>/dataset/identities.csv",
