@@ -20,8 +20,7 @@ class FetchDatasetSettings(Section):
         "fetched before.",
     )
     terms: str = Field(
-        default=f"{DATABASE}: non-commercial research, no redistribution, citation of Panetta et "
-        "al., TPAMI 2018",
+        default=f"{DATABASE}: for research alone, not to be passed on",
         description="Where the terms stand, and what they say.",
     )
     archives: dict[str, str] = Field(
