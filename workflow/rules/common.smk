@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline_steps.check_study import notice, refuse_unready
+from pipeline_steps.consent.at_start import remove_refused
 from pipeline_steps.files.lease import candidate_gpus
 from pipeline_steps.files.run_lock import claim_run, clear_stale_locks, release_run
 from pipeline_steps.settings.plan import MARKERS, WORLD, open_plan, project_file
@@ -61,6 +62,7 @@ onstart:
     refuse_unready(
         PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.input]
     )
+    remove_refused(PLAN)
 
 
 onsuccess:
