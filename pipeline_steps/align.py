@@ -4,7 +4,8 @@ In:  the images that a manifest names, below --root, or all images of an archive
 Out: aligned/<source>/<identity>/<name>.png   112x112 RGB;
      aligned/<source>/manifest.parquet        a row for every image; where no face is found or the
                                               image cannot be read, kept is false and reason says
-                                              why; box and landmarks in the source image's pixels.
+                                              why; box and landmarks in the source image's pixels;
+                                              sha256 of the aligned and of the source image.
      Images that the input's manifest does not keep are not looked at. Images without a folder of
      their own belong to nobody in particular and lie directly in the output folder.
 
@@ -18,6 +19,7 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ COLUMNS = (
     "identity",
     "file",
     "source_file",
+    "source_sha256",
     "sha256",
     "box",
     "landmarks",
@@ -112,15 +115,23 @@ def items_of_manifest(manifest: Path, root: Path) -> list[Item]:
         StepError: the manifest is missing, broken or lacks a column.
     """
     from pipeline_steps.faces.photographs import unique_stems
+    from pipeline_steps.files.images import noted_bytes
 
     table = read_manifest(manifest, ("identity", "file"))
     if "kept" in table.columns:
         table = table[table["kept"]]
     pairs = list(zip(table["identity"].astype(str), table["file"].astype(str), strict=True))
     stems = unique_stems(pairs)
+    hashes = table["sha256"] if "sha256" in table.columns else [None] * len(pairs)
+    step = "sample" if "prompt" in table.columns else "prepare"
     return [
-        Item(identity, file, f"{identity}/{stem}.png", (root / file).read_bytes)
-        for (identity, file), stem in zip(pairs, stems, strict=True)
+        Item(
+            identity,
+            file,
+            f"{identity}/{stem}.png",
+            partial(noted_bytes, root / file, digest, step) if digest else (root / file).read_bytes,
+        )
+        for (identity, file), stem, digest in zip(pairs, stems, hashes, strict=True)
     ]
 
 
@@ -199,7 +210,9 @@ def align_batch(items: Sequence[Item], detector: Detector, padding: float, out: 
         empty = dict.fromkeys(COLUMNS) | {"kept": False, "reason": "no face"}
         rows.append(empty | {"identity": item.identity, "source_file": item.source_file})
         try:
-            images[index] = read_image(item.read())
+            source = item.read()
+            rows[index]["source_sha256"] = sha256_bytes(source)
+            images[index] = read_image(source)
         except BadImage as error:
             rows[index]["reason"] = error.reason
         except OSError:

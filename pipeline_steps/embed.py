@@ -85,7 +85,10 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     for name, group in progress(groups, description="identities", unit="identity"):
         identity = str(name)
         files = [str(file) for file in group["file"]]
-        images = [read_prepared(dataset / file) for file in files]
+        noted = group["sha256"] if "sha256" in group.columns else [None] * len(files)
+        images = [
+            read_prepared(dataset / file, digest) for file, digest in zip(files, noted, strict=True)
+        ]
         found, embeddings = embed_images(images, detector, recogniser)
         without = [file for index, file in enumerate(files) if index not in found]
         for file in without:
@@ -148,17 +151,17 @@ def embed_images(
     return found, np.concatenate([empty, *rows])
 
 
-def read_prepared(path: Path) -> NDArray[np.uint8]:
-    """A prepared image.
+def read_prepared(path: Path, sha256: str | None) -> NDArray[np.uint8]:
+    """A prepared image, whose hash the manifest notes.
 
     Raises:
         StepError: it is missing or broken; prepare wrote it whole, so it was changed since.
     """
-    from pipeline_steps.files.images import BadImage, read_image
+    from pipeline_steps.files.images import BadImage, noted_bytes, read_image
 
     try:
-        return read_image(path)
-    except (BadImage, OSError) as error:
+        return read_image(noted_bytes(path, sha256, "prepare"))
+    except BadImage as error:
         raise StepError(f"prepared image {path} cannot be read ({error}): prepare again") from error
 
 

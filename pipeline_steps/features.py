@@ -4,8 +4,9 @@ In:  aligned/<source> (manifest.parquet and the images it keeps); the extractor'
 Out: features/<source>/<extractor>.safetensors   `features` float32 [n, d], a row for every kept
                                                  face in the manifest's order; in the metadata
                                                  `files` as in the manifest, `images` (a hash of
-                                                 each image), extractor, hash of its weights,
-                                                 preprocessing.
+                                                 each image), `sources` (hash of each image that
+                                                 a face was aligned from), extractor, hash of its
+                                                 weights, preprocessing.
      features/<source>/.<extractor>.safetensors  the same, kept for the next run: images that were
                                                  extracted by the same weights and preprocessing
                                                  are not extracted again. What left the set leaves
@@ -94,9 +95,10 @@ def run(
         preprocessing=extractor.preprocessing,
     )
     files = [str(file) for file in kept["file"]]
+    noted = kept["sha256"] if "sha256" in kept.columns else [None] * len(files)
     hashes = [
-        image_hash(aligned / file, landmarks)
-        for file, landmarks in zip(files, kept["landmarks"], strict=True)
+        image_hash(aligned / file, landmarks, digest)
+        for file, landmarks, digest in zip(files, kept["landmarks"], noted, strict=True)
     ]
     fresh = store.missing(hashes)
     starts = range(0, len(fresh), batch_size)
@@ -108,7 +110,8 @@ def run(
             names = ", ".join(files[rows[index]] for index in bad[:5])
             raise StepError(f"{weights.name} gives no finite features for {names}")
         store.add([hashes[row] for row in rows], [files[row] for row in rows], found)
-    width = store.write(hashes, files)
+    sources = kept["source_sha256"] if "source_sha256" in kept.columns else ()
+    width = store.write(hashes, files, list(sources))
     get_logger("features").info(
         "%s: %d images, %d features each, %d images extracted and the others known",
         weights.name,

@@ -48,8 +48,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Weights]
         bank.weights.normal_(std=0.4, generator=torch.Generator().manual_seed(0))
     for k, identity in enumerate(COUNTS):
         to = folder / "loras" / identity
-        save_lora(to, bank.adapter(k), rank=2, alpha=4.0, targets=("to_q", "to_v"))
-        (to / "training.json").write_text(json.dumps({"settings": {"token": "sks"}}))
+        path = save_lora(to, bank.adapter(k), rank=2, alpha=4.0, targets=("to_q", "to_v"))
+        record = {"settings": {"token": "sks"}, "weights_sha256": sha256_file(path)}
+        (to / "training.json").write_text(json.dumps(record))
     return folder
 
 

@@ -69,7 +69,10 @@ def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise StepError(f"{path} is broken ({error}): delete it and run finetune again") from error
+        raise StepError(
+            f"{path} is broken ({error}): make it again with snakemake --forcerun finetune, which "
+            "keeps whatever is whole"
+        ) from error
     parts, foreign = _sorted_by_part(tensors)
     if foreign:
         raise StepError(

@@ -93,26 +93,36 @@ def redrawn(row: Row, study_seed: int) -> Row:
     return row | {"attempt": attempt, "seed": seed_for(study_seed, "sample", *place, attempt)}
 
 
+AGAIN = "make it again with snakemake --forcerun finetune, which keeps whatever is whole"
+
+
 def adapter_hash(folder: Path, token: str) -> tuple[str, str]:
     """Hash and source of an identity's weights, which have to answer to the token.
 
     Weights without ``training.json`` come from elsewhere; what they answer to is not known.
 
     Raises:
-        StepError: there are none, or they were trained with another token.
+        StepError: there are none, they are broken, or they were trained with another token.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise StepError(f"fine-tuned weights {path} are missing: run finetune for this identity")
+        raise StepError(f"fine-tuned weights {path} are missing: {AGAIN}")
     record = folder / "training.json"
+    digest = sha256_file(path)
     if record.is_file():
-        trained = json.loads(record.read_text(encoding="utf-8"))["settings"]["token"]
+        try:
+            noted = json.loads(record.read_text(encoding="utf-8"))
+            trained, whole = noted["settings"]["token"], noted["weights_sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StepError(f"{record} is broken ({error}): {AGAIN}") from error
+        if whole != digest:
+            raise StepError(f"{path} was cut or changed since it was trained: {AGAIN}")
         if trained != token:
             raise StepError(
                 f"{folder} was fine-tuned with the token {trained!r}, sampling uses {token!r}: "
                 "write the same in finetune.token and sample.token"
             )
-    return sha256_file(path), FINE_TUNED if record.is_file() else FOREIGN
+    return digest, FINE_TUNED if record.is_file() else FOREIGN
 
 
 def image_keys(frozen: Frozen[SampleSettings], rows: Sequence[Row], base_sha256: str) -> list[str]:

@@ -18,7 +18,7 @@ from pipeline_steps.diffusion.face_region import to_signed
 from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.files.dataset import Subject, embeddings_file, read_embeddings
 from pipeline_steps.files.errors import Interrupted, StepError
-from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.images import BadImage, noted_bytes, read_image
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.files.signals import StopRequest
 from pipeline_steps.seeds import numpy_generator
@@ -88,7 +88,11 @@ def encode_subjects(
             )
             prompt = settings.instance_prompt_for(subject.gender)
             paths = [dataset / file for file in chosen.files]
-            data.images[subject.identity] = encode_files(base, paths, prompt, embeddings)
+            contents = [
+                noted_bytes(path, digest, "prepare")
+                for path, digest in zip(paths, chosen.sha256, strict=True)
+            ]
+            data.images[subject.identity] = encode_files(base, paths, contents, prompt, embeddings)
             data.subjects[subject.identity] = chosen
         except (StepError, BadImage) as error:
             data.failures[subject.identity] = str(error)
@@ -134,7 +138,7 @@ def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> Lat
     Raises:
         StepError: a file is missing or broken, or the images have more than one prompt.
     """
-    manifest = read_manifest(prior / "manifest.parquet", ["file", "prompt", "kept"])
+    manifest = read_manifest(prior / "manifest.parquet", ["file", "sha256", "prompt", "kept"])
     kept = manifest[manifest["kept"].astype(bool)]
     prompts = sorted(set(kept["prompt"]))
     if len(prompts) != 1:
@@ -145,7 +149,12 @@ def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> Lat
     if embeddings is not None and not np.isfinite(embeddings).all():
         raise StepError(f"{path} does not fit the manifest beside it: run prior again")
     try:
-        return encode_files(base, [prior / file for file in files], prompts[0], embeddings)
+        paths = [prior / file for file in files]
+        contents = [
+            noted_bytes(path, digest, "prior")
+            for path, digest in zip(paths, kept["sha256"], strict=True)
+        ]
+        return encode_files(base, paths, contents, prompts[0], embeddings)
     except BadImage as error:
         raise StepError(f"prior set {prior}: {error}; delete it and run prior again") from error
 
@@ -153,6 +162,7 @@ def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> Lat
 def encode_files(
     base: BaseModel,
     files: Sequence[Path],
+    contents: Sequence[bytes],
     prompt: str,
     embeddings: NDArray[np.float32] | None = None,
 ) -> LatentSet:
@@ -160,7 +170,8 @@ def encode_files(
 
     Args:
         base: Base model with its autoencoder in float32.
-        files: Images.
+        files: Names of the images, for messages.
+        contents: Their bytes.
         prompt: The one prompt of all of them.
         embeddings: float32 [n, d], row by row those of the files; NaN for none.
 
@@ -168,9 +179,12 @@ def encode_files(
         Tensors on the CPU.
 
     Raises:
-        BadImage: an image is missing, broken or not square.
+        BadImage: an image is broken or not square.
     """
-    pixels = [_square(file, base.resolution) for file in files]
+    pixels = [
+        _square(file, content, base.resolution)
+        for file, content in zip(files, contents, strict=True)
+    ]
     mean, std = base.encode_images(
         to_signed(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
     )
@@ -178,10 +192,8 @@ def encode_files(
     return LatentSet(mean.cpu(), std.cpu(), rows, prompt)
 
 
-def _square(file: Path, side: int) -> NDArray[np.uint8]:
-    if not file.is_file():
-        raise BadImage("missing", str(file))
-    image = read_image(file)
+def _square(file: Path, content: bytes, side: int) -> NDArray[np.uint8]:
+    image = read_image(content)
     height, width = image.shape[:2]
     if height != width:
         raise BadImage("not square", f"{file} {width}x{height}")

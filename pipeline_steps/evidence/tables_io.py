@@ -33,6 +33,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     if not path.is_file():
         raise StepError(f"table {path} is missing: run the step that writes it first")
     try:
+        if not path.read_bytes().endswith(b"\n"):
+            raise ValueError("it was cut, its last line has no end")
         # Names such as "none" or "NA" are names; only an empty field is a missing value.
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (ValueError, OSError) as error:

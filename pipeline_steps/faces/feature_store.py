@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.images import noted_bytes
 from pipeline_steps.files.tensors import Features, load_features, save_features
 
 FLUSH = 8192  # images after which new rows are kept, so that a crash costs minutes
@@ -24,16 +25,13 @@ FLUSH = 8192  # images after which new rows are kept, so that a crash costs minu
 Rows = NDArray[np.float32]
 
 
-def image_hash(path: Path, landmarks: ArrayLike) -> str:
+def image_hash(path: Path, landmarks: ArrayLike, sha256: str | None = None) -> str:
     """SHA-256 of an image file and of the landmarks that belong to it.
 
     Raises:
-        StepError: the file cannot be read.
+        StepError: the file cannot be read, or is not what its manifest's ``sha256`` says.
     """
-    try:
-        digest = hashlib.sha256(path.read_bytes())
-    except OSError as error:
-        raise StepError(f"aligned image {path} cannot be read ({error}): align again") from error
+    digest = hashlib.sha256(noted_bytes(path, sha256, "align"))
     digest.update(np.asarray(landmarks, dtype="<f8").tobytes())
     return digest.hexdigest()
 
@@ -78,24 +76,34 @@ class FeatureStore:
             self._save(twin(self.out), list(self.rows), list(self.names.values()))
             self.unsaved = 0
 
-    def write(self, images: Sequence[str], files: Sequence[str]) -> int:
+    def write(
+        self, images: Sequence[str], files: Sequence[str], sources: Sequence[str] = ()
+    ) -> int:
         """Write the feature file and its twin, with these images only.
+
+        Args:
+            images: hash of each image and its landmarks.
+            files: name of each image.
+            sources: hash of each image that these were aligned from, where it is known.
 
         Returns:
             Number of features of each image.
         """
-        self._save(self.out, images, files)
+        self._save(self.out, images, files, sources)
         place = twin(self.out)
         place.unlink(missing_ok=True)
         try:
             os.link(self.out, place)  # the same bytes under two names take no space
         except OSError:  # a file system without hard links
-            self._save(place, images, files)
+            self._save(place, images, files, sources)
         return len(self.rows[images[0]])
 
-    def _save(self, path: Path, images: Sequence[str], files: Sequence[str]) -> None:
+    def _save(
+        self, path: Path, images: Sequence[str], files: Sequence[str], sources: Sequence[str] = ()
+    ) -> None:
         rows = np.stack([self.rows[image] for image in images])
-        save_features(path, rows, files, images=json.dumps(list(images)), **self.about)
+        lists = {"images": json.dumps(list(images)), "sources": json.dumps(list(sources))}
+        save_features(path, rows, files, **lists, **self.about)
 
     def _earlier(self) -> Features | None:
         place = twin(self.out)

@@ -53,6 +53,12 @@ def read_subjects(dataset: Path) -> list[Subject]:
     manifest = read_manifest(dataset / "manifest.parquet", ["identity", "file", "sha256", "kept"])
     kept = manifest[manifest["kept"].astype(bool)].sort_values("file")
     images = {str(identity): rows for identity, rows in kept.groupby("identity")}
+    absent = sorted(set(images) - set(identities["identity"]), key=natural_key)
+    if absent:
+        raise StepError(
+            f"{table} lacks {', '.join(absent)}, whom the manifest beside it keeps: it was cut or "
+            "changed; delete both and run again"
+        )
     subjects = []
     for identity, gender in zip(identities["identity"], identities["gender"], strict=True):
         rows = images.get(identity)

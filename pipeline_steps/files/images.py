@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline_steps.files.atomic import write_bytes
+from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.hashes import sha256_bytes
 
 MIN_SIDE = 16  # pixels; nothing smaller can hold a face that a detector finds
 PNG_LEVEL = 1  # half the encoding time of the default level for some 10 % more bytes
@@ -63,6 +65,30 @@ def read_image(source: str | os.PathLike[str] | bytes) -> NDArray[np.uint8]:
     if min(image.size) < MIN_SIDE:
         raise BadImage("too small", f"{image.width}x{image.height}")
     return _to_rgb(image)
+
+
+def noted_bytes(path: str | os.PathLike[str], sha256: str | None, step: str) -> bytes:
+    """Bytes of an image that a manifest names, which have to be those that were noted.
+
+    Args:
+        path: The image.
+        sha256: As in the manifest; None or "" where it notes none.
+        step: Rule that writes the image, for the message.
+
+    Raises:
+        StepError: the image is missing, unreadable, or another one.
+    """
+    try:
+        content = Path(path).read_bytes()
+        wrong = "was cut or changed" if sha256 and sha256_bytes(content) != sha256 else ""
+    except OSError as error:
+        wrong = "is missing" if isinstance(error, FileNotFoundError) else f"is unreadable ({error})"
+    if wrong:
+        raise StepError(
+            f"image {os.fspath(path)} {wrong} since the manifest that names it was written: make "
+            f"it again with snakemake --forcerun {step}"
+        )
+    return content
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

@@ -45,14 +45,14 @@ def read_bin(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except RefusedFile as error:
         raise StepError(
             f"{path} was refused: {error}; expected InsightFace's pair file, a list of encoded "
-            "images and a list of flags"
+            "images and a list of flags: fetch it again"
         ) from error
     images = np.empty((len(encoded), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for i, content in enumerate(encoded):
         try:
             images[i] = _decode(content)
         except RefusedFile as error:
-            raise StepError(f"{path} was refused: image {i} {error}") from error
+            raise StepError(f"{path} was refused: image {i} {error}; fetch it again") from error
     return images, np.array(flags, dtype=bool)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_json
-from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.images import BadImage, noted_bytes, read_image
 from pipeline_steps.files.manifests import read_manifest
 
 IMAGE_SIZE = 112
@@ -50,12 +50,14 @@ def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) ->
             broken or not 112 x 112, or fewer than two identities altogether.
     """
     files: list[Path] = []
+    hashes: list[str | None] = []
     names: list[str] = []
     for number, source in enumerate(sources):
         manifest = read_manifest(source / "manifest.parquet", ["identity", "file", "kept"])
         kept = manifest[manifest["kept"].astype(bool)]
         if kept.empty:
             raise StepError(f"{source} has no usable aligned image; look at reason in its manifest")
+        hashes += kept["sha256"].tolist() if "sha256" in kept.columns else [None] * len(kept)
         for identity, file in zip(kept["identity"], kept["file"], strict=True):
             files.append(source / str(file))
             names.append(str(identity) if merge_sources else f"{number}/{identity}")
@@ -66,15 +68,13 @@ def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) ->
             f"hold {len(identities)}"
         )
     index = {name: i for i, name in enumerate(identities)}
-    images = np.stack([_read_aligned(file) for file in files])
+    images = np.stack([_read_aligned(*pair) for pair in zip(files, hashes, strict=True)])
     return TrainingSet(images, np.array([index[name] for name in names]), identities)
 
 
-def _read_aligned(file: Path) -> np.ndarray:
+def _read_aligned(file: Path, sha256: str | None) -> np.ndarray:
     try:
-        image = read_image(file)
-    except FileNotFoundError as error:
-        raise StepError(f"{file} is named in its manifest but missing; align again") from error
+        image = read_image(noted_bytes(file, sha256, "align"))
     except BadImage as error:
         raise StepError(f"{file} cannot be read ({error.reason}); align again") from error
     if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):

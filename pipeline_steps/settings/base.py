@@ -117,8 +117,10 @@ def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen
         raw: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StepError(f"configuration {path} is missing: pass the file under --config") from error
-    except json.JSONDecodeError as error:
-        raise StepError(f"configuration {path} is not JSON: {error}") from error
+    except (OSError, ValueError) as error:
+        raise StepError(
+            f"configuration {path} is not JSON ({error}): run snakemake, which writes it again"
+        ) from error
     expected = {"study", "step", "seed", "settings", "weights", "variant"}
     if not isinstance(raw, dict) or set(raw) != expected:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__

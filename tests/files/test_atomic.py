@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
+import resource
 from pathlib import Path
 
 import pytest
 
 from pipeline_steps.files.atomic import atomic_path, write_bytes, write_json, write_text
+from pipeline_steps.files.errors import StepError
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -65,3 +68,24 @@ def test_json_refuses_numbers_it_cannot_say(tmp_path: Path) -> None:
 def test_bytes_round_trip(tmp_path: Path) -> None:
     write_bytes(tmp_path / "x.bin", b"\r\n\x00")
     assert (tmp_path / "x.bin").read_bytes() == b"\r\n\x00"
+
+
+def test_a_disk_that_is_full_is_named_with_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files fails like a full disk: half-way through the write."""
+    path = tmp_path / "model.bin"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StepError, match=rf"{path} cannot be written, .* and run again"):
+            write_bytes(path, bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PermissionError, match="secret"),
+        atomic_path(tmp_path / "table.csv"),
+    ):
+        raise PermissionError(errno.EACCES, "denied", "/elsewhere/secret")
