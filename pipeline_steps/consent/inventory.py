@@ -13,9 +13,10 @@ from pathlib import Path
 
 VARIANT = "[^/]+/[^/]+/[^/]+"
 OWNERS = re.compile(
-    rf"(?:dataset/images|aligned/real|loras/[^/]+/[^/]+|(?:samples|aligned)/{VARIANT})/(?P<a>[^/]+)/"
-    rf"|dataset/embeddings/(?P<b>[^/]+)\.safetensors$"
-    rf"|loras/[^/]+/[^/]+/checkpoints/[^/]+/(?P<c>[^/]+)\.safetensors$"
+    r"loras/[^/]+/[^/]+/checkpoints/[^/]+/(?P<a>[^/]+)\.safetensors$"
+    r"|dataset/embeddings/(?P<b>[^/]+)\.safetensors$"
+    rf"|(?:dataset/images|aligned/real|loras/[^/]+/[^/]+|(?:samples|aligned)/{VARIANT})/"
+    r"(?P<c>[^/]+)/"
 )
 """Where files of one identity lie: its name is a folder or a file there."""
 

@@ -158,8 +158,10 @@ def keep_for_the_next_run(path: Path, identity: str) -> None:
 
 def _copy_rows(source: Path, target: Path, rows: Sequence[int]) -> None:
     found = load_features(source)
-    images = json.loads(found.metadata.get("images", "[]"))
-    metadata = found.metadata | {"images": json.dumps([images[row] for row in rows])}
+    metadata = dict(found.metadata)
+    for key in ("images", "sources"):
+        values = json.loads(metadata.get(key, "[]"))
+        metadata[key] = json.dumps([values[row] for row in rows] if values else [])
     features = np.ascontiguousarray(found.features[list(rows)])
     save_features(target, features, [found.files[row] for row in rows], **metadata)
 

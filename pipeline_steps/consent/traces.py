@@ -66,11 +66,11 @@ def rows_of(path: Path, identity: str) -> tuple[set[str], set[str]]:
             return _texts(frame[mine].to_dict("list")), _texts(frame[~mine].to_dict("list"))
         if path.suffix == ".safetensors" and "features" in path.parts:
             found = load_features(path)
-            images = json.loads(found.metadata.get("images", "[]"))
-            pairs = list(zip(found.files, images, strict=False))
+            lists = [json.loads(found.metadata.get(key, "[]")) for key in ("images", "sources")]
+            pairs = [pair for of in lists for pair in zip(found.files, of, strict=False)]
             return (
-                {image for file, image in pairs if file.split("/")[0] == identity},
-                {image for file, image in pairs if file.split("/")[0] != identity},
+                {digest for file, digest in pairs if file.split("/")[0] == identity},
+                {digest for file, digest in pairs if file.split("/")[0] != identity},
             )
         if path.suffix == ".json":
             return _json_parts(json.loads(path.read_text(encoding="utf-8")), identity)

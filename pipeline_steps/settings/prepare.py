@@ -49,8 +49,8 @@ class PrepareSettings(Section):
     withdrawn: str | None = Field(
         default=None,
         description="CSV of people who have withdrawn, with the column identity or participant; "
-        "their photographs are never read. Written by the withdraw step. null: withdrawn.csv beside "
-        "the first of the sources.",
+        "their photographs are never read. Written by the withdraw step. null: withdrawn.csv "
+        "beside the first of the sources.",
     )
     consent: str = Field(
         default="not stated",
