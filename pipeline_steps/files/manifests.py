@@ -26,6 +26,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "source": pa.string(),
     "source_file": pa.string(),
     "sha256": pa.string(),
+    "source_sha256": pa.string(),
     "weights_sha256": pa.string(),
     "weights_source": pa.string(),
     "reason": pa.string(),
