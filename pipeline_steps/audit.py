@@ -42,6 +42,7 @@ from pipeline_steps.evidence.tables_io import write_csv
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.images import BadImage, read_image
+from pipeline_steps.files.lineage import check_same_extractor, record_place, write_record
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.tensors import load_features
 from pipeline_steps.settings.audit import AuditSettings
@@ -79,6 +80,8 @@ def run(
         raise StepError(
             f"an audit takes one recogniser, but got features of {', '.join(sorted(recognisers))}"
         )
+    features = [path for path in (variant_features, real, wild) if path is not None]
+    check_same_extractor([(path, load_features(path).metadata) for path in features])
     source = source_of(variant_features, "features")
     images, photographs = _faces(variant_features), _faces(real)
     strangers = _faces(wild) if wild is not None else None
@@ -111,6 +114,8 @@ def run(
     folders = {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
     page = render_pairs(frozen.study, source, summary, with_pictures(pairs, folders), settings)
     write_text(_beside(out, ".html"), page)
+    made = [_beside(out, ending) for ending in (".csv", ".pairs.csv", ".summary.csv", ".html")]
+    write_record(record_place(made[0]), frozen, made, features)
     log.info("%s: %s", source.name, summary["sentence"])
     return summary
 

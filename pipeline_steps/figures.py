@@ -11,6 +11,7 @@ In:  embeddings by one recogniser: of the photographs (--real) and of every vari
      overview       identities beside their generated images (Figure 1)
      pose           yaw and pitch of every method's images over those of the photographs
      attributes     similarity and faces found, per expression and place that prompts name
+     all.record.json  hashes of what they were drawn from
 
 Source: Tomasevic et al., "ID-Booth", FG 2025.
 """
@@ -33,6 +34,7 @@ from pipeline_steps.evidence.coverage import (
 )
 from pipeline_steps.evidence.gallery import Gallery, distinct_words, unit_embeddings
 from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.evidence.origins import check_features
 from pipeline_steps.evidence.plots import (
     Distribution,
     GridRow,
@@ -44,6 +46,7 @@ from pipeline_steps.evidence.plots import (
 from pipeline_steps.evidence.sources import Source, identities_of, source_of
 from pipeline_steps.evidence.variants import method_name, methods_of, settings_of
 from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.lineage import record_place, write_record
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.files.tensors import Features, load_features
@@ -78,7 +81,8 @@ def run(
         out: folder to write into.
 
     Raises:
-        StepError: no variant, several recognisers, or features without samples and vice versa.
+        StepError: no variant, several recognisers, features without samples and vice versa, or
+            features that do not belong to these images.
     """
     recognisers = {path.stem for path in (real, *variant_features)}
     if len(recognisers) > 1:
@@ -105,16 +109,21 @@ def run(
     poses = {source_of(path, "features"): load_features(path) for path in pose}
     if set(poses) != {Source("real"), *features}:
         raise StepError("figures need head poses of the photographs and of exactly the variants")
+    manifests = [dataset / "manifest.parquet", *samples]
+    check_features([real, *variant_features], pose, manifests)
     settings, log = frozen.settings, get_logger("figures")
-    for name, figure in (
+    drawn = (
         ("distributions", _distributions(frozen, photograph_features, features, real.stem)),
         ("samples", _samples(settings, gallery)),
         ("overview", _overview(settings, gallery)),
         ("pose", _pose(settings, poses)),
         ("attributes", _attributes(settings, gallery)),
-    ):
+    )
+    for name, figure in drawn:
         save_figure(figure, out, name, dpi=settings.dpi)
         log.info("%s written to %s", name, out)
+    made = [out / f"{name}{ending}" for name, _ in drawn for ending in (".svg", ".png")]
+    write_record(record_place(out), frozen, made, [real, *variant_features, *pose, *manifests])
 
 
 def _images_of(manifest: Path) -> pd.DataFrame:

@@ -1,16 +1,18 @@
 """Write down what a study's results came from, and what they cost.
 
 In:  the study's frozen configurations (--configs), the folder of the files in which the workflow
-     noted each job's time and memory (--benchmarks), and the files that were put in: archives,
-     folders, benchmark sets (--sources).
+     noted each job's time and memory (--benchmarks), that of the jobs' logs (--logs), and the
+     files that were put in: archives, folders, benchmark sets (--sources).
 Out: provenance.json with
      code       git revision and whether files were changed since; None outside a repository
      versions   Python, and every installed package
-     hardware   processor, cores, memory, GPUs of the machine that wrote this file
+     hardware   processor, cores and memory of the machine that wrote this file
+     machines   the machines and GPUs that jobs ran on, with the number of jobs of each step
      config     every frozen configuration with its SHA-256
      weights    per registry entry: source, revision, licence, SHA-256 of every file found
      sources    SHA-256 of files; of folders that of their listing
-     steps      jobs, wall seconds, processor seconds and largest memory per step
+     steps      jobs, wall seconds, processor seconds, seconds with a GPU and largest memory per
+                step
 
 Times are those that the workflow measured around each job. A job that found its results finished
 measured only that; so the sum of reruns may be less than what a study from scratch takes.
@@ -21,11 +23,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file, sha256_json
 from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.machine import machine_of_log, this_machine
 from pipeline_steps.files.weights import PROJECT_ROOT, content_hashes
 from pipeline_steps.settings.base import Weights, validated
 
@@ -41,13 +43,14 @@ NUMBERS = {"wall_seconds": "s", "processor_seconds": "cpu_time", "memory_mib": "
 
 
 def run(
-    *, configs: Sequence[Path], benchmarks: Path, sources: Sequence[Path], out: Path
+    *, configs: Sequence[Path], benchmarks: Path, logs: Path, sources: Sequence[Path], out: Path
 ) -> dict[str, Any]:
     """Collect everything and write it.
 
     Args:
         configs: Frozen configurations.
         benchmarks: Folder of the workflow's benchmark files.
+        logs: Folder of the jobs' logs, laid out as the benchmark files are.
         sources: Files and folders that were put in.
         out: JSON file to write.
 
@@ -62,11 +65,12 @@ def run(
         "study": study_name(frozen),
         "code": git_state(PROJECT_ROOT),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": this_machine(),
+        "machines": machines(benchmarks, logs),
         "config": frozen,
         "weights": weights(frozen),
         "sources": {str(path): source_hash(path) for path in sources},
-        "steps": steps(benchmarks),
+        "steps": steps(benchmarks, logs),
     }
     write_json(out, content)
     get_logger("provenance").info("%d configurations: %s", len(frozen), out)
@@ -137,16 +141,40 @@ def source_hash(path: Path) -> dict[str, Any]:
     }
 
 
-def steps(folder: Path) -> dict[str, dict[str, float]]:
+def jobs(benchmarks: Path, logs: Path) -> Iterator[tuple[str, Path, dict[str, Any] | None]]:
+    """Step, benchmark file and machine of each job.
+
+    A benchmark file lies at ``<step>.tsv`` or ``<step>/<variant>.tsv``, the log of the same job at
+    the same place in its own folder.
+    """
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        name = path.relative_to(benchmarks)
+        yield (
+            name.parts[0].removesuffix(".tsv"),
+            path,
+            machine_of_log(logs / name.with_suffix(".log")),
+        )
+
+
+def machines(benchmarks: Path, logs: Path) -> list[dict[str, Any]]:
+    """The different machines and GPUs that jobs told in their logs, with jobs per step."""
+    found: dict[str, dict[str, Any]] = {}
+    for step, _, machine in jobs(benchmarks, logs):
+        if machine is not None:
+            entry = found.setdefault(sha256_json(machine), machine | {"jobs": {}})
+            entry["jobs"][step] = entry["jobs"].get(step, 0) + 1
+    return [found[key] for key in sorted(found)]
+
+
+def steps(benchmarks: Path, logs: Path) -> dict[str, dict[str, float]]:
     """Jobs, summed times and largest memory per step, from the workflow's benchmark files.
 
-    A file lies at ``<step>.tsv`` or ``<step>/<variant>.tsv``; unmeasured values ("NA", "-") count
-    as nothing.
+    Unmeasured values ("NA", "-") count as nothing. A job has one GPU, or none.
     """
     found: dict[str, dict[str, float]] = {}
-    for path in sorted(folder.rglob("*.tsv")):
-        step = path.relative_to(folder).parts[0].removesuffix(".tsv")
-        entry = found.setdefault(step, {"jobs": 0, **dict.fromkeys(NUMBERS, 0.0)})
+    for step, path, machine in jobs(benchmarks, logs):
+        none = {"jobs": 0, **dict.fromkeys(NUMBERS, 0.0), "gpu_seconds": 0.0}
+        entry = found.setdefault(step, none)
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream, delimiter="\t"):
                 entry["jobs"] += 1
@@ -156,6 +184,9 @@ def steps(folder: Path) -> dict[str, dict[str, float]]:
                         entry[name] = max(entry[name], value)
                     else:
                         entry[name] = round(entry[name] + value, 2)
+                if machine is not None and machine["gpu"]:
+                    seconds = entry["gpu_seconds"] + _number(row.get("s"))
+                    entry["gpu_seconds"] = round(seconds, 2)
     return found
 
 
@@ -186,43 +217,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | dict(sorted(packages.items()))
 
 
-def hardware() -> dict[str, Any]:
-    """This machine."""
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_mib": pages * size // 2**20,
-        "gpus": _gpus(),
-    }
-
-
 def _hashes(entry: Weights) -> dict[str, str]:
     """Hashes of an entry's files as they lie here; the pinned ones where none lie here."""
     try:
         return content_hashes(entry)
     except StepError:
         return dict(entry.sha256)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _gpus() -> list[str]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        return []
-    return [line.partition(" (UUID")[0] for line in listed.stdout.splitlines() if line]
 
 
 def _number(text: str | None) -> float:
@@ -245,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--benchmarks", type=Path, required=True, help="folder of the workflow's benchmark files"
     )
+    parser.add_argument("--logs", type=Path, required=True, help="folder of the jobs' logs")
     parser.add_argument(
         "--sources", type=Path, nargs="*", default=[], help="files and folders that were put in"
     )
@@ -253,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run(
         configs=arguments.configs,
         benchmarks=arguments.benchmarks,
+        logs=arguments.logs,
         sources=arguments.sources,
         out=arguments.out,
     )

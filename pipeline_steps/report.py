@@ -29,6 +29,7 @@ from pipeline_steps.evidence.findings import (
 from pipeline_steps.evidence.image_counts import ImageCount, counts_of, is_dataset, people_in
 from pipeline_steps.evidence.judges import guide_of, judge_sentences
 from pipeline_steps.evidence.names import UNTUNED, Names, order_key
+from pipeline_steps.evidence.origins import check_page
 from pipeline_steps.evidence.page import (
     Page,
     Picture,
@@ -76,11 +77,13 @@ def run(
         provenance: provenance.json of the study.
 
     Raises:
-        StepError: a table, figure or manifest is missing or broken.
+        StepError: a table, figure or manifest is missing or broken, or they do not belong
+            together.
     """
     settings, guide = frozen.settings, guide_of(frozen.weights)
     names = Names(settings.labels)
     frames = {kind: read_csv(tables / f"{kind}.csv") for kind in TITLES}
+    check_page(frozen, sorted(tables.glob("*.csv")), sorted(figures.glob("*.svg")))
     compared = tables / "comparison.csv"
     comparison = read_csv(compared) if compared.is_file() else pd.DataFrame()
     claims = order_claims(frames["identity"], comparison, settings.expected_order, names)

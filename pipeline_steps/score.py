@@ -15,6 +15,7 @@ Out: one CSV with the columns of its kind:
                FDR by leaving out identities. Beyond 2e7 pairs they are streamed: the same numbers
                and intervals, but no bootstrap replicates.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
+     Beside it <name>.record.json: the hashes of what it was computed from.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4; the metrics' own papers stand in
 pipeline_steps.metrics.
@@ -43,6 +44,12 @@ from pipeline_steps.evidence.scoring import (
 from pipeline_steps.evidence.sources import Source, identities_of, source_of
 from pipeline_steps.evidence.tables_io import write_csv
 from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.lineage import (
+    check_same_extractor,
+    check_same_images,
+    record_place,
+    write_record,
+)
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.tensors import load_features
@@ -52,6 +59,7 @@ from pipeline_steps.settings.score import ScoreSettings
 
 Row = dict[str, Any]
 Scored = tuple[Source, ImageSet]
+Headers = list[tuple[Path, dict[str, str]]]
 
 
 def run(
@@ -88,12 +96,14 @@ def run(
         "identity": (settings.identity.recognisers, IDENTITY_COLUMNS),
         "pose": ((settings.pose.extractor,), POSE_COLUMNS),
     }[kind]
-    variant = _load(variant_features, extractors, "--variant-features")
+    headers: Headers = []
+    variant = _load(variant_features, extractors, "--variant-features", headers)
     # Nobody in the in-the-wild set has two images, so identity has no use for it.
     references = {
-        name: _load(paths, extractors, f"--{name}", expected=Source(name))
+        name: _load(paths, extractors, f"--{name}", headers, expected=Source(name))
         for name, paths in (("real", real), ("wild", () if kind == "identity" else wild))
     }
+    check_same_extractor(headers)
     _check_variant(frozen, variant)
     draws: list[Row] = []
     try:
@@ -109,6 +119,8 @@ def run(
     write_csv(out, rows, columns)
     if replicates is not None:
         write_manifest(replicates, draws, REPLICATE_COLUMNS)
+    made = [out] if replicates is None else [out, replicates]
+    write_record(record_place(out), frozen, made, [path for path, _ in headers])
     get_logger("score").info("%s: %d rows written to %s", kind, len(rows), out)
     return rows
 
@@ -198,9 +210,16 @@ def _quality_extractors(settings: ScoreSettings) -> tuple[str, ...]:
 
 
 def _load(
-    paths: Sequence[Path], extractors: Sequence[str], flag: str, expected: Source | None = None
+    paths: Sequence[Path],
+    extractors: Sequence[str],
+    flag: str,
+    headers: Headers,
+    expected: Source | None = None,
 ) -> Scored | None:
-    """The set behind a flag's files; None where the flag was not given."""
+    """The set behind a flag's files; None where the flag was not given.
+
+    Path and header of each file in use go into ``headers``.
+    """
     if not paths:
         return None
     sources = {source_of(path, "features") for path in paths}
@@ -225,6 +244,10 @@ def _load(
                 f"{by_name[name]} and {by_name[extractors[0]]} are about different images: "
                 "extract both again from the same aligned set"
             )
+        first = extractors[0]
+        known = loaded[first].metadata.get("images")
+        check_same_images(by_name[name], features.metadata, by_name[first], known)
+        headers.append((by_name[name], features.metadata))
     if not files:
         raise StepError(f"{by_name[extractors[0]]} holds no image: no face of this set was kept")
     features_only = {name: features.features for name, features in loaded.items()}

@@ -8,7 +8,9 @@ Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv, audit.csv, 
      a Markdown (.md) and a LaTeX (.tex, booktabs) table in the paper's layout: best fine-tuning
      result per base model and prompt set bold, second underlined. With --replicates also
      comparison.csv: differences between methods, whose intervals are paired over identities and
-     thus narrower than what two separate intervals suggest.
+     thus narrower than what two separate intervals suggest. all.record.json: the hashes of
+     what the tables were gathered from. Scores of another study or seed, or made from different
+     versions of one set of features, are refused.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Tables 1 to 3.
 """
@@ -26,6 +28,7 @@ from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS, compare_metho
 from pipeline_steps.evidence.judges import guide_of
 from pipeline_steps.evidence.markup import to_latex, to_markdown
 from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.evidence.origins import check_records
 from pipeline_steps.evidence.paper_tables import paper_tables
 from pipeline_steps.evidence.scoring import (
     IDENTITY_COLUMNS,
@@ -37,6 +40,7 @@ from pipeline_steps.evidence.sources import trained_on
 from pipeline_steps.evidence.tables_io import read_csv, write_csv
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.lineage import record_place, write_record
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.settings.base import Frozen, load_frozen
@@ -93,6 +97,8 @@ def run(
     Raises:
         StepError: an unreadable file, a row that occurs twice, or rows of different extractors.
     """
+    inputs = [*scores, *verification, *replicates, *audits]
+    check_records(frozen, inputs)
     frames = gather_scores(scores) | {"recognition": gather_verification(verification)}
     frames["audit"] = _gathered("audit", [read_csv(path, SUMMARY_COLUMNS) for path in audits])
     tables = paper_tables(frames, Names(frozen.settings.labels), guide_of(frozen.weights))
@@ -110,6 +116,9 @@ def run(
             frozen.settings.confidence,
         )
         write_csv(out / "comparison.csv", compared, COMPARISON_COLUMNS)
+    made = [out / f"{kind}{ending}" for kind in COLUMNS for ending in (".csv", ".md", ".tex")]
+    made += [out / "comparison.csv"] if replicates else []
+    write_record(record_place(out), frozen, made, inputs)
     counts = ", ".join(f"{len(frame)} {kind}" for kind, frame in frames.items())
     get_logger("tables").info("rows written to %s: %s", out, counts)
     return frames

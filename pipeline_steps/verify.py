@@ -3,7 +3,8 @@
 In:  a model of the recognise step, benchmarks in InsightFace's `.bin` format.
 Out: verification.csv: benchmark, role, accuracy, accuracy_sd, n_pairs, low, high. Role is
      "validation" for the benchmark that chose the model's epoch, by name or by content; such an
-     accuracy is no test result. low and high: 95 % Wilson interval.
+     accuracy is no test result. low and high: 95 % Wilson interval. Beside it
+     verification.record.json: the hashes of model and benchmarks.
 
 Source: InsightFace's verification protocol, see pipeline_steps.recognition.protocol.
 """
@@ -21,6 +22,7 @@ from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.lease import gpu_lease
+from pipeline_steps.files.lineage import record_place, write_record
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.verify import VerifySettings
@@ -80,6 +82,7 @@ def run(
         results.append((path.stem, role_of(path, metadata), result))
         log.info("%s (%s): accuracy %.4f", *results[-1][:2], result.accuracy)
     write_text(out, verification_csv(results))
+    write_record(record_place(out), frozen, [out], [model, *benchmarks])
     return results
 
 

@@ -121,7 +121,8 @@ def study(tmp_path: Path) -> Study:
 def test_every_figure_in_two_forms_the_same_every_time(study: Study) -> None:
     first = {path.name: path.read_bytes() for path in study.run("a").iterdir()}
     names = ("distributions", "samples", "overview", "pose", "attributes")
-    assert set(first) == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
+    figures = {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
+    assert set(first) == figures | {"all.record.json"}
     assert {path.name: path.read_bytes() for path in study.run("b").iterdir()} == first
     assert Image.open(study.root / "a/overview.png").size[0] == 4 * 72
 

@@ -11,6 +11,8 @@ from pipeline_steps import provenance
 from pipeline_steps.files.atomic import write_json, write_text
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_bytes, sha256_file
+from pipeline_steps.files.machine import machine_of_log, tell_machine, this_machine
+from pipeline_steps.files.run_lock import VARIABLE
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 
@@ -44,7 +46,13 @@ def written(tmp_path: Path) -> dict[str, Any]:
         row = f"{numbers}\t-\t-\t-\t-\t-\t95.0\t9.5\n"
         write_text(benchmarks / "finetune" / "demo" / f"{cohort}.tsv", HEADER + row)
     write_text(benchmarks / "prepare.tsv", HEADER + "1.5\t0:00:01\tNA\t-\t-\t-\t-\t-\tNA\tNA\n")
+    logs = tmp_path / "logs"
+    machine = {"processor": "P", "cores": 4}
+    for cohort, gpu in (("0", "2026-01-01 00:00:00 INFO lease computes on NVIDIA X\n"), ("1", "")):
+        text = f"machine: {json.dumps(machine)}\n{gpu}"
+        write_text(logs / "finetune" / "demo" / f"{cohort}.log", text)
     provenance.run(
+        logs=logs,
         configs=[
             config(tmp_path, "prepare"),
             config(
@@ -68,9 +76,29 @@ def test_times_are_summed_and_memory_is_the_largest(written: dict[str, Any]) -> 
         "wall_seconds": 30.75,
         "processor_seconds": 19.0,
         "memory_mib": 900.5,
+        "gpu_seconds": 10.5,
     }
     assert written["steps"]["prepare"]["wall_seconds"] == 1.5
     assert written["steps"]["prepare"]["memory_mib"] == 0.0
+
+
+def test_machines_are_told_job_by_job(written: dict[str, Any]) -> None:
+    machine = {"processor": "P", "cores": 4, "jobs": {"finetune": 1}}
+    told = sorted(written["machines"], key=lambda entry: str(entry["gpu"]))
+    assert told == [machine | {"gpu": "NVIDIA X"}, machine | {"gpu": None}]
+
+
+def test_a_job_of_a_workflow_tells_its_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tell_machine()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv(VARIABLE, "token:")
+    tell_machine()
+    log = tmp_path / "job.log"
+    log.write_text(f"a line before\n{capsys.readouterr().err}a line after\n")
+    assert machine_of_log(log) == this_machine() | {"gpu": None}
+    assert machine_of_log(tmp_path / "absent.log") is None
 
 
 def test_inputs_and_weights_are_named_by_hash(written: dict[str, Any]) -> None:
@@ -121,7 +149,9 @@ def test_git_state_tells_revision_and_changes(tmp_path: Path) -> None:
 def test_mixed_studies_missing_sources_and_configurations_are_errors(tmp_path: Path) -> None:
     mixed = [config(tmp_path, "a", study="one"), config(tmp_path, "b", study="two")]
     with pytest.raises(StepError, match="one study"):
-        provenance.run(configs=mixed, benchmarks=tmp_path, sources=[], out=tmp_path / "p")
+        provenance.run(
+            configs=mixed, benchmarks=tmp_path, logs=tmp_path, sources=[], out=tmp_path / "p"
+        )
     with pytest.raises(StepError, match=r"absent\.zip is missing"):
         provenance.source_hash(tmp_path / "absent.zip")
     with pytest.raises(StepError, match="cannot be read"):
@@ -132,6 +162,7 @@ def test_command_line(tmp_path: Path) -> None:
     source = tmp_path / "bench.bin"
     source.write_bytes(b"1")
     flags = ["--configs", str(config(tmp_path, "prepare")), "--benchmarks", str(tmp_path)]
+    flags += ["--logs", str(tmp_path)]
     out = tmp_path / "provenance.json"
     assert provenance.main([*flags, "--sources", str(source), "--out", str(out)]) == 0
     content = json.loads(out.read_text())

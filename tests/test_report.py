@@ -192,7 +192,8 @@ def test_provenance_is_an_excerpt_and_optional(study: Study) -> None:
     provenance = {
         "code": {"revision": "abc123", "changed_files": ["x.py"]},
         "versions": {"python": "3.11.9", "torch": "2.9", "leftpad": "1"},
-        "hardware": {"processor": "CPU X", "cores": 2, "gpus": [], "system": "Linux"},
+        "hardware": {"processor": "CPU X", "cores": 2, "system": "Linux"},
+        "machines": [{"processor": "CPU X", "gpu": None, "jobs": {"finetune": 2}}],
         "sources": {"data/set.zip": {"sha256": "beef"}},
         "steps": {"finetune": {"jobs": 2, "wall_seconds": 61.4, "memory_mib": 900.0}},
         "weights": {"demo": {"source": "res", "licence": "Apache-2.0", "commercial_use": True}},

@@ -144,7 +144,8 @@ def provenance_excerpt(provenance: Mapping[str, Any]) -> dict[str, Any]:
     revision = str(code.get("revision", "not under version control"))
     if code.get("changed_files"):
         revision += f", {len(code['changed_files'])} files changed since"
-    gpus = ", ".join(hardware.get("gpus") or ()) or "none"
+    machines = provenance.get("machines") or ()
+    gpus = ", ".join(sorted({machine["gpu"] for machine in machines if machine["gpu"]})) or "none"
     shown = ("python", "torch", "diffusers", "transformers", "numpy", "snakemake")
     facts = [
         ("Code", revision),

@@ -36,10 +36,12 @@ def run_main(main: Callable[[], int]) -> int:
     :class:`Interrupted` becomes one line and status 75 (EX_TEMPFAIL of sysexits.h: try again). Any
     other exception keeps its traceback: it is a defect, not a user's mistake.
     """
+    from pipeline_steps.files.machine import tell_machine
     from pipeline_steps.files.run_lock import join_run  # which knows these errors
 
     try:
         join_run()
+        tell_machine()
         return main()
     except StepError as error:
         _say("error", str(error))

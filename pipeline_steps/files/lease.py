@@ -22,6 +22,7 @@ from pathlib import Path
 from pipeline_steps.files.allocator import keep_freed_memory
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.logs import get_logger
+from pipeline_steps.files.machine import COMPUTES_ON
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICE_VARIABLE = "CONSENTED_FACES_DEVICE"  # "cpu": compute there, though a card is held
@@ -56,6 +57,7 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
                 "nvidia-smi says about card and driver, or compute without GPUs (--resources "
                 f"gpu=0, or {DEVICE_VARIABLE}=cpu in the environment)"
             )
+        get_logger("lease").info("%s %s", COMPUTES_ON, torch.cuda.get_device_name())
         yield "cuda"
 
 

@@ -111,11 +111,12 @@ rule provenance:
         runtime=60,
     params:
         benchmarks=f"{S}/benchmarks",
+        logs=f"{S}/logs",
     message:
         "Provenance"
     shell:
         "python -m pipeline_steps.provenance --configs {input.configs} --sources {input.sources}"
-        " --benchmarks {params.benchmarks} --out {output} &> {log}"
+        " --benchmarks {params.benchmarks} --logs {params.logs} --out {output} &> {log}"
 
 
 rule report:

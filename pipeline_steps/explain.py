@@ -1,0 +1,112 @@
+"""Tell where a result comes from: from a table or figure down to the photographs, by hashes.
+
+In:  a file of a study's results: a table (with --row one of its rows), score, figure, feature file,
+     generated or aligned image, recogniser, or fine-tuned weights; and the records, manifests and
+     headers that the steps wrote.
+Out: a tree on standard output, as text or JSON (--json). Every link is checked against the files as
+     they are now; the exit status is 1 where one does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.evidence.ancestry import Ancestry, Node
+from pipeline_steps.files.errors import StepError, run_main
+
+SHOWN = 3  # of many like parts, where not all are asked for
+
+
+def run(path: Path, *, row: int | None = None) -> Node:
+    """The tree of a file.
+
+    Args:
+        path: the file.
+        row: of a table, counted from 0.
+
+    Raises:
+        StepError: it is no file of a study's results, or there is no such row.
+    """
+    results = results_of(path)
+    node = Ancestry(results, results.parent.parent).of(path, row)
+    place = results / "provenance.json"
+    if place.is_file():
+        told = json.loads(place.read_text(encoding="utf-8"))
+        node.facts["code"] = told["code"]
+        frozen = told["config"].items()
+        used = [name for name, of in frozen if of["sha256"] == node.facts.get("config_sha256")]
+        node.facts |= {"config": used[0]} if used else {}
+    return node
+
+
+def results_of(path: Path) -> Path:
+    """The results folder that a file lies in: the one with the frozen configurations.
+
+    Raises:
+        StepError: there is none.
+    """
+    for folder in path.parents:
+        if (folder / "config").is_dir() and folder.parent.name == "results":
+            return folder
+    raise StepError(f"{path} lies in no study's results: expected results/<study>/…")
+
+
+def as_text(node: Node, *, full: bool = False, depth: int = 0) -> Iterator[str]:
+    """Lines of a tree; of many like parts only the first, unless ``full``."""
+    indent = "  " * depth
+    yield f"{indent}{node.what}"
+    for key, value in node.facts.items():
+        yield f"{indent}    {key}: {_plain(value)}"
+    for doubt in node.doubts:
+        yield f"{indent}    DOES NOT HOLD: {doubt}"
+    shown = node.parts if full or len(node.parts) <= 2 * SHOWN else _chosen(node.parts)
+    for part in shown:
+        yield from as_text(part, full=full, depth=depth + 1)
+    if len(shown) < len(node.parts):
+        yield f"{indent}  … and {len(node.parts) - len(shown)} more (--full)"
+
+
+def _chosen(parts: Sequence[Node]) -> list[Node]:
+    """The first few parts, and the last ones that have parts of their own, such as weights."""
+    first = list(parts[:SHOWN])
+    return first + [part for part in parts[-1:] if part.what.endswith(".safetensors")]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.explain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="a file below results/<study>")
+    parser.add_argument("--row", type=int, help="row of a table, counted from 0")
+    parser.add_argument("--full", action="store_true", help="every image")
+    parser.add_argument("--json", action="store_true", help="the whole tree as JSON")
+    arguments = parser.parse_args(argv)
+    node = run(arguments.file, row=arguments.row)
+    doubts = node.all_doubts()
+    if arguments.json:
+        print(json.dumps(node.as_json(), indent=1, default=str))
+    else:
+        print("\n".join(as_text(node, full=arguments.full)))
+        print(f"\n{len(doubts)} links do not hold." if doubts else "\nEvery link holds.")
+        for doubt in doubts:
+            print(f"  {doubt}")
+    return 1 if doubts else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
