@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline_steps.consent.inventory import owners_in
 from pipeline_steps.faces.participants import read_participants, refused_of
+from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.plan import Plan
 
 
@@ -19,15 +20,16 @@ def remove_refused(plan: Plan) -> list[str]:
         plan: the study; paths are from the working folder.
 
     Returns:
-        The identities.
-
-    Raises:
-        StepError: a table is unfit.
+        The identities. Nobody where a table is broken: preparation, which reads it next, says so.
     """
     prepare = plan.study.prepare
     table = Path(prepare.gender_table) if prepare.gender_table else None
-    participants = read_participants(table) if table and table.is_file() else {}
-    left = sorted(refused_of(prepare, participants) & owners_in(Path(plan.results)))
+    present = owners_in(Path(plan.results))
+    try:
+        participants = read_participants(table) if present and table and table.is_file() else {}
+        left = sorted(refused_of(prepare, participants) & present)
+    except StepError:
+        return []
     if left:
         # Only now: it loads what the start of every run should not wait for.
         from pipeline_steps import withdraw
