@@ -149,6 +149,7 @@ def test_a_card_that_pytorch_cannot_use_is_an_error_that_names_it(
     with pytest.raises(StepError, match=r"cannot use GPU [0123], .* nvidia-smi"), gpu_lease():
         pass
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     with gpu_lease() as device:
         assert device == "cuda"
 
