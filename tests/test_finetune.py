@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from pipeline_steps import finetune, prior
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.files.errors import Interrupted, StepError, run_main
-from pipeline_steps.files.images import write_png
 from pipeline_steps.settings.base import Frozen, Weights, load_frozen
 from pipeline_steps.settings.choice import ChoiceSettings
 from pipeline_steps.settings.finetune import FinetuneSettings
@@ -26,6 +25,7 @@ from tests.diffusion.tiny_study import (
     EveryFace,
     base_weights,
     recogniser_weights,
+    replace_image,
     write_dataset,
     write_frozen,
 )
@@ -297,7 +297,7 @@ def test_one_identity_that_cannot_be_trained_stops_no_other_and_is_named(
 ) -> None:
     write_dataset(dataset, COUNTS | {"ID_3": 0})
     (dataset / "images/ID_1/0.png").write_bytes(b"broken")
-    write_png(dataset / "images/ID_2/0.png", np.zeros((32, 40, 3), dtype=np.uint8))
+    replace_image(dataset, "images/ID_2/0.png", np.zeros((32, 40, 3), dtype=np.uint8))
     with pytest.raises(StepError) as caught:
         train()
     message = str(caught.value)
@@ -315,7 +315,7 @@ def test_missing_embeddings_are_named(train: Train, dataset: Path) -> None:
 
 
 def test_images_of_another_size_are_resized(train: Train, dataset: Path, tmp_path: Path) -> None:
-    write_png(dataset / "images/ID_1/0.png", np.full((48, 48, 3), 90, dtype=np.uint8))
+    replace_image(dataset, "images/ID_1/0.png", np.full((48, 48, 3), 90, dtype=np.uint8))
     train("dreambooth")
     assert set(written(tmp_path / "out")) == set(COUNTS)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -105,6 +106,15 @@ def write_dataset(folder: Path, counts: dict[str, int]) -> Path:
         folder / "manifest.parquet", rows, ["identity", "file", "sha256", "kept", "reason"]
     )
     return folder
+
+
+def replace_image(folder: Path, file: str, image: np.ndarray) -> None:
+    """Put another image in the place of one of the dataset's, in its manifest too."""
+    before = sha256_file(folder / file)
+    write_png(folder / file, image)
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    manifest["sha256"] = manifest["sha256"].replace(before, sha256_file(folder / file))
+    write_manifest(folder / "manifest.parquet", manifest)
 
 
 def write_frozen(
