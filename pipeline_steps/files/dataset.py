@@ -15,6 +15,8 @@ from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.files.tensors import load_features
 
+AGAIN = "delete it and run again"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -45,7 +47,10 @@ def read_subjects(dataset: Path) -> list[Subject]:
     table = dataset / "identities.csv"
     if not table.is_file():
         raise StepError(f"identity table {table} is missing: run prepare first")
-    identities = pd.read_csv(table, dtype=str, keep_default_na=False)
+    try:
+        identities = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # pandas' errors of a cut file are ValueErrors
+        raise StepError(f"identity table {table} is broken ({error}): {AGAIN}") from error
     if not {"identity", "gender"} <= set(identities.columns):
         raise StepError(f"{table} lacks the columns identity and gender: run prepare again")
     if not len(identities):
@@ -57,7 +62,7 @@ def read_subjects(dataset: Path) -> list[Subject]:
     if absent:
         raise StepError(
             f"{table} lacks {', '.join(absent)}, whom the manifest beside it keeps: it was cut or "
-            "changed; delete both and run again"
+            f"changed: {AGAIN}"
         )
     subjects = []
     for identity, gender in zip(identities["identity"], identities["gender"], strict=True):
