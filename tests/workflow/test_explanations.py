@@ -54,7 +54,7 @@ def test_a_number_leads_to_photographs_by_true_hashes(finished_study: Path) -> N
             if file.is_file():
                 assert node["sha256"] == sha256_file(file), node["what"]
     kinds = {
-        tuple(Path(n["what"]).parts[2] for n in path if "results" in n["what"].split("/")[0])
+        tuple(Path(n["what"]).parts[2] for n in path if n["what"].startswith("results/"))
         for path in paths_to_leaves(tree)
     }
     generated = ("tables", "scores", "features", "aligned", "samples")
