@@ -75,8 +75,7 @@ def plan_removal(
             if rows_kept(path, identity) is not None:
                 going.append(_removal(path, item.why, rewritten=True))
         elif item.kind is Kind.AGGREGATE:
-            named = item.path.startswith("logs/") and _names(path, identity)
-            if counted or named or written_hashes(path) & hashes:
+            if counted or written_hashes(path) & hashes:
                 going.append(_removal(path, item.why))
         elif item.kind is Kind.UNKNOWN:
             if _names(path, identity) or written_hashes(path) & hashes:
