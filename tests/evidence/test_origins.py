@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +21,8 @@ from pipeline_steps.settings.score import ScoreSettings
 VARIANT = "demo/idbooth/base"
 
 
-def frozen(**changes: Any) -> Frozen[ScoreSettings]:
-    return Frozen(
-        **{"study": "s", "step": "score", "seed": 1, "settings": ScoreSettings()} | changes
-    )
+def frozen(study: str = "s", seed: int = 1) -> Frozen[ScoreSettings]:
+    return Frozen(study=study, step="score", seed=seed, settings=ScoreSettings())
 
 
 def features(
@@ -63,11 +60,15 @@ def test_what_belongs_together_passes(tmp_path: Path) -> None:
     check_page(frozen(), tables[:1], tables[1:])
 
 
-@pytest.mark.parametrize(("key", "value"), [("study", "other"), ("seed", 2)])
-def test_a_score_of_another_study_or_seed_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("other", "words"), [(frozen(study="x"), "study 'x'"), (frozen(seed=2), "seed 2")]
+)
+def test_a_score_of_another_study_or_seed_is_refused(
+    tmp_path: Path, other: Frozen[ScoreSettings], words: str
+) -> None:
     own = table(tmp_path, "a", [features(tmp_path, "real")])
-    other = table(tmp_path, "b", [features(tmp_path, "real")], frozen(**{key: value}))
-    refused([own, other], str(other), f"{key} {value!r}")
+    strange = table(tmp_path, "b", [features(tmp_path, "real")], other)
+    refused([own, strange], str(strange), words)
 
 
 def test_scores_against_different_photographs_are_refused(tmp_path: Path) -> None:
