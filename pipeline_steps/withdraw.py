@@ -141,10 +141,13 @@ def verify(plan: Plan, path: Path) -> list[Hit]:
     if record["study"] != plan.study.name:
         raise StepError(f"{path} is about study {record['study']}, not {plan.study.name}")
     found = verified(plan, record, path)
+    kinds = {hit["fingerprint"] for hit in found["hits"]}
     print(
-        f"{record['identity']}: {len(found['hits'])} of {len(record['hashes'])} hashes found in "
+        f"{record['identity']}: {len(kinds)} of {len(record['hashes'])} hashes found in "
         f"{found['files']} files"
     )
+    for hit in found["hits"]:
+        print(f"  {hit['path']}")
     return [Hit(**hit) for hit in found["hits"]]
 
 

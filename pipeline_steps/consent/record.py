@@ -55,7 +55,8 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     found = record["verified"]
     searched = (
         f"{found['files']} files were searched on {found['when']}: "
-        f"{len(found['hits'])} of the identity's {len(record['hashes'])} hashes found."
+        f"{len({hit['fingerprint'] for hit in found['hits']})} of the identity's "
+        f"{len(record['hashes'])} hashes found."
         if found
         else "Removal began and has not ended: run the step again."
     )
