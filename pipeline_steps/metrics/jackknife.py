@@ -27,6 +27,7 @@ from pipeline_steps.metrics.pairs import Comparison
 from pipeline_steps.metrics.verification import ErrorRates
 
 MAX_GROUPS = 200  # people left out one by one up to here, in so many groups beyond
+FEWEST_FREEDOM = 2.0  # with fewer, Student's t is so wide that limits say nothing
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -101,7 +102,7 @@ def _freedom(values: Values) -> float:
     """Degrees of freedom of a sample's variance: 2 / its squared coefficient of variation.
 
     Var(s^2) = sigma^4 (kurtosis - 1) / g nearly, so 2 g / (kurtosis - 1), which is g for normal
-    values; one degree goes into the mean, and no more than g - 1 are claimed.
+    values; one degree goes into the mean. No more than g - 1 are claimed, no fewer than two.
     """
     g = len(values)
     centred = values - values.mean()
@@ -109,7 +110,9 @@ def _freedom(values: Values) -> float:
     if square == 0.0:
         return g - 1.0
     excess = float((centred**4).mean()) / square**2 - 1.0
-    return float(np.clip(2.0 * g / max(excess, 1e-9) - 1.0, 1.0, g - 1.0))
+    most = max(g - 1.0, 1.0)
+    freedom = 2.0 * g / max(excess, 1e-9) - 1.0
+    return float(np.clip(freedom, min(FEWEST_FREEDOM, most), most))
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,9 @@ def error_rate_interval(
 ) -> Interval:
     """Interval of an error rate over people.
 
-    Where nobody erred, leaving people out tells nothing. The upper limit is then Clopper and
-    Pearson's for the share of people who err at all, which the error rate does not exceed.
+    No upper limit exceeds Clopper and Pearson's for the share of people who carry the errors
+    (without whom the rate is lower), as a rate does not exceed the share of people who err. It is
+    the only limit where nobody erred, since leaving people out then tells nothing.
 
     Args:
         rate: the error rate.
@@ -158,8 +162,21 @@ def error_rate_interval(
         level: confidence level, in (0, 1).
     """
     if rate == 0.0 and not np.any(without > 0):
-        return Interval(0.0, float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / n_units)))
-    return jackknife_interval(rate, [without], logit(n_genuine), level)
+        return Interval(0.0, _most_who_err(0, n_units, level))
+    interval = jackknife_interval(rate, [without], logit(n_genuine), level)
+    if len(without) < n_units:  # left out in groups
+        return interval
+    erring = int(np.count_nonzero(without < rate))
+    return Interval(
+        interval.low, min(interval.high, max(rate, _most_who_err(erring, n_units, level)))
+    )
+
+
+def _most_who_err(erring: int, n_units: int, level: float) -> float:
+    """Clopper and Pearson's upper limit of a share, seen in `erring` of `n_units`."""
+    if erring >= n_units:
+        return 1.0
+    return float(stats.beta.ppf((1.0 + level) / 2.0, erring + 1, n_units - erring))
 
 
 def frechet_interval(
