@@ -142,3 +142,10 @@ def test_intervals_cover_the_truth(measure: str, monkeypatch: pytest.MonkeyPatch
     covered, trials = interval_coverage.coverage(case, trials=120, seed=0)
     assert trials == 120
     assert 0.89 <= covered / trials <= 1.0
+
+
+def test_an_error_rate_stays_below_the_limit_of_the_share_of_people_who_err() -> None:
+    without = np.array([0.0] + [0.12 * 8 / 7] * 7)
+    interval = error_rate_interval(0.12, without, 8, 100_000)
+    share = stats.binomtest(1, 8).proportion_ci(0.95, method="exact").high
+    assert interval.high == pytest.approx(share, rel=1e-9)
