@@ -150,9 +150,11 @@ def error_rate_interval(
 ) -> Interval:
     """Interval of an error rate over people.
 
-    No upper limit exceeds Clopper and Pearson's for the share of people who carry the errors
-    (without whom the rate is lower), as a rate does not exceed the share of people who err. It is
-    the only limit where nobody erred, since leaving people out then tells nothing.
+    On log odds, the absence of one person who carries nearly all errors looks like a factor of
+    thousands, and the upper limit goes to 1. So it is no higher than the widest one on square
+    roots (two degrees of freedom), where rare counts have an even spread. Where nobody erred,
+    leaving people out tells nothing. The upper limit is then Clopper and Pearson's for the share
+    of people who err at all, which the error rate does not exceed.
 
     Args:
         rate: the error rate.
@@ -162,21 +164,12 @@ def error_rate_interval(
         level: confidence level, in (0, 1).
     """
     if rate == 0.0 and not np.any(without > 0):
-        return Interval(0.0, _most_who_err(0, n_units, level))
-    interval = jackknife_interval(rate, [without], logit(n_genuine), level)
-    if len(without) < n_units:  # left out in groups
-        return interval
-    erring = int(np.count_nonzero(without < rate))
-    return Interval(
-        interval.low, min(interval.high, max(rate, _most_who_err(erring, n_units, level)))
-    )
-
-
-def _most_who_err(erring: int, n_units: int, level: float) -> float:
-    """Clopper and Pearson's upper limit of a share, seen in `erring` of `n_units`."""
-    if erring >= n_units:
-        return 1.0
-    return float(stats.beta.ppf((1.0 + level) / 2.0, erring + 1, n_units - erring))
+        return Interval(0.0, float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / n_units)))
+    odds = jackknife_interval(rate, [without], logit(n_genuine), level)
+    roots = np.sqrt(without)
+    error = np.sqrt(roots.var() * (len(roots) - 1.0))
+    reach = float(stats.t.ppf((1.0 + level) / 2.0, FEWEST_FREEDOM)) * error
+    return Interval(odds.low, min(odds.high, float((np.sqrt(rate) + reach) ** 2)))
 
 
 def frechet_interval(
