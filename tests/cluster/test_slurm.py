@@ -69,7 +69,9 @@ def test_tables_are_those_of_a_local_run_bit_for_bit(study: Path, finished_study
 def test_jobs_that_run_side_by_side_hold_different_cards(study: Path) -> None:
     log = study / "results/demo/logs/finetune/demo/idbooth"
     cards = [re.findall(r"GPU (\S+)", (log / f"{k}-of-2.log").read_text()) for k in range(2)]
-    assert sorted(cards) == [["0"], ["1"]]
+    (first,), (second,) = cards
+    assert {first, second} <= set("0123")
+    assert first != second
 
 
 def test_jobs_use_the_configuration_they_were_submitted_with(study: Path, profile: Path) -> None:

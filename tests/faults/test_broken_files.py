@@ -23,6 +23,7 @@ FINETUNE = (
     f"finetune --config {R}/config/finetune/demo/idbooth.json --dataset {R}/dataset"
     f" --prior {R}/prior/demo --out {R}/loras/demo/idbooth"
 )
+FINETUNE_ANEW = FINETUNE.replace(f"--out {R}/loras/demo/idbooth", "--out x")  # nobody is finished
 SAMPLE = (
     f"sample --config {R}/config/sample/demo/idbooth/base.json --dataset {R}/dataset"
     f" --loras {R}/loras/demo/idbooth --out {R}/samples/demo/idbooth/base"
@@ -66,8 +67,8 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
     "archive": (PREPARE, cut, "data/demo_world/tfd/TD_RGB_A_Set2.zip", "again"),
     "manifest": (FINETUNE, cut, f"{R}/dataset/manifest.parquet", "run again"),
     "identity table": (FINETUNE, cut, f"{R}/dataset/identities.csv", "run again"),
-    "prior image": (FINETUNE, cut, f"{R}/prior/demo/images/1.png", "--forcerun prior"),
-    "prior embeddings": (FINETUNE, cut, f"{R}/prior/demo/embeddings.safetensors", "run again"),
+    "prior image": (FINETUNE_ANEW, cut, f"{R}/prior/demo/images/1.png", "--forcerun prior"),
+    "prior embeddings": (FINETUNE_ANEW, cut, f"{R}/prior/demo/embeddings.safetensors", "run again"),
     "configuration": (FINETUNE, cut, f"{R}/config/finetune/demo/idbooth.json", "snakemake"),
     "weights": (
         SAMPLE,
