@@ -2,7 +2,7 @@
 #
 #   snakemake --cores all                                        the study of config/demo.yaml
 #   snakemake --cores all --configfile config/paper_sd21.yaml    another study
-#   snakemake --profile profiles/slurm                           on a cluster
+#   snakemake --workflow-profile profiles/slurm                  on a cluster
 #   snakemake --cores all export                                 datasets to pass on
 #
 # Everything a study makes lies under results/<study>/.
@@ -42,6 +42,7 @@ include: "workflow/rules/export.smk"
 rule all:
     default_target: True
     input:
+        f"{S}/dataset/complete.json",
         f"{S}/report.html",
         PLAN.templates_verified,
 
