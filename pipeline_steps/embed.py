@@ -6,8 +6,8 @@ Out: dataset/embeddings/<identity>.safetensors   `embeddings` float32 [n, 512], 
      dataset/embeddings/index.json               identities with their files, hashes and images
                                                  without an embedding, and how they were made.
      The face region is the one that fine-tuning compares: the detector's largest box, cut out and
-     stretched, not aligned. A prepared image in which no face is found has no embedding; identities
-     without any stop the step.
+     stretched, not aligned. A prepared image in which no face is found has no embedding; who
+     has none gets an empty file, and cannot be fine-tuned by methods that need embeddings.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Eq. 7 and 8.
 """
@@ -48,8 +48,7 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         The content of index.json.
 
     Raises:
-        StepError: no recogniser is named or its file is unfit, an image is missing or broken, or no
-            face is found in any image of an identity.
+        StepError: no recogniser is named or its file is unfit, or an image is missing or broken.
     """
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.photographs import natural_key
@@ -94,8 +93,7 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         for file in without:
             log.warning("%s: no face found in the prepared image, no embedding", file)
         if not found:
-            entries[identity] = None
-            continue
+            log.warning("no face is found in any prepared image of %s", identity)
         path = folder / f"{identity}.safetensors"
         save_features(path, embeddings, [files[i] for i in found], key="embeddings", **made)
         entries[identity] = {
@@ -104,12 +102,6 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
             "n": len(found),
             "without_face": without,
         }
-    empty = [identity for identity, entry in entries.items() if entry is None]
-    if empty:
-        raise StepError(
-            f"no face is found in any prepared image of {', '.join(empty)}: look at "
-            f"{dataset / 'images'}, or lower embed.detector.min_face_size"
-        )
     for path in folder.glob("*.safetensors"):
         if path.stem not in entries:
             path.unlink()  # of an identity that has left the dataset

@@ -10,9 +10,10 @@ Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's res
      dataset/identities.csv                 identity, gender, n_images, source, consent;
      dataset/report.json                    counts, reasons, and how the set differs from what is
                                             expected of it.
-     A photograph that cannot be used never stops the others. An identity without any usable one
-     stops the step at its end, or is left out, as configured. Photographs of participants who do
-     not consent, or have withdrawn, are never read.
+     A photograph that cannot be used never stops the others, nor does an identity without any
+     usable one: it is left out and named in the report, and the step check_dataset says whether the
+     study counts as whole without it. Photographs of participants who do not consent, or have
+     withdrawn, are never read.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4.1 (the Tufts Face Database, Panetta et al.,
 TPAMI 2018; camera positions 1 to 7, face-centred square crops).
@@ -70,8 +71,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         The manifest's rows.
 
     Raises:
-        StepError: a source is missing or broken, none holds a photograph, or an identity has no
-            usable photograph (unless configured to be skipped). Everything else is written first.
+        StepError: a source is missing or broken, or no photograph at all can be used.
     """
     from pipeline_steps.faces.candidates import collect
     from pipeline_steps.faces.dataset import drop_duplicates, identity_table
@@ -118,6 +118,8 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     identities = [*filter(None, order), *collection.without_files]
     usable = {row["identity"] for row in rows if row["kept"]}
     kept = [identity for identity in identities if identity in usable]
+    if not kept:
+        raise StepError(nothing_usable(rows, settings.sources))
     write_manifest(out / "manifest.parquet", rows, COLUMNS)
     write_text(out / "identities.csv", identity_table(rows, kept, participants, settings.consent))
     sets = (rows, identities, collection.listings, participants)
@@ -126,7 +128,6 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     for sentence in sentences(report):
         log.warning("%s", sentence)
     log.info("%d of %d photographs of %d identities kept", report["kept"], len(rows), len(kept))
-    refuse_empty(rows, identities, kept, settings)
     return rows
 
 
@@ -241,34 +242,11 @@ def remove_strangers(out: Path, rows: Iterable[Row]) -> None:
             path.unlink()
 
 
-def refuse_empty(
-    rows: Sequence[Row], identities: Sequence[str], kept: Sequence[str], settings: PrepareSettings
-) -> None:
-    """Stop where an identity, or the whole set, has no usable photograph.
-
-    Raises:
-        StepError: naming each such identity and why its photographs were left out.
-    """
-    from pipeline_steps.faces.candidates import NO_CONSENT
-    from pipeline_steps.faces.photographs import natural_key
-
-    if not kept:
-        reasons = sorted({row["reason"] for row in rows})[:5]
-        why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
-        raise StepError(f"no photograph in {', '.join(settings.sources)} can be used{why}")
-    refused = {row["identity"] for row in rows if row["reason"] == NO_CONSENT}
-    empty = sorted(set(identities) - set(kept) - refused, key=natural_key)
-    if not empty:
-        return
-    parts = []
-    for identity in empty:
-        own = sorted({row["reason"] for row in rows if row["identity"] == identity})
-        parts.append(f"{identity} ({', '.join(own) or 'empty folder'})")
-    message = f"no usable photograph of {'; '.join(parts)}"
-    if settings.on_empty_identity == "skip":
-        get_logger("prepare").warning("%s: left out", message)
-        return
-    raise StepError(f"{message}: replace the photographs, or set prepare.on_empty_identity: skip")
+def nothing_usable(rows: Sequence[Row], sources: Sequence[str]) -> str:
+    """The sentence for a set of photographs none of which can be used."""
+    reasons = sorted({row["reason"] for row in rows})[:5]
+    why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
+    return f"no photograph in {', '.join(sources)} can be used{why}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

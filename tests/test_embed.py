@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pipeline_steps import embed
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.files.dataset import read_embeddings
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.images import write_png
@@ -93,10 +94,16 @@ def test_images_without_a_face_have_no_embedding_and_are_listed(tmp_path, frozen
     assert rows.files == ["images/ID_1/1.png"]
 
 
-def test_identities_without_any_face_are_named(tmp_path, frozen):
-    folder = dataset(tmp_path, {"ID_1": [FACE], "ID_3": [CAT], "ID_4": [CAT]})
-    with pytest.raises(StepError, match="ID_3, ID_4"):
-        embed.run(frozen, dataset=folder, device="cpu")
+def test_an_identity_without_any_face_gets_an_empty_file_and_stops_nobody(tmp_path, frozen):
+    folder = dataset(tmp_path, {"ID_1": [FACE], "ID_3": [CAT], "ID_4": [FACE]})
+    index = embed.run(frozen, dataset=folder, device="cpu")
+    assert {name: entry["n"] for name, entry in index["identities"].items()} == {
+        "ID_1": 1,
+        "ID_3": 0,
+        "ID_4": 1,
+    }
+    with pytest.raises(StepError, match=r"ID_3\.safetensors is empty, for no face is found"):
+        read_embeddings(folder / "embeddings/ID_3.safetensors", ["images/ID_3/0.png"])
 
 
 def test_another_identity_changes_no_byte_and_a_withdrawn_one_goes(tmp_path, frozen):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from pipeline_steps import prepare
+from pipeline_steps import check_dataset, prepare
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
@@ -199,21 +199,25 @@ def test_members_with_unsafe_paths_are_rows_and_nothing_is_written_for_them(tmp_
     assert [path.name for path in (out / "images").iterdir()] == ["ID_2"]
 
 
-def test_identities_without_a_usable_photograph_are_all_named_after_the_others_are_done(tmp_path):
+def test_identities_without_a_usable_photograph_are_named_and_the_others_are_done(tmp_path):
     root = tmp_path / "faces"
     for folder, content in {"1": encoded(), "2": encoded(CAT), "3": b"", "12": None}.items():
         (root / folder).mkdir(parents=True)
         if content is not None:
             (root / folder / "a.jpg").write_bytes(content)
-    with pytest.raises(StepError) as caught:
-        prepared(tmp_path, [root], file_pattern=None)
-    assert "ID_2 (no face); ID_3 (empty file); ID_12 (empty folder)" in str(caught.value)
-    assert "ID_1 " not in str(caught.value)
-    assert (tmp_path / "dataset/images/ID_1/a.png").is_file()
-
-    table, out = prepared(tmp_path, [root], file_pattern=None, on_empty_identity="skip")
+    table, out = prepared(tmp_path, [root], file_pattern=None)
     assert [row["identity"] for row in identities(out)] == ["ID_1"]
     assert table.loc["faces/2/a.jpg", "reason"] == "no face"
+
+    def checked(reaction):
+        settings = PrepareSettings(sources=(str(root),), resolution=64, on_empty_identity=reaction)
+        return check_dataset.run(Frozen("test", "prepare", 0, settings), dataset=out)
+
+    named = r"ID_2 \(no face\); ID_3 \(empty file\); ID_12 \(empty folder\)"
+    with pytest.raises(StepError, match=f"3 of 4 identities: {named}"):
+        checked("error")
+    assert not (out / "complete.json").exists()
+    assert checked("skip")["left_out"] == {"ID_2": ["no face"], "ID_3": ["empty file"], "ID_12": []}
 
 
 def test_no_photograph_at_all_is_an_error(tmp_path):

@@ -74,7 +74,22 @@ def dataset_report(
             reason: {"count": len(files), "files": files}
             for reason, files in sorted(left_out.items())
         },
+        "without_image": without_image(rows, identities),
         "findings": findings,
+    }
+
+
+def without_image(rows: Sequence[Row], identities: Sequence[str]) -> dict[str, list[str]]:
+    """Identities that consent and have no usable photograph, and why theirs were left out."""
+    kept = {row["identity"] for row in rows if row["kept"]}
+    reasons: dict[str, set[str]] = {name: set() for name in identities if name not in kept}
+    for row in rows:
+        if row["identity"] in reasons:
+            reasons[row["identity"]].add(row["reason"])
+    return {
+        name: sorted(reasons[name])
+        for name in sorted(reasons, key=natural_key)
+        if NO_CONSENT not in reasons[name]
     }
 
 
@@ -122,9 +137,9 @@ def _about_people(
     refused = {row["identity"] for row in rows if row["reason"] == NO_CONSENT}
     if refused:
         found.append(_finding(f"{len(refused)} people without consent are left out", [*refused]))
-    empty = sorted(set(identities) - set(kept) - refused)
+    empty = without_image(rows, identities)
     if empty:
-        found.append(_finding(f"{len(empty)} people have no usable photograph", empty))
+        found.append(_finding(f"{len(empty)} people have no usable photograph", [*empty]))
     numbers = {int(name[3:]) for name in identities if name[3:].isdecimal()}
     gaps = [str(n) for n in range(1, max(numbers, default=0)) if n not in numbers]
     if gaps and expected.identities is not None:

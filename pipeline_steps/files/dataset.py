@@ -108,6 +108,10 @@ def read_embeddings(path: Path, files: Sequence[str]) -> NDArray[np.float32]:
         StepError: the file is missing or broken, or has an embedding of none of the images.
     """
     stored = load_features(path, key="embeddings")
+    if not stored.files:
+        raise StepError(
+            f"{path} is empty, for no face is found in any of the images: replace the photographs"
+        )
     rows = {PurePosixPath(name).name: row for row, name in enumerate(stored.files)}
     names = [PurePosixPath(name).name for name in files]
     if not set(names) & set(rows):

@@ -31,6 +31,7 @@ def planned_jobs(plan: Plan) -> dict[str, list[str]]:
         "freeze": list(plan.frozen),
         "render_demo_world": [f"{WORLD}/in_the_wild.zip"] if plan.rendered else [],
         "prepare": [f"{dataset}/manifest.parquet"],
+        "check_dataset": [f"{dataset}/complete.json"],
         "embed": [f"{dataset}/embeddings/index.json"] if judged else [],
         "prior": [
             f"{results}/prior/{name}/manifest.parquet" for name in study.base_models if tuned

@@ -94,8 +94,8 @@ class PrepareSettings(Section):
     )
     on_empty_identity: Literal["error", "skip"] = Field(
         default="error",
-        description="What to do when no photograph of an identity can be used: stop with an error "
-        "that names it, or go on without it.",
+        description="What to do when no photograph of an identity can be used. Both go on with the "
+        "others; error: the run ends with an error that names it; skip: it is left out for good.",
     )
     on_broken_source: Literal["error", "salvage"] = Field(
         default="error",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline_steps.files.images import encode_png
+from tests.workflow.small_study import snakemake, start, write_config
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -174,28 +176,29 @@ def test_a_card_that_is_gone_is_one_sentence(study: Path, tmp_path: Path) -> Non
     expect_sentence(ended, "cannot use GPU 7", "nvidia-smi", "gpu=0")
 
 
-def test_a_person_in_whose_photographs_nobody_is_seen_is_named_and_the_others_are_prepared(
+def test_a_person_in_whose_photographs_nobody_is_seen_is_named_and_the_others_are_done(
     study: Path, tmp_path: Path
 ) -> None:
-    archive = study / "data/demo_world/tfd/TD_RGB_A_Set2.zip"
-    config = study / R / "config/prepare.json"
-    whole, settings = archive.read_bytes(), config.read_text("utf-8")
-    command = f"prepare --config {R}/config/prepare.json --out {tmp_path / 'dataset'}"
-    try:
-        without_faces(archive)
-        ended = run_step(study, command, tmp_path / "log.txt")
-        expect_sentence(ended, "ID_2", "prepare.on_empty_identity: skip")
-        prepared = {path.name for path in (tmp_path / "dataset/images").iterdir()}
-        assert prepared == {"ID_1", "ID_3", "ID_4"}
-        skipping = settings.replace('_empty_identity": "error"', '_empty_identity": "skip"')
-        assert skipping != settings
-        config.write_text(skipping)
-        assert run_step(study, command, tmp_path / "log.txt").status == 0
-        rows = (tmp_path / "dataset/identities.csv").read_text("utf-8").splitlines()[1:]
-        assert [row.partition(",")[0] for row in rows] == ["ID_1", "ID_3", "ID_4"]
-    finally:
-        archive.write_bytes(whole)
-        config.write_text(settings)
+    """Through the workflow: everything is there without that person, and the run has failed."""
+    project = tmp_path / "project"
+    shutil.copytree(study, project, symlinks=True)
+    without_faces(project / "data/demo_world/tfd/TD_RGB_A_Set2.zip")
+    check = f"{R}/dataset/complete.json"
+    cohorts = [f"{R}/loras/demo/idbooth/cohorts/{number}-of-2.json" for number in range(2)]
+    job = start(project, check, *cohorts)
+    output, _ = job.communicate()
+    assert job.returncode == 1, output[-4000:]
+    assert "no usable photograph of 1 of 4 identities: ID_2 (no face)" in output
+    others = {"ID_1", "ID_3", "ID_4"}
+    assert {path.name for path in (project / R / "dataset/images").iterdir()} == others
+    trained = [name for path in cohorts for name in json.loads((project / path).read_text("utf-8"))]
+    assert set(trained) == others
+    before = {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")}
+    write_config(project, {"prepare.on_empty_identity": "skip"})
+    output = snakemake(project, check, *cohorts)
+    assert not re.search(r"finetune\s+\d", output)
+    assert {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")} == before
+    assert json.loads((project / check).read_text("utf-8"))["left_out"] == {"ID_2": ["no face"]}
 
 
 def without_faces(archive: Path) -> None:

@@ -72,6 +72,34 @@ rule prepare:
         " --workers {threads} &> {log}"
 
 
+# Fails at once where people are missing, and nothing waits for it: the others are computed all the same.
+rule check_dataset:
+    input:
+        code=PLAN.code("check_dataset"),
+        config="<results>/config/prepare.json",
+        report=rules.prepare.output.report,
+    output:
+        "<results>/dataset/complete.json",
+    log:
+        "<logs>/check_dataset.log",
+    benchmark:
+        "<benchmarks>/check_dataset.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime=10,
+    params:
+        dataset=subpath(input.report, parent=True),
+    message:
+        "Photographs: is everybody there?"
+    shell:
+        "python -m pipeline_steps.check_dataset --config {input.config} --dataset {params.dataset}"
+        " &> {log}"
+
+
 rule embed:
     input:
         code=PLAN.code("embed"),

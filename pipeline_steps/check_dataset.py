@@ -1,0 +1,78 @@
+"""Say whether every consenting person of the sources is in the prepared dataset.
+
+In:  dataset/report.json of the prepare step.
+Out: dataset/complete.json   identities: how many are in the dataset; left_out: who is not, and why.
+
+Nobody who cannot be used stops the others: everything is computed without them. But a study that
+lost people unnoticed would be published with a wrong number of people, so this step, and with it
+the run, ends with an error that names them, until their photographs are replaced or the
+configuration says that they are to be left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.files.atomic import write_json
+from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.files.logs import get_logger
+from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.settings.prepare import PrepareSettings
+
+
+def run(frozen: Frozen[PrepareSettings], *, dataset: Path) -> dict[str, Any]:
+    """Check a prepared dataset.
+
+    Args:
+        frozen: Configuration of the prepare step.
+        dataset: Folder of the dataset; complete.json is written into it.
+
+    Returns:
+        The content of complete.json.
+
+    Raises:
+        StepError: report.json is missing or broken, or people are left out who should not be.
+    """
+    path = dataset / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        left_out: dict[str, list[str]] = report["without_image"]
+        count: int = report["identities"]
+    except (OSError, ValueError, KeyError) as error:
+        raise StepError(f"{path} is missing or broken ({error}): run prepare again") from error
+    named = "; ".join(
+        f"{name} ({', '.join(reasons) or 'empty folder'})" for name, reasons in left_out.items()
+    )
+    if left_out and frozen.settings.on_empty_identity == "error":
+        raise StepError(
+            f"no usable photograph of {len(left_out)} of {count + len(left_out)} identities: "
+            f"{named}. The others are done: replace these photographs, or set "
+            "prepare.on_empty_identity: skip, and run again"
+        )
+    if left_out:
+        get_logger("check_dataset").warning("left out: %s", named)
+    content = {"identities": count, "left_out": left_out}
+    write_json(dataset / "complete.json", content)
+    return content
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline_steps.check_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="prepare's configuration (JSON)")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
+    arguments = parser.parse_args(argv)
+    run(load_frozen(arguments.config, PrepareSettings), dataset=arguments.dataset)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
