@@ -18,7 +18,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from fill_tables import ROOT, fill, pipes
+from fill_tables import ROOT, fill
+from table_text import pipes
 
 from pipeline_steps.evidence.findings import Estimate
 from pipeline_steps.files.atomic import write_text

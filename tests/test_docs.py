@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from safetensors.numpy import save_file
 
 from pipeline_steps import check_study
@@ -34,6 +35,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import fill_card  # noqa: E402
 import fill_tables  # noqa: E402
+import table_text  # noqa: E402
 
 CARD = ROOT / "resources" / "demo_world" / "README.md"
 PAGES = [ROOT / "README.md", CARD, *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,7 +56,7 @@ WRITTEN = {
     "tests/diffusion/test_squaredbooth.py",
     "tests/diffusion/test_stable_diffusion_skip.py",
 }
-NAMES = ("measured", "quality", "identity", "comparison", "recognition", "timing")
+NAMES = ("measured", "summary", "quality", "identity", "comparison", "recognition", "timing")
 
 
 def pages() -> dict[str, str]:
@@ -78,7 +80,8 @@ def headings(text: str) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
+        target = "".join(target)
         if re.match(r"[a-z]+:", target):  # elsewhere on the web
             continue
         file, _, anchor = target.partition("#")
@@ -318,6 +321,9 @@ def toy_study(root: Path) -> Path:
         "steps": {"report": step | {"jobs": 1}, "finetune": step | {"jobs": 6}},
     }
     (root / "provenance.json").write_text(json.dumps(provenance))
+    (root / "figures").mkdir()
+    for name in fill_tables.PICTURES:
+        Image.new("RGB", (40, 20), "red").save(root / "figures" / f"{name}.png")
     return root
 
 
@@ -341,7 +347,7 @@ def test_tables_hold_the_numbers_of_the_csv_files(tmp_path: Path) -> None:
 
 def test_a_difference_beyond_chance_is_bold_and_other_metrics_are_left_out(tmp_path: Path) -> None:
     table = fill_tables.study_tables(toy_study(tmp_path), date="d", hardware="h")["comparison"]
-    minus = fill_tables.MINUS
+    minus = table_text.MINUS
     assert f"**{minus}0.50 [{minus}0.75, {minus}0.25]**" in table
     assert "9.0" not in table
 
@@ -353,21 +359,57 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(tmp_path: Path) -> N
         assert len(counts) <= 1, name
 
 
-def test_filling_the_readme_twice_changes_nothing_and_keeps_the_rest(tmp_path: Path) -> None:
+def fill_pages(root: Path, study: Path) -> dict[str, str]:
+    """Both pages after filling, by the option that names them."""
+    files = {"readme": root / "README.md", "results": root / "results.md"}
+    command = ["--study", str(study), "--date", "d", "--hardware", "h"]
+    command += ["--images", str(root / "images")]
+    for option, file in files.items():
+        command += [f"--{option}", str(file)]
+    assert fill_tables.main(command) == 0
+    return {option: file.read_text("utf-8") for option, file in files.items()}
+
+
+def test_filling_the_pages_twice_changes_nothing_and_keeps_the_rest(tmp_path: Path) -> None:
     study = tmp_path / "study"
     study.mkdir()
-    readme = tmp_path / "README.md"
-    before = (ROOT / "README.md").read_text("utf-8")
-    readme.write_text(before)
-    command = ["--study", str(toy_study(study)), "--date", "d", "--hardware", "h"]
-    command += ["--readme", str(readme)]
-    assert fill_tables.main(command) == 0
-    first = readme.read_text("utf-8")
-    assert fill_tables.main(command) == 0
-    assert readme.read_text("utf-8") == first
+    toy_study(study)
+    before = {
+        "readme": (ROOT / "README.md").read_text("utf-8"),
+        "results": (ROOT / "docs" / "results.md").read_text("utf-8"),
+    }
+    (tmp_path / "README.md").write_text(before["readme"])
+    (tmp_path / "results.md").write_text(before["results"])
+    first = fill_pages(tmp_path, study)
+    assert fill_pages(tmp_path, study) == first
     marked = re.compile(r"(<!-- table:\w+ -->\n).*?(<!-- /table -->)", re.DOTALL)
-    assert marked.sub(r"\1\2", first) == marked.sub(r"\1\2", before)
-    assert "Measured on d, h" in first
+    for page, text in first.items():
+        assert marked.sub(r"\1\2", text) == marked.sub(r"\1\2", before[page])
+        assert "Measured on d, h" in text
+    for name in fill_tables.PICTURES:
+        with Image.open(tmp_path / "images" / f"{name}.webp") as picture:
+            assert picture.width == fill_tables.PICTURES[name]
+            assert picture.height == picture.width // 2
+
+
+def test_a_study_without_figures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"samples\.png is missing: finish the study"):
+        fill_tables.write_pictures(tmp_path, tmp_path)
+
+
+def test_summary_has_a_row_per_method_of_the_last_prompts_by_the_last_judge(tmp_path: Path) -> None:
+    folder = toy_study(tmp_path) / "tables"
+    quality, identity, recognition = (
+        pd.read_csv(folder / f"{name}.csv", keep_default_na=False)
+        for name in ("quality", "identity", "recognition")
+    )
+    others = identity.assign(prompts="complex", recogniser="independent", eer=0.125, eer_low=0.1)
+    text = table_text.summary(quality, pd.concat([others, identity, others]), recognition)
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()[2:-2]]
+    assert [row[1] for row in rows] == ["untuned", "DreamBooth", "ID-Booth"]
+    assert all(row[3].startswith("0.125 [0.100, ") for row in rows)
+    assert all(row[2] == "" for row in rows)  # no quality of these prompts
+    assert text.endswith("Prompts: Complex. Judge of EER and FDR: independent.")
 
 
 @pytest.mark.parametrize("text", ["", "<!-- table:a -->\nx\n<!-- /table -->\n" * 2])
