@@ -404,7 +404,7 @@ def test_summary_has_a_row_per_method_of_the_last_prompts_by_the_last_judge(tmp_
         for name in ("quality", "identity", "recognition")
     )
     others = identity.assign(prompts="complex", recogniser="independent", eer=0.125, eer_low=0.1)
-    text = table_text.summary(quality, pd.concat([others, identity, others]), recognition)
+    text = table_text.summary(quality, pd.concat([identity, others]), recognition)
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()[2:-2]]
     assert [row[1] for row in rows] == ["untuned", "DreamBooth", "ID-Booth"]
     assert all(row[3].startswith("0.125 [0.100, ") for row in rows)
