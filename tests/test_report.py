@@ -73,6 +73,9 @@ class Study:
         self.manifests += [root / f"aligned/demo/{m}/base/manifest.parquet" for m in METHODS]
         for manifest in self.manifests:
             write_manifest(manifest, kept)
+        unseen = {"identity": "ID_3", "kept": False, "reason": "no face"}
+        refused = {"identity": "ID_4", "kept": False, "reason": "no consent"}
+        write_manifest(self.manifests[0], [*kept, unseen, refused])
         self.pairs = [root / f"audit/demo/{method}/base.pairs.csv" for method in METHODS]
         for path in self.pairs:
             self.audit_pairs(path)
@@ -176,7 +179,8 @@ def test_findings_tables_and_counts_are_on_the_page(study: Study) -> None:
     assert "Demo, Base, ID-Booth 7 6 1 no face (1)" in text
     assert "fail Demo, Base, ID-Booth. &lt;copied&gt;." in text
     assert (
-        "People 3 Photographs 6 Variants 4 Generated images 28 of which with a face 85.7%" in text
+        "People 3 of 4 Photographs 6 Variants 4 Generated images 28 of which with a face 85.7%"
+        in text
     )
     assert "seed 5" in text
 

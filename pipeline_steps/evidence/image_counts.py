@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline_steps.evidence.names import Names, order_key, variant_key
 from pipeline_steps.evidence.sources import source_of
 from pipeline_steps.evidence.variants import variant_name
+from pipeline_steps.faces.candidates import NO_CONSENT
 from pipeline_steps.files.manifests import read_manifest
 
 
@@ -73,10 +74,15 @@ def counts_of(paths: Sequence[Path], names: Names) -> list[ImageCount]:
     return [count for _, count in sorted(found, key=lambda item: item[0])]
 
 
-def people_in(paths: Sequence[Path]) -> int:
-    """Identities with a kept photograph."""
-    frames = [read_manifest(path, ["identity", "kept"]) for path in paths if is_dataset(path)]
-    return sum(frame.loc[frame["kept"].astype(bool), "identity"].nunique() for frame in frames)
+def people_in(paths: Sequence[Path]) -> str:
+    """How many identities have a kept photograph, of how many who consent: "20 of 21", or "21"."""
+    used = everybody = 0
+    for path in filter(is_dataset, paths):
+        frame = read_manifest(path, ["identity", "kept", "reason"]).dropna(subset=["identity"])
+        frame = frame[frame["reason"] != NO_CONSENT]
+        used += frame.loc[frame["kept"].astype(bool), "identity"].nunique()
+        everybody += frame["identity"].nunique()
+    return str(used) if used == everybody else f"{used} of {everybody}"
 
 
 def is_dataset(path: Path) -> bool:
