@@ -31,13 +31,7 @@ from pipeline_steps.evidence.copies import (
 from pipeline_steps.evidence.pair_page import render_pairs, with_pictures
 from pipeline_steps.evidence.resemblance import Faces, faces_of, thresholds_from
 from pipeline_steps.evidence.sources import identities_of, identity_of, source_of
-from pipeline_steps.evidence.suspicious_pairs import (
-    GENERATED,
-    PAIR_COLUMNS,
-    REAL,
-    WILD,
-    suspicious_pairs,
-)
+from pipeline_steps.evidence.suspicious_pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
 from pipeline_steps.evidence.tables_io import write_csv
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
@@ -45,6 +39,7 @@ from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.files.lineage import check_same_extractor, record_place, write_record
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.tensors import load_features
+from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Frozen, load_frozen
 

@@ -51,11 +51,11 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         StepError: no recogniser is named or its file is unfit, or an image is missing or broken.
     """
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.faces.photographs import natural_key
     from pipeline_steps.faces.recogniser import PREPROCESSING, load_recogniser, weights_file
     from pipeline_steps.files.atomic import write_json
     from pipeline_steps.files.hashes import sha256_file
     from pipeline_steps.files.tensors import save_features
+    from pipeline_steps.naming import natural_key
 
     log = get_logger("embed")
     weights = frozen.weights.get("recogniser")

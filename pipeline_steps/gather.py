@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_steps.evidence.sources import natural_key
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest, write_manifest
+from pipeline_steps.naming import VARIANT, natural_key
 
 KEY = ["identity", "index", "attempt"]
-UNIFORM = ("base_model", "method", "prompts")
 
 
 def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
@@ -60,7 +59,7 @@ def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
                 f"{list(first.columns)}: sample both again with one version"
             )
     joined = pd.concat([frame for _, frame in filled], ignore_index=True)
-    for column in UNIFORM:
+    for column in VARIANT:
         if column in joined and joined[column].nunique(dropna=False) > 1:
             found = sorted(map(str, joined[column].unique()))
             raise StepError(f"the parts mix {column} {', '.join(found)}: pass those of one variant")

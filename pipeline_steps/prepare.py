@@ -78,7 +78,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     from pipeline_steps.faces.dataset_report import dataset_report, sentences
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.participants import read_participants, refused_of
-    from pipeline_steps.faces.photographs import natural_key
+    from pipeline_steps.naming import natural_key
 
     settings = frozen.settings
     log = get_logger("prepare")

@@ -28,7 +28,7 @@ from pipeline_steps.evidence.findings import (
 )
 from pipeline_steps.evidence.image_counts import ImageCount, counts_of, is_dataset, people_in
 from pipeline_steps.evidence.judges import guide_of, judge_sentences
-from pipeline_steps.evidence.names import UNTUNED, Names, order_key
+from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.origins import check_page
 from pipeline_steps.evidence.page import (
     Page,
@@ -43,17 +43,16 @@ from pipeline_steps.evidence.page import (
 from pipeline_steps.evidence.pair_page import with_pictures
 from pipeline_steps.evidence.paper_tables import paper_tables
 from pipeline_steps.evidence.report_texts import PICTURES, TITLES
-from pipeline_steps.evidence.sources import REFERENCES, Source, audited, source_of
+from pipeline_steps.evidence.sources import Source, audited, source_of
 from pipeline_steps.evidence.suspicious_pairs import GENERATED, PAIR_COLUMNS
 from pipeline_steps.evidence.tables_io import read_csv
 from pipeline_steps.evidence.variants import variant_name
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
+from pipeline_steps.naming import REFERENCES, UNTUNED, VARIANT
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.report import ReportSettings
-
-VARIANT = ("base_model", "method", "prompts")
 
 
 def run(
@@ -182,7 +181,7 @@ def _lead(frozen: Frozen[ReportSettings], identity: pd.DataFrame, names: Names) 
 
 
 def _facts(
-    identity: pd.DataFrame, people: int, counts: Sequence[ImageCount]
+    identity: pd.DataFrame, people: str, counts: Sequence[ImageCount]
 ) -> list[tuple[str, str]]:
     """The tiles at the top."""
     variants = identity[~identity["base_model"].isin(REFERENCES)]
@@ -191,7 +190,7 @@ def _facts(
     images, faces = sum(c.images for c in generated), sum(c.kept for c in generated)
     facts = [("Variants", str(len(variants[list(VARIANT)].drop_duplicates())))]
     if photographs:
-        facts = [("People", str(people)), ("Photographs", _thousands(photographs)), *facts]
+        facts = [("People", people), ("Photographs", _thousands(photographs)), *facts]
     if images:
         facts += [
             ("Generated images", _thousands(images)),

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.signals import stop_requested
+from pipeline_steps.naming import UNTUNED
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.sample import SampleSettings
 

@@ -33,11 +33,12 @@ from pipeline_steps.consent.record import new_place, read_record, write_record
 from pipeline_steps.consent.removal import Removal, carry_out, plan_notes, plan_removal
 from pipeline_steps.consent.traces import Hit, hashes_of_identity, photograph_hashes, search
 from pipeline_steps.faces.participants import identities_of_folders, read_withdrawn
-from pipeline_steps.faces.photographs import list_photographs, natural_key
+from pipeline_steps.faces.photographs import list_photographs
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.run_lock import claim_run, release_run
+from pipeline_steps.naming import natural_key
 from pipeline_steps.settings.plan import Plan, make_plan
 
 WITHDRAWN = "consent withdrawn"

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_steps.diffusion.content_key import content_key, weights_hash
-from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.files.dataset import Subject, embeddings_file
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.tensors import load_features
+from pipeline_steps.naming import UNTUNED
 from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.sample import GateSettings, SampleSettings
 

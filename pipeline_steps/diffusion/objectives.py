@@ -133,7 +133,6 @@ class Method:
 
 # Of every identity term.
 IDENTITY_SETTINGS = frozenset({"identity_weight", "timestep_weighting", "min_face_size"})
-UNTUNED = "untuned"  # the base model as it is; sampled, never trained
 
 
 def _check_type(prediction_type: str) -> None:

@@ -15,6 +15,7 @@ from pipeline_steps.diffusion.runtime import Switch
 from pipeline_steps.diffusion.sample_plan import Row
 from pipeline_steps.diffusion.sampler import ImageRequest, sample
 from pipeline_steps.files.logs import progress
+from pipeline_steps.naming import VARIANT
 from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.sample import SampleSettings
 
@@ -54,7 +55,7 @@ class Painter:
             weights = self._frozen.weights["base_model"]
             self._base = load_base_model(weights, self._device, settings.precision)
         variant = self._frozen.variant
-        label = "/".join(variant.get(name, "") for name in ("base_model", "method", "prompts"))
+        label = "/".join(variant.get(name, "") for name in VARIANT)
         identities = list(dict.fromkeys(row["identity"] for row in rows))
         with progress(range(0), description=label, total=len(rows), unit="image") as bar:
             for start in range(0, len(identities), AT_ONCE):

@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline_steps.diffusion.content_key import code_hash, content_key
 from pipeline_steps.diffusion.lora_files import FILE_NAME
-from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.diffusion.prompts import draw_prompts
 from pipeline_steps.files.dataset import Subject
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.naming import UNTUNED
 from pipeline_steps.seeds import seed_for
 from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.sample import SampleSettings

@@ -14,12 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_steps.evidence.sources import NOT_APPLICABLE, natural_key
+from pipeline_steps.evidence.sources import NOT_APPLICABLE
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.lineage import read_record
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.files.tensors import load_features
+from pipeline_steps.naming import VARIANT, natural_key
 
 LORA = "pytorch_lora_weights.safetensors"
 RECORDED = ("step", "seed", "config_sha256", "code_sha256", "versions")
@@ -120,7 +121,7 @@ class Ancestry:
     def _source_of_row(self, table: str, cells: Mapping[str, Any]) -> Callable[[str], bool]:
         """Which of a table's inputs one of its rows is from."""
         reference = cells.get("method", NOT_APPLICABLE) == NOT_APPLICABLE
-        variant = "/".join(str(cells.get(key)) for key in ("base_model", "method", "prompts"))
+        variant = "/".join(str(cells.get(key)) for key in VARIANT)
         if table == "recognition":
             ending = f"recognition/{cells['trained_on']}/seed{cells['seed']}/verification.csv"
         elif table == "audit":

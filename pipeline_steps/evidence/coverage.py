@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline_steps.evidence.gallery import Gallery
 from pipeline_steps.evidence.plots import STYLE, colour_of
-from pipeline_steps.evidence.sources import natural_key
+from pipeline_steps.naming import natural_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from itertools import pairwise
 import pandas as pd
 
 from pipeline_steps.evidence.layout import competes
-from pipeline_steps.evidence.names import UNTUNED, Names, order_key
-from pipeline_steps.evidence.sources import REFERENCES
+from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.naming import REFERENCES, UNTUNED
 from pipeline_steps.recognition.protocol import average_with_interval
 
 CHANCE = 0.5  # accuracy and equal error rate of guessing

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline_steps.evidence.plots import Tile
-from pipeline_steps.evidence.sources import Source, identity_of, natural_key
+from pipeline_steps.evidence.sources import Source, identity_of
 from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.files.tensors import Features
+from pipeline_steps.naming import natural_key
 
 NO_FACE = "no face"
 ImageKey = tuple[str, str]  # identity, file name without folder and suffix

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline_steps.evidence.layout import Record, competes
 from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.naming import VARIANT
 
 HEADS = ("Data from", "Prompt", "Fine-tuning")
 LEGEND = "Best fine-tuning result in bold, second best underlined."
@@ -32,7 +33,7 @@ def record_of(
         values: column key -> number.
         versus: what was compared with, a further row header; None where there is one only.
     """
-    base_model, method, prompts = (str(row[key]) for key in ("base_model", "method", "prompts"))
+    base_model, method, prompts = (str(row[key]) for key in VARIANT)
     heads: tuple[str, ...] = (names(base_model), names(prompts), names(method))
     group: tuple[str, ...] = (base_model, prompts)
     if versus is not None:

@@ -14,8 +14,8 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline_steps.evidence.names import UNTUNED
 from pipeline_steps.evidence.sources import NOT_APPLICABLE
+from pipeline_steps.naming import UNTUNED
 
 Direction = Literal["lower", "higher", "none"]
 Mark = Literal["best", "second", ""]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline_steps.evidence.sources import NOT_APPLICABLE, REFERENCES, natural_key
-
-UNTUNED = "untuned"
+from pipeline_steps.evidence.sources import NOT_APPLICABLE
+from pipeline_steps.naming import REFERENCES, UNTUNED, natural_key
 
 LABELS = {
     "real": "Real",

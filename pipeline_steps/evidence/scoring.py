@@ -16,14 +16,13 @@ from pipeline_steps.metrics.kernel_distance import kernel_distance
 from pipeline_steps.metrics.mmd import cmmd
 from pipeline_steps.metrics.prdc import precision_recall
 from pipeline_steps.metrics.vendi import vendi_score, vendi_within
+from pipeline_steps.naming import VARIANT
 from pipeline_steps.settings.score import QualitySettings
 
 Rows = NDArray[np.float32]
 
 QUALITY_COLUMNS = (
-    "base_model",
-    "method",
-    "prompts",
+    *VARIANT,
     "reference",
     "n_synthetic",
     "n_real",
@@ -46,9 +45,7 @@ QUALITY_COLUMNS = (
     "extractors",
 )
 IDENTITY_COLUMNS = (
-    "base_model",
-    "method",
-    "prompts",
+    *VARIANT,
     "versus",
     "recogniser",
     "n_genuine",
@@ -68,17 +65,13 @@ IDENTITY_COLUMNS = (
 )
 ANGLES = ("pitch", "yaw", "roll")
 POSE_COLUMNS = (
-    "base_model",
-    "method",
-    "prompts",
+    *VARIANT,
     *(f"{angle}_{number}" for angle in ANGLES for number in ("mean", "sd", "within_identity_sd")),
     "n",
     "extractor",
 )
 REPLICATE_COLUMNS = (
-    "base_model",
-    "method",
-    "prompts",
+    *VARIANT,
     "versus",
     "recogniser",
     "identities_sha256",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.naming import REFERENCES
 
-REFERENCES = ("real", "wild")
 NOT_APPLICABLE = "-"  # method and prompts of a reference set
 
 
@@ -113,9 +113,3 @@ def identity_of(file: str) -> str:
 def identities_of(files: Sequence[str]) -> list[str]:
     """`identity_of` for each file."""
     return [identity_of(file) for file in files]
-
-
-def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts ID_2 before ID_10."""
-    parts = re.split(r"(\d+)", text)
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts if part)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from pipeline_steps.evidence.audit import Audit, Evidence
+from pipeline_steps.naming import REAL, WILD
 
-GENERATED, REAL, WILD = "generated", "real", "wild"
+GENERATED = "generated"
 PAIR_COLUMNS = (
     "check",
     "rank",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline_steps.evidence.names import UNTUNED, Names, order_key, variant_key
+from pipeline_steps.evidence.names import Names, order_key, variant_key
 from pipeline_steps.evidence.sources import Source
+from pipeline_steps.naming import UNTUNED
 
 
 def settings_of(sources: Iterable[Source]) -> list[tuple[str, str]]:

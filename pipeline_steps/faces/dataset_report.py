@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline_steps.faces.candidates import NO_CONSENT
 from pipeline_steps.faces.participants import Participant
-from pipeline_steps.faces.photographs import Listing, natural_key
+from pipeline_steps.faces.photographs import Listing
 from pipeline_steps.faces.positions import FOLLOWS, not_following, yaw_by_position
+from pipeline_steps.naming import natural_key
 from pipeline_steps.settings.prepare import ExpectedSettings
 
 Row = dict[str, Any]
@@ -86,11 +87,7 @@ def without_image(rows: Sequence[Row], identities: Sequence[str]) -> dict[str, l
     for row in rows:
         if row["identity"] in reasons:
             reasons[row["identity"]].add(row["reason"])
-    return {
-        name: sorted(reasons[name])
-        for name in sorted(reasons, key=natural_key)
-        if NO_CONSENT not in reasons[name]
-    }
+    return {name: sorted(why) for name, why in reasons.items() if NO_CONSENT not in why}
 
 
 def sentences(report: Json) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline_steps.faces.containers import ARCHIVE_SUFFIXES, Entry, contents_of, is_unsafe
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.naming import natural_key
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -76,12 +77,6 @@ def list_photographs(source: Path, *, salvage: bool = False) -> Listing:
             "preparation use the whole files with prepare.on_broken_source: salvage"
         )
     return _listed(source.name, contents.entries, contents.broken)
-
-
-def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts 2 before 10."""
-    parts = re.split(r"(\d+)", text)
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def file_stem(name: str) -> str:

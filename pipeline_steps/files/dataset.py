@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.files.tensors import load_features
+from pipeline_steps.naming import natural_key
 
 AGAIN = "delete it and run again"
 
@@ -121,9 +121,3 @@ def read_embeddings(path: Path, files: Sequence[str]) -> NDArray[np.float32]:
         if name in rows:
             found[place] = stored.features[rows[name]]
     return found
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts 2 before 10."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

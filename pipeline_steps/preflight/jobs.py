@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.settings.freeze import SCORE_KINDS
 from pipeline_steps.settings.plan import WORLD, Plan
-from pipeline_steps.settings.study import REAL, WILD
 
 
 def planned_jobs(plan: Plan) -> dict[str, list[str]]:

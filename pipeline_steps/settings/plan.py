@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.diffusion.methods import module_of
-from pipeline_steps.diffusion.objectives import UNTUNED
 from pipeline_steps.files.atomic import json_text, write_text
 from pipeline_steps.files.hashes import sha256_bytes
 from pipeline_steps.files.weights import PROJECT_ROOT
+from pipeline_steps.naming import REAL, UNTUNED, WILD
 from pipeline_steps.settings.base import Weights, validated
 from pipeline_steps.settings.code import modules_behind
 from pipeline_steps.settings.freeze import (
@@ -37,7 +37,7 @@ from pipeline_steps.settings.freeze import (
 )
 from pipeline_steps.settings.registry import read_models
 from pipeline_steps.settings.sample import PromptSet, read_prompt_set
-from pipeline_steps.settings.study import REAL, WILD, Study, parts_of, read_study
+from pipeline_steps.settings.study import Study, parts_of, read_study
 
 SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows
 SNAPSHOTS = Path(".snakemake") / "studies"

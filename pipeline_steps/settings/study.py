@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.objectives import UNTUNED
+from pipeline_steps.naming import REAL, UNTUNED
 from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Section, validated
@@ -35,8 +35,6 @@ from pipeline_steps.settings.verify_templates import VerifyTemplatesSettings
 # Names become folders and wildcards; "-" joins them in recognition/<trained_on>.
 NAME = r"^[a-z0-9][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
-REAL = "real"
-WILD = "wild"
 
 
 class Study(Section):

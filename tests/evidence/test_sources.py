@@ -4,14 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.evidence.sources import (
-    Source,
-    audited,
-    identities_of,
-    natural_key,
-    source_of,
-    trained_on,
-)
+from pipeline_steps.evidence.sources import Source, audited, identities_of, source_of, trained_on
 from pipeline_steps.files.errors import StepError
 
 
@@ -63,10 +56,6 @@ def test_training_set_and_seed_are_read_off_the_folders() -> None:
 
 def test_identity_is_the_first_folder_or_the_image_itself() -> None:
     assert identities_of(["ID_1/0.png", "ID_1/1.png", "00007.png"]) == ["ID_1", "ID_1", "00007.png"]
-
-
-def test_natural_order() -> None:
-    assert sorted(["ID_10", "ID_2", "a", "ID_1"], key=natural_key) == ["ID_1", "ID_2", "ID_10", "a"]
 
 
 def test_audited_variants_are_read_off_the_path() -> None:

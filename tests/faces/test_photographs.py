@@ -10,12 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline_steps.faces import containers
-from pipeline_steps.faces.photographs import (
-    file_stem,
-    list_photographs,
-    natural_key,
-    unique_stems,
-)
+from pipeline_steps.faces.photographs import file_stem, list_photographs, unique_stems
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import BadImage
 
@@ -111,12 +106,3 @@ def test_stems_are_safe_and_unique():
     assert file_stem("TD_RGB_A_1_3.jpg") == "TD_RGB_A_1_3"
     pairs = [("1", "a.jpg"), ("1", "A.png"), ("2", "a.jpg"), ("1", "a.bmp"), ("1", "a_2.jpg")]
     assert unique_stems(pairs) == ["a", "A_2", "a", "a_3", "a_2_2"]
-
-
-def test_natural_order():
-    assert sorted(["ID_10", "ID_2", "ID_1", "ID_a"], key=natural_key) == [
-        "ID_1",
-        "ID_2",
-        "ID_10",
-        "ID_a",
-    ]

@@ -1,0 +1,19 @@
+"""What a study calls its sets of images, and the order of such names."""
+
+from __future__ import annotations
+
+import re
+
+UNTUNED = "untuned"  # the method of the base model as it is; sampled, never trained
+REAL = "real"  # the consented photographs
+WILD = "wild"  # the in-the-wild reference
+REFERENCES = (REAL, WILD)
+VARIANT = ("base_model", "method", "prompts")  # columns that name a set of generated images
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts ID_2 before ID_10."""
+    parts = re.split(r"(\d+)", text)
+    return tuple(
+        (0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part
+    )
