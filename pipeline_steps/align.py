@@ -15,7 +15,6 @@ CVPR 2019.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.atomic import write_bytes
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
@@ -237,12 +237,7 @@ def align_batch(items: Sequence[Item], detector: Detector, padding: float, out: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.align",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("align", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", type=Path, help="manifest of the images, with --root")
     source.add_argument("--images", type=Path, help="archive (.zip, .tar) or folder of images")

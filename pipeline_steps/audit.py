@@ -14,12 +14,12 @@ al., "Extracting Training Data from Diffusion Models", USENIX Security 2023.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.evidence.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS, Evidence, audit
 from pipeline_steps.evidence.copies import (
     SIDE,
@@ -142,12 +142,7 @@ def _beside(out: Path, ending: str) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.audit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("audit", __doc__)
     for flag, description, required in (
         ("--variant-features", "embeddings of the generated images", True),
         ("--real", "embeddings of the photographs", True),

@@ -11,15 +11,16 @@ configuration says that they are to be left out.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.command_line import command_line
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
+from pipeline_steps.naming import natural_key
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.prepare import PrepareSettings
 
@@ -45,7 +46,8 @@ def run(frozen: Frozen[PrepareSettings], *, dataset: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise StepError(f"{path} is missing or broken ({error}): run prepare again") from error
     named = "; ".join(
-        f"{name} ({', '.join(reasons) or 'empty folder'})" for name, reasons in left_out.items()
+        f"{name} ({', '.join(left_out[name]) or 'empty folder'})"
+        for name in sorted(left_out, key=natural_key)
     )
     if left_out and frozen.settings.on_empty_identity == "error":
         raise StepError(
@@ -62,11 +64,7 @@ def run(frozen: Frozen[PrepareSettings], *, dataset: Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.check_dataset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("check_dataset", __doc__)
     parser.add_argument("--config", type=Path, required=True, help="prepare's configuration (JSON)")
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
     arguments = parser.parse_args(argv)

@@ -11,14 +11,13 @@ Nothing is downloaded or written, and no network is loaded.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from pipeline_steps.command_line import add_study, command_line
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.preflight.costs import STEP_TIMES, Cost, Costs, costs_of
 from pipeline_steps.preflight.needs import (
@@ -32,6 +31,7 @@ from pipeline_steps.preflight.needs import (
     size_text,
 )
 from pipeline_steps.settings.plan import Plan, make_plan
+from pipeline_steps.settings.study import read_configs
 
 
 def run(
@@ -97,7 +97,7 @@ def notice(plan: Plan, root: Path = Path()) -> str:
         return ""
     return (
         f"study {plan.study.name}: {len(lacking)} inputs are not there, {lacking[0].where} is the "
-        "first. All of them, and how to get them: python -m pipeline_steps.check_study --config ..."
+        "first. All of them, and how to get them: python -m pipeline_steps.check_study --study ..."
     )
 
 
@@ -173,49 +173,17 @@ def listing(missing: Sequence[Missing]) -> list[str]:
     return lines
 
 
-def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
-    """Configuration files as the workflow merges them: later ones win, key by key.
-
-    Raises:
-        StepError: a file is missing or no YAML mapping.
-    """
-    merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise StepError(f"configuration {path} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise StepError(f"configuration {path}: expected keys with values")
-        _merge(merged, content)
-    return merged
-
-
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.check_study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, nargs="+", required=True, help="study configuration (YAML)"
-    )
+    parser = command_line("check_study", __doc__)
+    add_study(parser, required=True)
     parser.add_argument("--profile", type=Path, help="workflow profile, for a cluster")
     parser.add_argument(
         "--step-times", type=Path, default=STEP_TIMES, help="seconds per unit of work (YAML)"
     )
     arguments = parser.parse_args(argv)
-    config = read_configs(arguments.config)
-    plan = make_plan(config, ", ".join(map(str, arguments.config)))
+    config = read_configs(arguments.study)
+    plan = make_plan(config, ", ".join(map(str, arguments.study)))
     page, missing = run(plan, profile=arguments.profile, step_times=arguments.step_times)
     print(page)
     sys.stdout.flush()

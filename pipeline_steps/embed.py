@@ -14,11 +14,11 @@ Source: Tomasevic et al., "ID-Booth", FG 2025, Eq. 7 and 8.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger, progress
@@ -159,12 +159,7 @@ def read_prepared(path: Path, sha256: str | None) -> NDArray[np.uint8]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("embed", __doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="dataset folder")
     arguments = parser.parse_args(argv)
     frozen = load_frozen(arguments.config, EmbedSettings)

@@ -9,12 +9,12 @@ Out: a tree on standard output, as text or JSON (--json). Every link is checked 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.command_line import command_line
 from pipeline_steps.evidence.ancestry import Ancestry, Node
 from pipeline_steps.files.errors import StepError, run_main
 
@@ -86,11 +86,7 @@ def _plain(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("explain", __doc__)
     parser.add_argument("file", type=Path, help="a file below results/<study>")
     parser.add_argument("--row", type=int, help="row of a table, counted from 0")
     parser.add_argument("--full", action="store_true", help="every image")

@@ -14,7 +14,6 @@ Source: Gebru et al., "Datasheets for datasets", CACM 2021, for the card.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tarfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.evidence.dataset_card import CardFacts, dataset_card
 from pipeline_steps.files.atomic import atomic_path
 from pipeline_steps.files.errors import StepError, run_main
@@ -262,12 +262,7 @@ def _tables(folder: Path, variant: dict[str, str]) -> dict[str, pd.DataFrame]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("export", __doc__)
     parser.add_argument("--samples", type=Path, required=True, help="folder of the samples")
     parser.add_argument("--aligned", type=Path, required=True, help="folder of the aligned faces")
     parser.add_argument("--identities", type=Path, required=True, help="identity table (CSV)")

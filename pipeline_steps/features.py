@@ -20,12 +20,12 @@ pipeline_steps.faces.extractors.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_steps.command_line import command_line
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger, progress
@@ -172,11 +172,7 @@ def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.features",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("features", __doc__)
     parser.add_argument(
         "--config",
         type=Path,

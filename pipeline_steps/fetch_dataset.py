@@ -7,18 +7,17 @@ Out: the archives where that section says. Whole archives that are there are lef
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_steps.check_study import read_configs
+from pipeline_steps.command_line import add_study, command_line
 from pipeline_steps.faces.containers import contents_of
 from pipeline_steps.files.download import download
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.settings.fetch_dataset import FetchDatasetSettings
-from pipeline_steps.settings.study import read_study
+from pipeline_steps.settings.study import read_configs, read_study
 
 
 def run(settings: FetchDatasetSettings, root: Path = Path()) -> list[Path]:
@@ -67,16 +66,10 @@ def is_whole(archive: Path, sha256: str | None) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.fetch_dataset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, nargs="+", required=True, help="study configuration (YAML)"
-    )
+    parser = command_line("fetch_dataset", __doc__)
+    add_study(parser, required=True)
     arguments = parser.parse_args(argv)
-    study = read_study(read_configs(arguments.config), str(arguments.config[0]))
+    study = read_study(read_configs(arguments.study), str(arguments.study[0]))
     run(study.fetch_dataset)
     return 0
 

@@ -10,16 +10,13 @@ are fetched from $HF_ENDPOINT, or https://huggingface.co.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import yaml
-
+from pipeline_steps.command_line import add_study, command_line
 from pipeline_steps.files.download import download, extract
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file
@@ -36,7 +33,7 @@ from pipeline_steps.files.weights import (
 )
 from pipeline_steps.settings.base import Weights
 from pipeline_steps.settings.registry import pick, read_models
-from pipeline_steps.settings.study import Study, read_study
+from pipeline_steps.settings.study import Study, read_configs, read_study
 
 HUB = "https://huggingface.co"
 
@@ -200,13 +197,9 @@ def chosen(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.fetch_models",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("fetch_models", __doc__)
     parser.add_argument("names", nargs="*", help="entries; default: all that the study needs")
-    parser.add_argument("--study", type=Path, help="configuration of a study")
+    add_study(parser)
     parser.add_argument(
         "--models",
         type=Path,
@@ -216,7 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print a table, fetch nothing")
     arguments = parser.parse_args(argv)
     models = read_models(arguments.models)
-    study = None if arguments.study is None else _study(arguments.study)
+    study = None
+    if arguments.study is not None:
+        study = read_study(read_configs(arguments.study), ", ".join(map(str, arguments.study)))
     entries = chosen(study, models, arguments.names)
     if arguments.list:
         print(table(entries))
@@ -230,16 +225,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     there = len(entries) - len(fetched)
     print(f"fetched {len(fetched)}, already there {there}", file=sys.stderr)
     return 0
-
-
-def _study(path: Path) -> Study:
-    try:
-        config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise StepError(f"configuration {path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise StepError(f"configuration {path}: expected a mapping of keys to values")
-    return read_study(config, str(path))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ Source: Tomasevic et al., "ID-Booth", FG 2025.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.evidence.coverage import (
     ATTRIBUTES,
     PoseCloud,
@@ -269,28 +269,12 @@ def _identities(settings: FiguresSettings, gallery: Gallery, count: int) -> list
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("figures", __doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the prepare step")
     parser.add_argument("--real", type=Path, required=True, help="embeddings of the photographs")
-    for flag, description in (
-        ("--variant-features", "embeddings of the variants"),
-        ("--samples", "manifests of the variants' samples"),
-        ("--pose", "head poses of the photographs and of the variants"),
-    ):
-        parser.add_argument(
-            flag,
-            type=Path,
-            nargs="+",
-            action="extend",
-            required=True,
-            help=description,
-            metavar="FILE",
-        )
+    add_paths(parser, "--variant-features", "embeddings of the variants", required=True)
+    add_paths(parser, "--samples", "manifests of the variants' samples", required=True)
+    add_paths(parser, "--pose", "head poses of the photographs and of the variants", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args(argv)
     run(

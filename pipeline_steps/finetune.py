@@ -18,11 +18,11 @@ PortraitBooth as the methods it compares.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
@@ -210,12 +210,7 @@ def _train(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.finetune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("finetune", __doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--prior", type=Path, required=True, help="folder of the prior set")
     parser.add_argument("--cohort", type=int, default=0, help="number of the cohort, from 0")

@@ -8,12 +8,12 @@ The result does not depend on how many cohorts there were or in which order they
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from pipeline_steps.command_line import add_paths, command_line
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest, write_manifest
@@ -83,14 +83,8 @@ def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.gather",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--parts", type=Path, required=True, nargs="+", help="manifests of the cohorts"
-    )
+    parser = command_line("gather", __doc__)
+    add_paths(parser, "--parts", "manifests of the cohorts", required=True)
     parser.add_argument("--out", type=Path, required=True, help="manifest to write")
     arguments = parser.parse_args(argv)
     run(parts=arguments.parts, out=arguments.out)

@@ -21,13 +21,13 @@ TPAMI 2018; camera positions 1 to 7, face-centred square crops).
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.atomic import write_bytes, write_json, write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lease import gpu_lease
@@ -251,12 +251,7 @@ def nothing_usable(rows: Sequence[Row], sources: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("prepare", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="dataset folder to write")
     parser.add_argument("--workers", type=int, default=1, help="threads (default 1)")
     arguments = parser.parse_args(argv)

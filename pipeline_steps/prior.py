@@ -11,7 +11,6 @@ Source: DreamBooth (Ruiz et al., CVPR 2023); ID-Booth, Eq. 5 and, for the embedd
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.atomic import write_bytes
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_bytes
@@ -198,12 +198,7 @@ def _embed(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.prior",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("prior", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the prior set")
     parser.add_argument(
         "--batch-size", type=int, default=16, help="images sampled together; changes no image"

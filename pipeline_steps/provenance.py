@@ -20,7 +20,6 @@ measured only that; so the sum of reruns may be less than what a study from scra
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import platform
@@ -31,6 +30,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.command_line import add_paths, command_line
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file, sha256_json
@@ -234,21 +234,13 @@ def _number(text: str | None) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.provenance",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--configs", type=Path, required=True, nargs="+", help="frozen configurations (JSON)"
-    )
+    parser = command_line("provenance", __doc__)
+    add_paths(parser, "--configs", "frozen configurations (JSON)", required=True)
     parser.add_argument(
         "--benchmarks", type=Path, required=True, help="folder of the workflow's benchmark files"
     )
     parser.add_argument("--logs", type=Path, required=True, help="folder of the jobs' logs")
-    parser.add_argument(
-        "--sources", type=Path, nargs="*", default=[], help="files and folders that were put in"
-    )
+    add_paths(parser, "--sources", "files and folders that were put in", metavar="PATH")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args(argv)
     run(

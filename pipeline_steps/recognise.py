@@ -14,7 +14,6 @@ the validation accuracy, early stop.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -23,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file, sha256_json
@@ -242,19 +242,13 @@ def _repetition(frozen: Frozen[RecogniseSettings]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.recognise",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
-    parser.add_argument(
+    parser = step_command_line("recognise", __doc__)
+    add_paths(
+        parser,
         "--aligned",
-        type=Path,
+        "folders of aligned images with manifest.parquet; several are joined",
         required=True,
-        nargs="+",
-        action="extend",
-        help="folder of aligned images with manifest.parquet; repeat to join sources",
+        metavar="FOLDER",
     )
     parser.add_argument(
         "--validation", type=Path, required=True, help="benchmark (.bin) that chooses the epoch"

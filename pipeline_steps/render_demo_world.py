@@ -17,7 +17,6 @@ Systems", TPAMI 2018.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import zipfile
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.atomic import atomic_path, write_text
 from pipeline_steps.files.errors import run_main
 from pipeline_steps.files.logs import get_logger, progress
@@ -253,12 +253,7 @@ def _write_wild(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config", type=Path, required=True, help="frozen configuration of this step"
-    )
+    parser = step_command_line("render_demo_world", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the rendered world")
     args = parser.parse_args(argv)
     run(load_frozen(args.config, RenderDemoWorldSettings), out=args.out)

@@ -12,13 +12,13 @@ Source: tables and figures of Tomasevic et al., "ID-Booth", FG 2025.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.evidence.findings import (
     error_sentences,
     order_claims,
@@ -220,32 +220,11 @@ def _read_json(path: Path) -> Mapping[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("report", __doc__)
     parser.add_argument("--tables", type=Path, required=True, help="folder of the tables step")
     parser.add_argument("--figures", type=Path, required=True, help="folder of the figures step")
-    parser.add_argument(
-        "--manifests",
-        type=Path,
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="manifests of the dataset and of the aligned sets",
-    )
-    parser.add_argument(
-        "--audit-pairs",
-        type=Path,
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="pairs of every variant's audit",
-    )
+    add_paths(parser, "--manifests", "manifests of the dataset and of the aligned sets")
+    add_paths(parser, "--audit-pairs", "pairs of every variant's audit")
     parser.add_argument("--provenance", type=Path, help="provenance.json of the study")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     arguments = parser.parse_args(argv)

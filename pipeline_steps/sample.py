@@ -16,12 +16,12 @@ Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4 and supplement.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
 from pipeline_steps.files.errors import StepError, run_main
@@ -193,12 +193,7 @@ def _remove_leftovers(out: Path, subjects: Sequence[Subject], rows: Sequence[Row
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.sample",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("sample", __doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--loras", type=Path, help="folder of the method's weights")
     parser.add_argument("--cohort", type=int, default=0, help="number of the cohort, from 0")

@@ -23,12 +23,12 @@ pipeline_steps.metrics.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.evidence.identity_scoring import identity_numbers
 from pipeline_steps.evidence.scoring import (
     IDENTITY_COLUMNS,
@@ -269,27 +269,11 @@ def _check_variant(frozen: Frozen[ScoreSettings], variant: Scored | None) -> Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("score", __doc__)
     parser.add_argument("--kind", choices=("quality", "identity", "pose"), required=True)
-    for flag, description in (
-        ("--variant-features", "features of the set; absent: score the references"),
-        ("--real", "features of the consented photographs"),
-        ("--wild", "features of the in-the-wild reference"),
-    ):
-        parser.add_argument(
-            flag,
-            type=Path,
-            nargs="*",
-            action="extend",
-            default=[],
-            help=description,
-            metavar="FILE",
-        )
+    add_paths(parser, "--variant-features", "features of the set; absent: score the references")
+    add_paths(parser, "--real", "features of the consented photographs")
+    add_paths(parser, "--wild", "features of the in-the-wild reference")
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
     parser.add_argument(
         "--replicates", type=Path, help="kind identity: Parquet file for the bootstrap replicates"

@@ -17,12 +17,12 @@ Source: Tomasevic et al., "ID-Booth", FG 2025, Tables 1 to 3.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.evidence.audit import SUMMARY_COLUMNS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS, compare_methods
 from pipeline_steps.evidence.judges import guide_of
@@ -176,27 +176,11 @@ def _gathered(kind: str, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.tables",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
-    for flag, description in (
-        ("--scores", "CSV files of the score step"),
-        ("--verification", "CSV files of the verify step"),
-        ("--replicates", "bootstrap replicates of the score step"),
-        ("--audits", "summaries of the audit step"),
-    ):
-        parser.add_argument(
-            flag,
-            type=Path,
-            nargs="*",
-            action="extend",
-            default=[],
-            help=description,
-            metavar="FILE",
-        )
+    parser = step_command_line("tables", __doc__)
+    add_paths(parser, "--scores", "CSV files of the score step")
+    add_paths(parser, "--verification", "CSV files of the verify step")
+    add_paths(parser, "--replicates", "bootstrap replicates of the score step")
+    add_paths(parser, "--audits", "summaries of the audit step")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args(argv)
     run(

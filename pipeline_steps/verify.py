@@ -3,7 +3,7 @@
 In:  a model of the recognise step, benchmarks in InsightFace's `.bin` format.
 Out: verification.csv: benchmark, role, accuracy, accuracy_sd, n_pairs, low, high. Role is
      "validation" for the benchmark that chose the model's epoch, by name or by content; such an
-     accuracy is no test result. low and high: 95 % Wilson interval. Beside it
+     accuracy is no test result. low and high: 95 % interval. Beside it
      verification.record.json: the hashes of model and benchmarks.
 
 Source: InsightFace's verification protocol, see pipeline_steps.recognition.protocol.
@@ -11,13 +11,13 @@ Source: InsightFace's verification protocol, see pipeline_steps.recognition.prot
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.hashes import sha256_file
@@ -116,21 +116,9 @@ def verification_csv(results: Sequence[tuple[str, str, Verification]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("verify", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
-    parser.add_argument(
-        "--benchmarks",
-        type=Path,
-        required=True,
-        nargs="+",
-        action="extend",
-        help="benchmarks (.bin)",
-    )
+    add_paths(parser, "--benchmarks", "benchmarks (.bin)", required=True)
     parser.add_argument("--out", type=Path, required=True, help="verification.csv to write")
     arguments = parser.parse_args(argv)
     frozen = load_frozen(arguments.config, VerifySettings)

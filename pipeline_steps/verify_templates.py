@@ -12,7 +12,6 @@ Source: see pipeline_steps.recognition.templates.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline_steps.command_line import add_paths, step_command_line
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.images import BadImage, read_image
@@ -159,14 +159,9 @@ def _chunks(images: Path, files: Sequence[str]) -> Iterator[tuple[list[int], np.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.verify_templates",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("verify_templates", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
-    parser.add_argument("--sets", type=Path, required=True, nargs="+", help="folders of templates")
+    add_paths(parser, "--sets", "folders of templates", required=True, metavar="FOLDER")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     arguments = parser.parse_args(argv)
     frozen = load_frozen(arguments.config, VerifyTemplatesSettings)

@@ -17,7 +17,6 @@ and yet no hash of the person's data stays behind. --verify searches again, by s
 
 from __future__ import annotations
 
-import argparse
 import csv
 import getpass
 import io
@@ -27,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.command_line import add_study, command_line
 from pipeline_steps.consent.digests import fingerprint
 from pipeline_steps.consent.inventory import inventory, owners_in
 from pipeline_steps.consent.record import new_place, read_record, write_record
@@ -40,6 +40,7 @@ from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.run_lock import claim_run, release_run
 from pipeline_steps.naming import natural_key
 from pipeline_steps.settings.plan import Plan, make_plan
+from pipeline_steps.settings.study import read_configs
 
 WITHDRAWN = "consent withdrawn"
 GONE = "no longer among the study's identities"
@@ -214,20 +215,8 @@ def _entry(removal: Removal) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    from pipeline_steps.check_study import read_configs
-
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.withdraw",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--study",
-        type=Path,
-        nargs="+",
-        default=[Path("config/demo.yaml")],
-        help="study configuration (YAML), as given to the workflow; default config/demo.yaml",
-    )
+    parser = command_line("withdraw", __doc__)
+    add_study(parser, default=Path("config/demo.yaml"))
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--identity", help="whose consent ends, e.g. ID_7")
     what.add_argument("--sweep", action="store_true", help="remove what left the identity table")

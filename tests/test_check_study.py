@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 from pipeline_steps import check_study
-from pipeline_steps.check_study import notice, read_configs, refuse_unready
+from pipeline_steps.check_study import notice, refuse_unready
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.weights import FOLDER_VARIABLE
 from pipeline_steps.preflight import needs
 from pipeline_steps.settings.plan import make_plan
+from pipeline_steps.settings.study import read_configs
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "config" / "paper_sd21.yaml"
@@ -46,7 +47,7 @@ def put_data(plan, root):
 def test_the_command_lists_everything_once_with_source_and_size_and_fails(empty_machine):
     started = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "pipeline_steps.check_study", "--config", PAPER],
+        [sys.executable, "-X", "importtime", "-m", "pipeline_steps.check_study", "--study", PAPER],
         cwd=empty_machine,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -162,7 +163,7 @@ def test_a_wrong_configuration_is_an_error_of_its_own(tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text("name: wrong\nprepare: {margn: 2}\n")
     with pytest.raises(StepError, match=r"unknown key 'prepare\.margn'"):
-        check_study.main(["--config", str(path)])
+        check_study.main(["--study", str(path)])
 
 
 def test_little_disk_is_a_warning_in_a_run(empty_machine, monkeypatch, capsys):

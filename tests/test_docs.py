@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from pipeline_steps import check_study
-from pipeline_steps.check_study import read_configs
 from pipeline_steps.diffusion.base_models import ARCHITECTURES
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
@@ -28,6 +27,7 @@ from pipeline_steps.preflight.costs import costs_of
 from pipeline_steps.settings.plan import make_plan
 from pipeline_steps.settings.registry import read_models
 from pipeline_steps.settings.sample import read_prompt_set
+from pipeline_steps.settings.study import read_configs
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).parents[1]

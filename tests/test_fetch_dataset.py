@@ -90,5 +90,5 @@ def test_command_line(server: LocalServer, tmp_path: Path, monkeypatch: pytest.M
     section = settings(server).model_dump(mode="json")
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"fetch_dataset": section}))
     (tmp_path / "study.yaml").write_text("name: mine\nprepare: {}\n")
-    assert fetch_dataset.main(["--config", "study.yaml", "own.yaml"]) == 0
+    assert fetch_dataset.main(["--study", "study.yaml", "own.yaml"]) == 0
     assert (tmp_path / "data" / "Set2.zip").read_bytes() == archive(2)

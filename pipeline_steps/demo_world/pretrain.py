@@ -7,11 +7,11 @@ Everything is rendered; no photograph of a real person is involved. Stages keep 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline_steps.command_line import command_line
 from pipeline_steps.demo_world.pretrain_plan import Plan
 from pipeline_steps.demo_world.pretrain_stages import (
     half_size,
@@ -56,9 +56,7 @@ def run(plan: Plan, *, work: Path, out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line("demo_world.pretrain", __doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("tmp/pretrain"), help="stages in progress (5 GB)"
     )

@@ -87,7 +87,7 @@ def locate(weights: Weights) -> Path:
 def how_to_get(weights: Weights) -> str:
     """What to do about absent weights, in one line."""
     if any(source_kind(source)[0] != "local" for source in (weights.source, *weights.mirrors)):
-        return f"python -m pipeline_steps.fetch_models --study <configuration> {weights.name}"
+        return f"python -m pipeline_steps.fetch_models {weights.name} --study <configuration>"
     page = f" from {weights.page}" if weights.page else ""
     return f"fetch the file or folder{page} and put it at {expected_place(weights)}"
 

@@ -7,7 +7,6 @@ Out: on standard output the workflow's own table of jobs, and the time that the 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import resource
@@ -20,12 +19,13 @@ from pathlib import Path
 
 import yaml
 
-from pipeline_steps.check_study import read_configs
+from pipeline_steps.command_line import add_study, command_line
 from pipeline_steps.files.atomic import write_text
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.weights import PROJECT_ROOT
 from pipeline_steps.preflight.needs import missing_data
 from pipeline_steps.settings.plan import Plan, make_plan
+from pipeline_steps.settings.study import read_configs
 
 
 def run(plan: Plan, config: dict[str, object]) -> tuple[dict[str, int], tuple[float, float]]:
@@ -80,17 +80,11 @@ def job_counts(output: str) -> dict[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.preflight.dry_run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, nargs="+", required=True, help="study configuration (YAML)"
-    )
+    parser = command_line("preflight.dry_run", __doc__)
+    add_study(parser, required=True)
     arguments = parser.parse_args(argv)
-    config = read_configs(arguments.config)
-    counts, seconds = run(make_plan(config, str(arguments.config[0])), config)
+    config = read_configs(arguments.study)
+    counts, seconds = run(make_plan(config, str(arguments.study[0])), config)
     for rule, count in counts.items():
         print(f"{rule:24}{count:6}")
     wall, used = seconds

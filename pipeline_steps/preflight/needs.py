@@ -99,7 +99,7 @@ def _advice(path: str, what: str, address: str, root: Path) -> str:
     if what == "table of participants":
         return "write it (docs/real-data.md), or remove prepare.gender_table from the study"
     if address:
-        return "python -m pipeline_steps.fetch_dataset --config <configuration>, or put it there"
+        return "python -m pipeline_steps.fetch_dataset --study <configuration>, or put it there"
     return "put it there, or write its path into the study"
 
 

@@ -15,6 +15,7 @@ NAME = PACKAGE.name
 COSMETIC = frozenset(
     f"{NAME}.{name}"
     for name in (
+        "command_line",
         "files.allocator",
         "diffusion.checkpoints",
         "diffusion.choice",

@@ -9,7 +9,6 @@ With --check nothing is written; the exit status is 1 where a file differs from 
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
 import sys
@@ -21,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
+from pipeline_steps.command_line import command_line
 from pipeline_steps.files.atomic import json_text, write_text
 from pipeline_steps.files.errors import run_main
 from pipeline_steps.files.weights import PROJECT_ROOT, content_hashes
@@ -176,11 +176,7 @@ def _plain(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline_steps.settings.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("settings.generate", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, show differences")
     arguments = parser.parse_args(argv)
     status = 0

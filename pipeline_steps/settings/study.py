@@ -5,12 +5,15 @@ The defaults are the paper's values. A configuration file states what differs fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.files.errors import StepError
 from pipeline_steps.naming import REAL, UNTUNED
 from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.audit import AuditSettings
@@ -217,3 +220,29 @@ def read_study(config: Mapping[str, Any], where: str) -> Study:
         StepError: unknown keys or unfit values, each named.
     """
     return validated(Study, dict(config), where)
+
+
+def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
+    """Configuration files as the workflow merges them: later ones win, key by key.
+
+    Raises:
+        StepError: a file is missing or no YAML mapping.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise StepError(f"configuration {path} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise StepError(f"configuration {path}: expected keys with values")
+        _merge(merged, content)
+    return merged
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

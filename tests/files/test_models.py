@@ -56,7 +56,7 @@ def test_an_empty_machine_misses_everything_with_source_size_and_what_to_do() ->
     assert vae.files == ("config.json", "diffusion_pytorch_model.safetensors")
     assert vae.source == "hub:madebyollin/sdxl-vae-fp16-fix"
     assert (vae.licence, vae.size) == ("MIT", MODELS["sdxl_vae_fp16_fix"].size)
-    assert vae.how.endswith("fetch_models --study <configuration> sdxl_vae_fp16_fix")
+    assert vae.how.endswith("fetch_models sdxl_vae_fp16_fix --study <configuration>")
     assert "https://github.com/deepinsight/insightface" in missing["arcface_r100"].how
 
 

@@ -50,8 +50,8 @@ def test_local_sources_are_found_from_the_projects_root(
 @pytest.mark.parametrize(
     ("source", "fetch"),
     [
-        ("hub:owner/name", "python -m pipeline_steps.fetch_models --study <configuration> net"),
-        ("https://example.org/a.pth", "pipeline_steps.fetch_models --study <configuration> net"),
+        ("hub:owner/name", "python -m pipeline_steps.fetch_models net --study <configuration>"),
+        ("https://example.org/a.pth", "pipeline_steps.fetch_models net --study <configuration>"),
         ("nowhere/at/all", "from https://example.org and put it at nowhere/at/all"),
     ],
 )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.check_study import read_configs
 from pipeline_steps.preflight import dry_run
 from pipeline_steps.preflight.jobs import done, planned_jobs
 from pipeline_steps.settings.plan import make_plan
+from pipeline_steps.settings.study import read_configs
 
 ROOT = Path(__file__).parents[2]
 CHANGES = [{}, {"methods": ["untuned"], "training_sets": ["real"], "template_sets": ["data/ijb"]}]

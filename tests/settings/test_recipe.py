@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline_steps.check_study import read_configs
 from pipeline_steps.settings.plan import Plan, make_plan
-from pipeline_steps.settings.study import benchmark_name
+from pipeline_steps.settings.study import benchmark_name, read_configs
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "recipe.md").read_text("utf-8")
