@@ -33,24 +33,13 @@ from pipeline_steps.files.hashes import sha256_bytes, sha256_file
 from pipeline_steps.files.images import BadImage, read_image
 from pipeline_steps.files.logs import get_logger, progress
 from pipeline_steps.files.manifests import read_manifest, write_manifest
-from pipeline_steps.naming import natural_key
+from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.export import ExportSettings
 
-TOLD = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "guidance",
-    "scheduler",
-    "base_model",
-    "method",
-    "prompts",
-    "weights_sha256",
-)
 Row = dict[str, Any]
 
+TOLD = (*GENERATED_BY, *VARIANT, "weights_sha256")
 COLUMNS = ("file_name", "identity", "gender", "index", *TOLD, "sha256")
 SUMS = "SHA256SUMS"
 

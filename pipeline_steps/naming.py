@@ -9,6 +9,8 @@ REAL = "real"  # the consented photographs
 WILD = "wild"  # the in-the-wild reference
 REFERENCES = (REAL, WILD)
 VARIANT = ("base_model", "method", "prompts")  # columns that name a set of generated images
+# Columns that tell how an image was generated.
+GENERATED_BY = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler")
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -27,6 +27,7 @@ from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.logs import get_logger, progress
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.tensors import save_features
+from pipeline_steps.naming import GENERATED_BY
 from pipeline_steps.seeds import seed_for
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.prior import PriorSettings
@@ -42,12 +43,7 @@ COLUMNS = (
     "attempt",
     "file",
     "sha256",
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "guidance",
-    "scheduler",
+    *GENERATED_BY,
     "base_model",
     "weights_sha256",
     "box",

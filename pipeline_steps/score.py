@@ -55,7 +55,9 @@ from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.tensors import load_features
 from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.score import ScoreSettings
+from pipeline_steps.settings.score import SCORE_KINDS, ScoreSettings
+
+COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 
 Row = dict[str, Any]
 Scored = tuple[Source, ImageSet]
@@ -91,11 +93,7 @@ def run(
         StepError: a missing extractor, mixed sources, or sets too small for a metric.
     """
     settings = frozen.settings
-    extractors, columns = {
-        "quality": (_quality_extractors(settings), QUALITY_COLUMNS),
-        "identity": (settings.identity.recognisers, IDENTITY_COLUMNS),
-        "pose": ((settings.pose.extractor,), POSE_COLUMNS),
-    }[kind]
+    extractors = settings.extractors(kind)
     headers: Headers = []
     variant = _load(variant_features, extractors, "--variant-features", headers)
     # Nobody in the in-the-wild set has two images, so identity has no use for it.
@@ -116,7 +114,7 @@ def run(
     except ValueError as error:
         names = ", ".join(str(path) for path in (*variant_features, *real, *wild))
         raise StepError(f"cannot score {kind} from {names}: {error}") from error
-    write_csv(out, rows, columns)
+    write_csv(out, rows, COLUMNS[kind])
     if replicates is not None:
         write_manifest(replicates, draws, REPLICATE_COLUMNS)
     made = [out] if replicates is None else [out, replicates]
@@ -203,12 +201,6 @@ def _pose(
     ]
 
 
-def _quality_extractors(settings: ScoreSettings) -> tuple[str, ...]:
-    quality = settings.quality
-    names = (quality.frechet_extractor, quality.cmmd_extractor, quality.prdc_extractor)
-    return tuple(dict.fromkeys((*names, quality.face_quality_extractor)))
-
-
 def _load(
     paths: Sequence[Path],
     extractors: Sequence[str],
@@ -270,7 +262,7 @@ def _check_variant(frozen: Frozen[ScoreSettings], variant: Scored | None) -> Non
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = step_command_line("score", __doc__)
-    parser.add_argument("--kind", choices=("quality", "identity", "pose"), required=True)
+    parser.add_argument("--kind", choices=SCORE_KINDS, required=True)
     add_paths(parser, "--variant-features", "features of the set; absent: score the references")
     add_paths(parser, "--real", "features of the consented photographs")
     add_paths(parser, "--wild", "features of the in-the-wild reference")

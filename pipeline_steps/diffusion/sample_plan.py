@@ -13,7 +13,7 @@ from pipeline_steps.diffusion.prompts import draw_prompts
 from pipeline_steps.files.dataset import Subject
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.naming import UNTUNED
+from pipeline_steps.naming import GENERATED_BY, UNTUNED, VARIANT
 from pipeline_steps.seeds import seed_for
 from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.sample import SampleSettings
@@ -26,15 +26,8 @@ COLUMNS = (
     "attempt",
     "file",
     "sha256",
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "guidance",
-    "scheduler",
-    "base_model",
-    "method",
-    "prompts",
+    *GENERATED_BY,
+    *VARIANT,
     "weights_sha256",
     "weights_source",
     "similarity",

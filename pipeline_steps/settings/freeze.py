@@ -6,7 +6,7 @@ So whatever one step does not use must not stand in its file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline_steps.diffusion.methods import METHODS
@@ -14,10 +14,9 @@ from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.base import Section, Weights
 from pipeline_steps.settings.registry import pick
 from pipeline_steps.settings.sample import PromptSet
-from pipeline_steps.settings.score import ScoreSettings
+from pipeline_steps.settings.score import SCORE_KINDS
 from pipeline_steps.settings.study import Study
 
-SCORE_KINDS = ("quality", "identity", "pose")
 JsonObject = dict[str, Any]
 
 
@@ -166,23 +165,6 @@ def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> d
     return weights
 
 
-def score_extractors(settings: ScoreSettings, kind: str) -> tuple[str, ...]:
-    """Names of the extractors whose features one kind of score needs."""
-    if kind == "identity":
-        return _once(settings.identity.recognisers)
-    if kind == "pose":
-        return (settings.pose.extractor,)
-    quality = settings.quality
-    return _once(
-        (
-            quality.frechet_extractor,
-            quality.cmmd_extractor,
-            quality.prdc_extractor,
-            quality.face_quality_extractor,
-        )
-    )
-
-
 def audit_recogniser(study: Study) -> str:
     """Name of the recogniser that audits."""
     return study.audit.recogniser or study.score.identity.recognisers[-1]
@@ -195,8 +177,8 @@ def figures_recogniser(study: Study) -> str:
 
 def extractors(study: Study) -> tuple[str, ...]:
     """Names of all extractors of a study."""
-    names = [name for kind in SCORE_KINDS for name in score_extractors(study.score, kind)]
-    return _once([*names, audit_recogniser(study), figures_recogniser(study)])
+    names = [name for kind in SCORE_KINDS for name in study.score.extractors(kind)]
+    return tuple(dict.fromkeys([*names, audit_recogniser(study), figures_recogniser(study)]))
 
 
 def trained_on(source: str) -> str:
@@ -207,7 +189,3 @@ def trained_on(source: str) -> str:
 def recognise_path(source: str, repetition: int) -> str:
     """Folder of one model below ``recognition`` and of its configuration below ``recognise``."""
     return f"{trained_on(source)}/seed{repetition}"
-
-
-def _once(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))

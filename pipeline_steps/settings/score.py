@@ -8,6 +8,8 @@ from pydantic import Field
 
 from pipeline_steps.settings.base import Section
 
+SCORE_KINDS = ("quality", "identity", "pose")
+
 
 class QualitySettings(Section):
     """Set metrics against the reference sets (the paper's Table 1)."""
@@ -100,3 +102,18 @@ class ScoreSettings(Section):
     quality: QualitySettings = Field(default=QualitySettings(), description="Kind quality.")
     identity: IdentitySettings = Field(default=IdentitySettings(), description="Kind identity.")
     pose: PoseSettings = Field(default=PoseSettings(), description="Kind pose.")
+
+    def extractors(self, kind: str) -> tuple[str, ...]:
+        """Names of the extractors whose features one of ``SCORE_KINDS`` needs, each once."""
+        quality = self.quality
+        names = {
+            "quality": (
+                quality.frechet_extractor,
+                quality.cmmd_extractor,
+                quality.prdc_extractor,
+                quality.face_quality_extractor,
+            ),
+            "identity": self.identity.recognisers,
+            "pose": (self.pose.extractor,),
+        }[kind]
+        return tuple(dict.fromkeys(names))

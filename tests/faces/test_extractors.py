@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.attributes import AttributeNet
-from pipeline_steps.faces.extractors import AlignedFaces, load_extractor, normalised, resized
+from pipeline_steps.faces.extractors import AlignedFaces, load_extractor
 from pipeline_steps.faces.iresnet import IResNet
+from pipeline_steps.faces.pixels import normalised, resized
 from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.base import Weights

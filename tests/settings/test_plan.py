@@ -9,14 +9,12 @@ import pytest
 import yaml
 
 from pipeline_steps.files.atomic import write_text
-from pipeline_steps.settings.plan import (
+from pipeline_steps.settings.plan import Plan, make_plan, project_file
+from pipeline_steps.settings.snapshot import (
     MARKERS,
     SNAPSHOT_VARIABLE,
-    Plan,
-    make_plan,
     open_plan,
     plan_text,
-    project_file,
     read_plan,
 )
 
