@@ -35,7 +35,8 @@ MOUTH_HEIGHT_SD_MM = 8.0
 MOUTH_WIDTH_SD_MM = 5.0
 """How far landmarks are off, and how far mouth corners move up or down, and outwards (each)."""
 
-GAUSS_NEWTON_STEPS = 12
+GAUSS_NEWTON_STEPS = 200  # at most; heads that are bowed deeply take dozens
+CONVERGED = 1e-9  # largest last step, in radians and millimetres
 _DIFFERENCE = 1e-5  # step of the numerical derivative, in radians and millimetres
 
 
@@ -150,23 +151,27 @@ def _refined(parameters: NDArray[np.float64], rays: NDArray[np.float64]) -> NDAr
 
     Where the steps leave the range of heads that show a face, the given ones are kept.
     """
-    first = parameters
+    first, parameters = parameters, parameters.copy()
     damping = 1e-6 * np.eye(N_PARAMETERS)
+    moving = np.arange(len(parameters))  # each face by itself: no face waits for another
     for _ in range(GAUSS_NEWTON_STEPS):
-        now = _residuals(parameters, rays)
+        here, seen = parameters[moving], rays[moving]
         slopes = np.stack(
             [
-                (_residuals(parameters + _DIFFERENCE * axis, rays) - now) / _DIFFERENCE
-                for axis in np.eye(N_PARAMETERS)
+                (_residuals(here + axis, seen) - _residuals(here - axis, seen)) / (2 * _DIFFERENCE)
+                for axis in _DIFFERENCE * np.eye(N_PARAMETERS)
             ],
             axis=2,
         )
         normal = np.einsum("nri,nrj->nij", slopes, slopes) + damping
-        gradient = np.einsum("nri,nr->ni", slopes, now)
+        gradient = np.einsum("nri,nr->ni", slopes, _residuals(here, seen))
         step = np.linalg.solve(normal, gradient[:, :, None])[:, :, 0]
         step[:, :3] = np.clip(
             step[:, :3], -0.3, 0.3
         )  # radians; a long step may turn the head round
-        parameters = parameters - step
+        parameters[moving] -= step
+        moving = moving[np.abs(step).max(axis=1) > CONVERGED]
+        if len(moving) == 0:
+            break
     sane = np.abs(parameters[:, :3]).max(axis=1, initial=0.0) <= np.pi / 2
     return np.where(sane[:, None], parameters, first)
