@@ -1,0 +1,195 @@
+"""From the images of a study to arrays, written out once more for `recompute.py`.
+
+Only network architectures and readers of weight files come from the project, because there is no
+other implementation of them. What happens to an image before and after a network is written here
+from docs/metrics.md, one image at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from pipeline_steps.faces.attributes import AttributeNet
+from pipeline_steps.faces.recogniser import build_network, read_state_dict, weights_file
+from pipeline_steps.faces.sixdrepnet import SixDRepNet
+from pipeline_steps.files.weights import locate
+from pipeline_steps.settings.base import Weights
+from recomputed.landmarks import landmark_pose
+
+Array = np.ndarray[Any, Any]
+AT_ONCE = 16  # images in a pass; no result may depend on it
+
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Images:
+    """One set of aligned faces.
+
+    Attributes:
+        folder: where they lie.
+        files: names below it, in the manifest's order [n].
+        people: whose they are [n]; in the wild everybody is somebody else.
+        landmarks: five points of each in its source image, in pixels [n, 5, 2].
+    """
+
+    folder: Path
+    files: list[str]
+    people: list[str]
+    landmarks: Array
+
+    def pixels(self, index: int) -> Array:
+        """Image `index`, uint8 [112, 112, 3] RGB."""
+        with Image.open(self.folder / self.files[index]) as image:
+            if image.mode != "RGB" or image.size != (112, 112):
+                raise ValueError(f"{self.files[index]} is {image.mode} {image.size}")
+            return np.array(image)
+
+
+def read_set(folder: Path) -> tuple[Images, list[str]]:
+    """The images of `aligned/<source>/`, and what is wrong with its manifest."""
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    kept = manifest[manifest["kept"]]
+    files = [str(file) for file in kept["file"]]
+    people = [file.split("/")[0] for file in files]
+    wrong = []
+    on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
+    if on_disk != set(files) or len(set(files)) != len(files):
+        wrong.append(f"{len(on_disk)} images lie there, the manifest keeps {len(files)}")
+    named = [str(person) for person in kept["identity"]]
+    if any("/" in f and p != n for f, p, n in zip(files, people, named, strict=True)):
+        wrong.append("the manifest and the folders name other people")
+    if (manifest.loc[~manifest["kept"], "reason"].fillna("") == "").any():
+        wrong.append("an image is left out without a reason")
+    landmarks = np.array([np.ravel(points) for points in kept["landmarks"]], np.float64)
+    return Images(folder, files, people, landmarks.reshape(-1, 5, 2)), wrong
+
+
+def features_of(images: Images, config: Path, rows: list[int] | None = None) -> Array:
+    """Features of a set by the extractor of a frozen configuration.
+
+    Args:
+        images: the set.
+        config: config/features/<extractor>.json of the study.
+        rows: which images; None: all.
+
+    Returns:
+        float32 [n, d].
+    """
+    entry = json.loads(config.read_text("utf-8"))["weights"]["extractor"]
+    weights = Weights.model_validate(entry)
+    rows = list(range(len(images.files))) if rows is None else rows
+    if weights.architecture == "landmarks":
+        focal = float(str(weights.options.get("focal_lengths_per_side", 4.0)))
+        return np.array([landmark_pose(images.landmarks[row], focal) for row in rows], np.float32)
+    prepare, network = _network(weights)
+    found = []
+    for start in range(0, len(rows), AT_ONCE):
+        batch = [prepare(images.pixels(row)) for row in rows[start : start + AT_ONCE]]
+        with torch.inference_mode():
+            found.append(network(torch.from_numpy(np.stack(batch).astype(np.float32))).numpy())
+    return np.concatenate(found)
+
+
+Prepare = Callable[[Array], Array]
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _network(weights: Weights) -> tuple[Prepare, Network]:
+    """What makes an image the network's input [3, h, w], and the network: batch -> [n, d]."""
+    kind = weights.task, weights.architecture
+    if weights.task in ("recogniser", "quality"):
+        state = read_state_dict(weights_file(weights))
+        iresnet = build_network(weights, quality_head="qs.weight" in state)
+        iresnet.load_state_dict(state)
+        iresnet.eval()
+        if weights.task == "quality":
+            return minus_one_to_one, lambda x: iresnet.forward_with_quality(x)[1].reshape(-1, 1)
+        return minus_one_to_one, lambda x: unit(iresnet(x))
+    if kind == ("features", "attributes"):
+        attributes = AttributeNet.from_state_dict(read_state_dict(weights_file(weights)))
+        return minus_one_to_one, attributes.features
+    if kind == ("features", "inception-v3"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inception: Any = torch.jit.load(locate(weights), map_location="cpu").eval()
+        return (
+            lambda image: (enlarged(image, 299) - 128.0) / 128.0,
+            lambda x: inception.layers(x).flatten(1),
+        )
+    if kind == ("features", "clip"):
+        from transformers import CLIPVisionModelWithProjection
+
+        clip = CLIPVisionModelWithProjection.from_pretrained(locate(weights)).float().eval()
+        side = int(clip.config.image_size)
+        return lambda image: standard(enlarged(image, side), *CLIP), lambda x: clip(x).image_embeds
+    if kind == ("features", "dinov2"):
+        from transformers import Dinov2Model
+
+        dino = Dinov2Model.from_pretrained(locate(weights)).float().eval()
+        return (
+            lambda image: standard(enlarged(image, 224), *IMAGENET),
+            lambda x: dino(x).last_hidden_state[:, 0],
+        )
+    if kind == ("pose", "sixdrepnet"):
+        head = SixDRepNet()
+        head.load_state_dict(read_state_dict(weights_file(weights)))
+        head.eval()
+        return lambda image: standard(enlarged(bordered(image), 224), *IMAGENET), (
+            lambda x: torch.tensor([angles(rotation.numpy()) for rotation in head(x)])
+        )
+    raise ValueError(f"nothing is written here for {kind}: add the extractor {weights.name}")
+
+
+def minus_one_to_one(image: Array) -> Array:
+    """uint8 [h, w, 3] -> (x / 255 - 0.5) / 0.5 [3, h, w]."""
+    return (
+        (image.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    ).transpose(2, 0, 1)
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1."""
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def enlarged(image: Array, side: int) -> Array:
+    """Bicubic by PIL in floating point, channel by channel, [3, side, side] in [0, 255]."""
+    channels = []
+    for channel in range(3):
+        plane = Image.fromarray(image[:, :, channel].astype(np.float32), mode="F")
+        channels.append(np.array(plane.resize((side, side), Image.Resampling.BICUBIC)))
+    return np.clip(np.stack(channels), 0.0, 255.0)
+
+
+def standard(x: Array, mean: tuple[float, ...], sd: tuple[float, ...]) -> Array:
+    """(x / 255 - mean) / sd of [3, h, w], by channel."""
+    return np.stack([(x[c] / 255.0 - mean[c]) / sd[c] for c in range(3)])
+
+
+def bordered(image: Array) -> Array:
+    """The image on black, 30 pixels wider on each side."""
+    large = np.zeros((image.shape[0] + 60, image.shape[1] + 60, 3), np.uint8)
+    large[30:-30, 30:-30] = image
+    return large
+
+
+def angles(rotation: Array) -> list[float]:
+    """Pitch, yaw, roll in degrees of 6DRepNet's rotation [3, 3]; yaw > 0 to the image's right."""
+    level = math.sqrt(rotation[0, 0] ** 2 + rotation[1, 0] ** 2)
+    pitch = math.atan2(rotation[2, 1], rotation[2, 2])
+    yaw = -math.atan2(-rotation[2, 0], level)
+    roll = math.atan2(rotation[1, 0], rotation[0, 0])
+    return [math.degrees(angle) for angle in (pitch, yaw, roll)]

@@ -1,0 +1,191 @@
+"""Numbers of pairs of images (identity.csv, comparison.csv, recognition.csv), by plain counting.
+
+Definitions: docs/metrics.md. Nothing of the project is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from recomputed.intervals import NAN, left_out, student
+from recomputed.sets import lengths_one
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]
+GROUPS = 200  # of people, left out one after the other
+
+
+def pairs(
+    probes: Array, probe_people: Sequence[str], gallery: Array | None, gallery_people: Sequence[str]
+) -> tuple[Array, Array, Array]:
+    """Cosine of every pair and both its people, as numbers; each pair within a set once."""
+    names = sorted({*probe_people, *gallery_people})
+    number = {name: index for index, name in enumerate(names)}
+    first = np.array([number[name] for name in probe_people])
+    if gallery is None:
+        rows, columns = np.triu_indices(len(probes), k=1)  # no image with itself
+        unit = lengths_one(probes)
+        return (unit @ unit.T)[rows, columns], first[rows], first[columns]
+    second = np.array([number[name] for name in gallery_people])
+    scores = lengths_one(probes) @ lengths_one(gallery).T
+    return scores.ravel(), np.repeat(first, len(second)), np.tile(second, len(first))
+
+
+def rates(genuine: Array, impostor: Array) -> Row:
+    """Error rates and moments of scores."""
+    fmr, fnmr = _counted(genuine, impostor)
+    spread = genuine.var() + impostor.var()
+    return {
+        "n_genuine": len(genuine),
+        "n_impostor": len(impostor),
+        "eer": _equal(fmr, fnmr),
+        "fmr100": _closest(fmr, fnmr, 0.01),
+        "fmr1000": _closest(fmr, fnmr, 0.001),
+        "impostor_mean": impostor.mean(),
+        "impostor_sd": impostor.std(ddof=0),
+        "genuine_mean": genuine.mean(),
+        "genuine_sd": genuine.std(ddof=0),
+        "fdr": (genuine.mean() - impostor.mean()) ** 2 / spread,
+    }
+
+
+def _counted(genuine: Array, impostor: Array) -> tuple[Array, Array]:
+    """FMR and FNMR at every score that occurs, ascending: a pair matches at >= it."""
+    scores = np.clip(np.concatenate([genuine, impostor]), -1, 1)
+    thresholds, which = np.unique(scores, return_inverse=True)
+    of_genuine = np.bincount(which[: len(genuine)], minlength=len(thresholds))
+    of_impostor = np.bincount(which[len(genuine) :], minlength=len(thresholds))
+    rejected = np.cumsum(of_genuine) - of_genuine
+    matched = len(impostor) - (np.cumsum(of_impostor) - of_impostor)
+    return matched / len(impostor), rejected / len(genuine)
+
+
+def _equal(fmr: Array, fnmr: Array) -> float:
+    fmr, fnmr = [*fmr, 0.0], [*fnmr, 1.0]  # a threshold above every score
+    crossing = next(i for i in range(len(fmr)) if fmr[i] <= fnmr[i])
+    after = (fmr[crossing] + fnmr[crossing]) / 2
+    if crossing == 0 or fmr[crossing] == fnmr[crossing]:
+        return float(after)
+    return float(min(after, (fmr[crossing - 1] + fnmr[crossing - 1]) / 2))
+
+
+def _closest(fmr: Array, fnmr: Array, wanted: float) -> float:
+    distance = np.abs(fmr - wanted)
+    return float(fnmr[np.flatnonzero(distance == distance.min())[0]])
+
+
+def chosen(first: Array, second: Array, how: str, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Which pairs are genuine, and which impostor pairs count."""
+    genuine, impostor = np.flatnonzero(first == second), np.flatnonzero(first != second)
+    if how == "equal" and len(genuine) < len(impostor):
+        few = rng.choice(len(impostor), size=len(genuine), replace=False, shuffle=False)
+        impostor = impostor[np.sort(few)]
+    return genuine, impostor
+
+
+def rate_limits(
+    scores: Array,
+    first: Array,
+    second: Array,
+    genuine: Array,
+    impostor: Array,
+    level: float,
+    rng: np.random.Generator,
+) -> Row:
+    """Limits of EER and FDR, by leaving out one person (or group) after the other."""
+    people = sorted({*first.tolist(), *second.tolist()})
+    if len(people) < 3:
+        return dict.fromkeys(("eer_low", "eer_high", "fdr_low", "fdr_high"), NAN)
+    whole = rates(scores[genuine], scores[impostor])
+    without = []
+    for gone in left_out([str(person) for person in people], GROUPS, rng):
+        out = [int(person) for person in gone]
+        stays = ~(np.isin(first, out) | np.isin(second, out))
+        own, others = genuine[stays[genuine]], impostor[stays[impostor]]
+        empty = len(own) == 0 or len(others) == 0
+        without.append((NAN, NAN) if empty else _eer_and_fdr(scores[own], scores[others]))
+    eers, fdrs = np.array(without).T
+    low, high = _eer_limits(whole["eer"], eers, len(people), len(genuine), level)
+    if np.isnan(fdrs).any():
+        return {"eer_low": low, "eer_high": high, "fdr_low": NAN, "fdr_high": NAN}
+    fdr_low, fdr_high = student(math.sqrt(whole["fdr"]), [np.sqrt(fdrs)], level)
+    return {
+        "eer_low": low,
+        "eer_high": high,
+        "fdr_low": max(fdr_low, 0.0) ** 2,
+        "fdr_high": max(fdr_high, 0.0) ** 2,
+    }
+
+
+def _eer_and_fdr(genuine: Array, impostor: Array) -> tuple[float, float]:
+    found = rates(genuine, impostor)
+    return found["eer"], found["fdr"]
+
+
+def _eer_limits(
+    eer: float, without: Array, n_people: int, n: int, level: float
+) -> tuple[float, float]:
+    if np.isnan(without).any():
+        return NAN, NAN
+    if eer == 0 and not (without > 0).any():
+        return 0.0, 1 - ((1 - level) / 2) ** (1 / n_people)
+
+    def odds(rate: Any) -> Any:
+        return np.log((rate * n + 0.5) / (n - rate * n + 0.5))
+
+    def back(value: float) -> float:
+        return min(max(((n + 1) / (1 + math.exp(-value)) - 0.5) / n, 0.0), 1.0)
+
+    low, high = student(float(odds(eer)), [odds(without)], level)
+    g = len(without)
+    roots = np.sqrt(without)
+    error = math.sqrt(((roots - roots.mean()) ** 2).sum() * (g - 1) / g)
+    widest = (math.sqrt(eer) + stats.t.ppf((1 + level) / 2, 2.0) * error) ** 2
+    return back(low), min(back(high), widest)
+
+
+def bootstrap(
+    scores: Array, first: Array, second: Array, genuine: Array, impostor: Array, draws: Array
+) -> Array:
+    """EER, FDR and genuine mean of each draw of people, by really repeating scores, [draws, 3]."""
+    found = []
+    for times in draws:
+        own = np.repeat(scores[genuine], times[first[genuine]])
+        others = np.repeat(scores[impostor], times[first[impostor]] * times[second[impostor]])
+        if len(own) == 0 or len(others) == 0:
+            found.append((NAN, NAN, NAN))
+            continue
+        eer, fdr = _eer_and_fdr(own, others)
+        found.append((eer, fdr, float(own.mean())))
+    return np.array(found).reshape(-1, 3)
+
+
+def fold_accuracies(distances: Array, same: Array, folds: int) -> list[float]:
+    """Accuracy of each fold, at the threshold that is best on the other ones."""
+    n = len(same)
+    sizes = [n // folds + (fold < n % folds) for fold in range(folds)]
+    found, start = [], 0
+    for size in sizes:
+        own = np.zeros(n, bool)
+        own[start : start + size] = True
+        start += size
+        best_threshold, best = 0.0, -1
+        for step in range(400):
+            threshold = np.arange(0, 4, 0.01)[step]
+            hits = int(((distances[~own] < threshold) == same[~own]).sum())
+            if hits > best:
+                best_threshold, best = threshold, hits
+        found.append(float(((distances[own] < best_threshold) == same[own]).mean()))
+    return found
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % limits: the roots of (p - share)^2 = z^2 p (1 - p) / n."""
+    z2 = stats.norm.ppf(0.975) ** 2
+    low, high = sorted(np.roots([1 + z2 / n, -(2 * share + z2 / n), share**2]).real)
+    return max(float(low), 0.0), min(float(high), 1.0)

@@ -1,0 +1,274 @@
+"""The rows of every table, from the images of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recomputed import intervals, pairs, sets
+from recomputed.audit import audit_row, consented
+from recomputed.sources import benchmark_distances
+from recomputed.study import NAMES, Study
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]
+KEYS = {
+    "quality": (*NAMES, "reference"),
+    "identity": (*NAMES, "versus", "recogniser"),
+    "pose": NAMES,
+    "recognition": ("trained_on", "seed", "benchmark"),
+    "comparison": (*NAMES[::2], "versus", "recogniser", "metric", "method", "minus_method"),
+    "audit": NAMES,
+}
+
+
+def source_columns(name: str) -> Row:
+    """What names a set in the tables."""
+    parts = name.split("/") if "/" in name else [name, "-", "-"]
+    return dict(zip(NAMES, parts, strict=True))
+
+
+def quality_rows(study: Study) -> list[Row]:
+    """Rows of quality.csv."""
+    frozen = study.config("score", "quality")
+    settings, seed = frozen["settings"]["quality"], frozen["seed"]
+    used = {
+        "frechet": settings["frechet_extractor"],
+        "cmmd": settings["cmmd_extractor"],
+        "prdc": settings["prdc_extractor"],
+        "face_quality": settings["face_quality_extractor"],
+    }
+    rows = []
+    for name in study.sets:
+        for reference in study.references:
+            a, b = study.sets[reference], study.sets[name]
+            real, synthetic = sets.compared(
+                seed, settings, name, reference, len(b.files), len(a.files)
+            )
+            names = source_columns(name) | {"reference": reference}
+            if len(real) * len(synthetic) > study.largest:
+                study.left_out.append(f"quality of {name} versus {reference}")
+                rows.append(names)
+                continue
+
+            def pair(
+                metric: str, name: str = name, reference: str = reference, x: Array = real
+            ) -> Array:
+                return study.features(reference, used[metric])[x]
+
+            x, y = pair("frechet"), study.features(name, used["frechet"])[synthetic]
+            streams = {
+                purpose: intervals.generator(seed, "score", reference, purpose)
+                for purpose in ("interval", "kernel distance", "extrapolation")
+            }
+            kd, kd_sd = sets.kernel_distance(
+                x, y, settings["kd_subsets"], settings["kd_subset_size"], streams["kernel distance"]
+            )
+            quality = study.features(name, used["face_quality"])[:, 0]
+            shapes = study.features(name, used["prdc"])
+            within = sets.per_person(shapes, b.people)
+            row = names | {
+                "n_synthetic": len(synthetic),
+                "n_real": len(real),
+                "fid": sets.frechet(x, y),
+                "cmmd": sets.gaussian_mmd(
+                    pair("cmmd"),
+                    study.features(name, used["cmmd"])[synthetic],
+                    settings["cmmd_sigma"],
+                    settings["cmmd_scale"],
+                ),
+                **sets.manifolds(pair("prdc"), shapes[synthetic], settings["k"]),
+                "face_quality_mean": quality.mean(),
+                "face_quality_sd": math.sqrt(((quality - quality.mean()) ** 2).mean()),
+                "fd_inf": sets.frechet_at_infinity(x, y, streams["extrapolation"])
+                if settings["fd_infinity"]
+                else math.nan,
+                "kd": kd,
+                "kd_sd": kd_sd,
+                "vendi": sets.vendi(shapes[synthetic]),
+                "vendi_within_identity": np.mean([sets.vendi(v) for v in within.values()])
+                if within
+                else math.nan,
+                "extractors": " ".join(f"{metric}={of}" for metric, of in used.items()),
+            }
+            if study.intervals:
+                people = [np.array(s.people)[r] for s, r in ((a, real), (b, synthetic))]
+                row["fid_low"], row["fid_high"] = sets.frechet_limits(
+                    x, y, *people, settings, streams["interval"]
+                )
+            rows.append(row)
+    return rows
+
+
+def identity_rows(study: Study) -> tuple[list[Row], dict[tuple[str, ...], tuple[int, Array]]]:
+    """Rows of identity.csv, and the bootstrap draws behind comparison.csv."""
+    frozen = study.config("score", "identity")
+    settings, seed = frozen["settings"]["identity"], frozen["seed"]
+    rows, draws = [], {}
+    for name in [*study.variants, "real"]:
+        for recogniser in settings["recognisers"]:
+            for versus in ("real",) if name == "real" else ("real", "synthetic"):
+                probes, people = study.features(name, recogniser), study.sets[name].people
+                between = name != "real" and versus == "real"
+                gallery = study.features("real", recogniser) if between else None
+                others = study.sets["real"].people if between else people
+                names = source_columns(name) | {"versus": versus, "recogniser": recogniser}
+                if len(probes) * len(others) > study.largest:
+                    study.left_out.append(f"identity of {name} versus {versus}, {recogniser}")
+                    rows.append(names)
+                    continue
+                scores, first, second = pairs.pairs(probes, people, gallery, others)
+                which = pairs.chosen(
+                    first,
+                    second,
+                    settings["impostors"],
+                    intervals.generator(seed, "score", "impostors", versus, name),
+                )
+                row = names | pairs.rates(scores[which[0]], scores[which[1]])
+                if study.intervals:
+                    rng = intervals.generator(seed, "score", "bootstrap", "identities")
+                    n = len({*people, *others})
+                    times = rng.multinomial(n, [1 / n] * n, size=settings["replicates"])
+                    found = pairs.bootstrap(scores, first, second, *which, times)
+                    draws[*names.values()] = n, found
+                    row |= pairs.rate_limits(
+                        scores, first, second, *which, settings["confidence"], rng
+                    )
+                rows.append(row)
+    return rows, draws
+
+
+def comparison_rows(
+    study: Study, identity: list[Row], draws: dict[tuple[str, ...], tuple[int, Array]]
+) -> list[Row]:
+    """Rows of comparison.csv: every two fine-tuning methods of one setting."""
+    level = study.config("tables")["settings"]["confidence"]
+    by_key = {tuple(row[k] for k in KEYS["identity"]): row for row in identity}
+    rows = []
+    for told in pd.read_csv(study.root / "tables" / "comparison.csv").to_dict("records"):
+        keys = [
+            (told["base_model"], told[m], told["prompts"], told["versus"], told["recogniser"])
+            for m in ("method", "minus_method")
+        ]
+        if any(key not in by_key or "eer" not in by_key[key] for key in keys):
+            study.left_out.append(f"comparison of {keys[0]} with {keys[1]}")
+            continue
+        a, b = (by_key[key][told["metric"]] for key in keys)
+        row = {key: told[key] for key in KEYS["comparison"]} | {"difference": a - b}
+        if study.intervals:
+            people = [_people(study, key) for key in keys]
+            column = ("eer", "fdr", "genuine_mean").index(told["metric"])
+            row["low"] = row["high"] = math.nan
+            if people[0] == people[1]:
+                (n, first), (_, second) = (draws[key] for key in keys)
+                row["low"], row["high"] = intervals.expanded_percentiles(
+                    first[:, column] - second[:, column], n, level
+                )
+        rows.append(row)
+    expected = 0
+    for setting in {(row["base_model"], row["prompts"]) for row in identity}:
+        tuned = {
+            row["method"]
+            for row in identity
+            if (row["base_model"], row["prompts"]) == setting
+            and row["method"] not in ("untuned", "-")
+        }
+        judges = {row["recogniser"] for row in identity}
+        expected += math.comb(len(tuned), 2) * 2 * 3 * len(judges)
+    if len(rows) != expected and not study.left_out:
+        study.problems.append(f"comparison.csv has {len(rows)} rows, expected {expected}")
+    return rows
+
+
+def _people(study: Study, key: tuple[str, ...]) -> set[str]:
+    """Whose images take part in a row of identity.csv."""
+    own = set(study.sets["/".join(key[:3])].people)
+    return own | set(study.sets["real"].people) if key[3] == "real" else own
+
+
+def pose_rows(study: Study) -> list[Row]:
+    """Rows of pose.csv."""
+    extractor = study.config("score", "pose")["settings"]["pose"]["extractor"]
+    rows = []
+    for name in study.sets:
+        values = study.features(name, extractor)
+        spreads = [v.std(axis=0) for v in sets.per_person(values, study.sets[name].people).values()]
+        row = source_columns(name) | {"n": len(values), "extractor": extractor}
+        for index, angle in enumerate(("pitch", "yaw", "roll")):
+            row[f"{angle}_mean"] = values[:, index].mean()
+            row[f"{angle}_sd"] = values[:, index].std()
+            row[f"{angle}_within_identity_sd"] = (
+                sum(spread[index] for spread in spreads) / len(spreads) if spreads else math.nan
+            )
+        rows.append(row)
+    return rows
+
+
+def recognition_rows(study: Study) -> list[Row]:
+    """Rows of recognition.csv."""
+    folds = study.config("verify")["settings"]["folds"]
+    rows = []
+    for record in sorted(study.root.glob("recognition/*/seed*/verification.record.json")):
+        trained_on, seed = record.parts[-3], int(record.parts[-2].removeprefix("seed"))
+        validation = study.config("recognise", trained_on, record.parts[-2])["settings"][
+            "validation"
+        ]
+        names = trained_on.rsplit("-", 2) if "-" in trained_on else [trained_on, "-", "-"]
+        for told in json.loads(record.read_text("utf-8"))["inputs"]:
+            path = Path(told)
+            if path.suffix != ".bin":
+                continue
+            distances, same = benchmark_distances(record.parent / "model.safetensors", path)
+            accuracies = pairs.fold_accuracies(distances, same, folds)
+            low, high = pairs.wilson(float(np.mean(accuracies)), len(same))
+            rows.append(
+                {"trained_on": trained_on, "seed": seed, "benchmark": path.stem}
+                | dict(zip(NAMES, names, strict=True))
+                | {
+                    "role": "validation" if _is_validation(path, validation) else "test",
+                    "accuracy": float(np.mean(accuracies)),
+                    "accuracy_sd": float(np.std(accuracies)),
+                    "n_pairs": len(same),
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return rows
+
+
+def _is_validation(path: Path, validation: str) -> bool:
+    """Whether a benchmark chose the epoch, under this name or another."""
+    if path.stem == Path(validation).stem:
+        return True
+    place = Path(validation)
+    digests = [hashlib.sha256(p.read_bytes()).digest() for p in (path, place) if p.is_file()]
+    return len(digests) == 2 and digests[0] == digests[1]
+
+
+def audit_rows(study: Study) -> list[Row]:
+    """Rows of audit.csv."""
+    told = pd.read_csv(study.root / "tables" / "audit.csv")
+    settings = study.config("audit")["settings"]
+    if told.empty:
+        return []
+    recogniser = str(told["recogniser"].iloc[0])
+    if recogniser != settings["recogniser"]:
+        study.problems.append(f"audit.csv: {recogniser} judges, not {settings['recogniser']}")
+    sizes = [len(images.files) * len(study.sets["real"].files) for images in study.sets.values()]
+    if max(sizes) > study.largest:
+        study.left_out.append("audit")
+        return [source_columns(name) for name in study.variants]
+    faces = {
+        name: (images, study.features(name, recogniser)) for name, images in study.sets.items()
+    }
+    known = consented(settings, faces["real"], faces.get("wild"))
+    return [
+        source_columns(name) | {"recogniser": recogniser} | audit_row(settings, faces[name], known)
+        for name in study.variants
+    ]
