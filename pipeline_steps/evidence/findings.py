@@ -238,10 +238,8 @@ def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
     tests = rows[rows["role"] == "test"]
     if tests.empty:
         return None
-    groups = [group for _, group in tests.groupby("benchmark")]
-    accuracies = [float(group["accuracy"].mean()) for group in groups]
-    pairs = [int(group["n_pairs"].iloc[0]) for group in groups]
-    return Estimate(*average_with_interval(accuracies, pairs))
+    means = tests.groupby("benchmark")[["accuracy", "low", "high"]].mean()
+    return Estimate(*average_with_interval(*(means[key].tolist() for key in means)))
 
 
 def _sorted_groups(

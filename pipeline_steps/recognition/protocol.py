@@ -5,10 +5,13 @@ squared Euclidean distance; thresholds run from 0 to 4 in steps of 0.01; folds a
 This is InsightFace's protocol (`verification.py`), after Huang et al., "Labeled Faces in the Wild",
 2007.
 
-Intervals: Wilson's score interval for one benchmark; for an average over benchmarks the Wilson
-intervals are combined by the square-and-add rule (Newcombe, Statistics in Medicine 17, 1998; Zou
-and Donner, Statistics in Medicine 27, 2008, "MOVER"). Both treat the pairs of a benchmark as
-independent; the images of one person occur in several pairs, so they are somewhat too narrow.
+Intervals: Wilson's score interval with an effective number of pairs (Korn and Graubard, "Confidence
+intervals for proportions with small expected number of positive counts estimated from survey
+data", Survey Methodology 24, 1998; with Wilson's limits as in Franco et al., "Comparative study of
+confidence intervals for proportions in complex sample surveys", Journal of Survey Statistics and
+Methodology 7, 2019). For an average over benchmarks they are combined by the square-and-add rule
+(Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, Statistics in Medicine 27, 2008,
+"MOVER"). Coverage by simulation: benchmarks/interval_coverage.py.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 N_FOLDS = 10
 THRESHOLDS = np.arange(0, 4, 0.01)
@@ -31,7 +35,7 @@ class Verification:
     Attributes:
         accuracy: mean over folds, in [0, 1].
         accuracy_sd: population standard deviation over folds.
-        low, high: 95 % Wilson interval of the accuracy.
+        low, high: 95 % interval of the accuracy, see `accuracy_interval`.
         n_pairs: number of pairs.
     """
 
@@ -83,16 +87,43 @@ def verify_pairs(distances: np.ndarray, same: np.ndarray, n_folds: int = N_FOLDS
     best = (hits.sum(axis=0, keepdims=True) - hits).argmax(axis=1)  # judged without the own fold
     accuracies = hits[np.arange(n_folds), best] / np.array([len(fold) for fold in folds])
     accuracy = float(accuracies.mean())
-    low, high = wilson_interval(accuracy, n)
+    low, high = accuracy_interval(accuracies, n)
     return Verification(accuracy, float(accuracies.std()), low, high, n)
 
 
-def wilson_interval(accuracy: float, n: int, z: float = Z_95) -> tuple[float, float]:
+def accuracy_interval(accuracies: np.ndarray, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a cross-validated accuracy.
+
+    Pairs that share a person err together, and thresholds chosen on other pairs add spread, so n
+    pairs tell less than n independent ones. Folds, whose people are distinct in LFW, show how much:
+    the variance between them over that of independent pairs is the design effect, at least 1, by
+    which n is divided. Ten folds tell a variance roughly, and choosing a threshold binds them
+    together, so that they show too little of it: Student's t stands for the normal quantile.
+
+    Args:
+        accuracies: accuracy of each fold [k], k >= 2.
+        n: number of pairs of all folds.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        Wilson's limits for n / design effect pairs, with Student's quantile of k - 1 degrees of
+        freedom.
+    """
+    folds = len(accuracies)
+    accuracy = float(accuracies.mean())
+    independent = accuracy * (1.0 - accuracy) / n
+    between = float(accuracies.var(ddof=1)) / folds
+    effect = max(1.0, between / independent) if independent > 0.0 else 1.0
+    student = float(stats.t.ppf((1.0 + level) / 2.0, folds - 1))
+    return wilson_interval(accuracy, n / effect, student)
+
+
+def wilson_interval(accuracy: float, n: float, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson, JASA 22, 1927).
 
     Args:
         accuracy: in [0, 1].
-        n: number of trials.
+        n: number of trials, or their effective number.
         z: quantile of the normal distribution; the default gives 95 %.
     """
     centre = accuracy + z**2 / (2 * n)
@@ -102,26 +133,24 @@ def wilson_interval(accuracy: float, n: int, z: float = Z_95) -> tuple[float, fl
 
 
 def average_with_interval(
-    accuracies: Sequence[float], n_pairs: Sequence[int], z: float = Z_95
+    accuracies: Sequence[float], lows: Sequence[float], highs: Sequence[float]
 ) -> tuple[float, float, float]:
-    """Unweighted average over benchmarks and its interval.
+    """Unweighted average over benchmarks without common pairs, and its interval.
 
     Args:
         accuracies: one accuracy per benchmark.
-        n_pairs: its number of pairs.
-        z: quantile of the normal distribution; the default gives 95 %.
+        lows, highs: the limits of each.
 
     Returns:
         average, low, high.
 
     Raises:
-        ValueError: no benchmark, or not one count for each.
+        ValueError: no benchmark, or not two limits for each.
     """
-    if not accuracies or len(accuracies) != len(n_pairs):
-        raise ValueError("expected at least one benchmark and one number of pairs for each")
+    if not accuracies or not len(accuracies) == len(lows) == len(highs):
+        raise ValueError("expected at least one benchmark and two limits for each")
     k = len(accuracies)
-    intervals = [wilson_interval(a, n, z) for a, n in zip(accuracies, n_pairs, strict=True)]
-    below = math.sqrt(sum((a - i[0]) ** 2 for a, i in zip(accuracies, intervals, strict=True)))
-    above = math.sqrt(sum((i[1] - a) ** 2 for a, i in zip(accuracies, intervals, strict=True)))
+    below = math.sqrt(sum((a - low) ** 2 for a, low in zip(accuracies, lows, strict=True)))
+    above = math.sqrt(sum((high - a) ** 2 for a, high in zip(accuracies, highs, strict=True)))
     average = sum(accuracies) / k
     return average, average - below / k, average + above / k

@@ -93,10 +93,12 @@ def test_error_rates_name_the_best_method_and_chance() -> None:
     assert "untuned 0.500 [0.400, 0.600], not told apart from chance" in sentence
 
 
-def recognition(base: str, method: str, accuracy: float, n_pairs: int = 1000) -> list[dict]:
+def recognition(base: str, method: str, accuracy: float) -> list[dict]:
     names = {"base_model": base, "method": method, "prompts": "base" if method != "-" else "-"}
     return [
-        names | {"seed": s, "role": role, "benchmark": b, "accuracy": a, "n_pairs": n_pairs}
+        names
+        | {"seed": s, "role": role, "benchmark": b, "accuracy": a}
+        | {"low": a - 0.03, "high": a + 0.03}
         for s in (0, 1)
         for role, b, a in (
             ("validation", "lfw", 0.99),
@@ -111,7 +113,9 @@ def test_recognition_compares_photographs_and_best_synthetic_set_with_chance() -
     frame = pd.DataFrame(rows + recognition("sd21", "dreambooth", 0.49))
     real, best = recognition_sentences(frame, Names())
     assert "the photographs (Real)" in real
-    assert "0.510 [" in real  # the validation benchmark is no test
+    # The validation benchmark is no test; two of +-0.03 each have +-0.03 / sqrt(2) together, and
+    # seeds, which meet the same pairs, take nothing off that.
+    assert "0.510 [0.489, 0.531]" in real
     assert "not told apart from chance" in real
     assert "SD-2.1 ID-Booth, Base prompts, 0.600 [" in best
     assert "better than chance (0.5); 1 of 2 synthetic sets" in best

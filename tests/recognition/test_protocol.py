@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn import model_selection, preprocessing
 
 from pipeline_steps.recognition.protocol import (
+    accuracy_interval,
     average_with_interval,
     combine_flips,
     pair_distances,
@@ -138,10 +139,43 @@ def test_wilson_interval_equals_scipys(hits: int, n: int) -> None:
     assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_the_average_of_one_benchmark_has_its_wilson_interval() -> None:
-    average, low, high = average_with_interval([0.9], [200])
-    assert average == 0.9
-    assert (low, high) == pytest.approx(wilson_interval(0.9, 200))
+def test_even_folds_give_wilsons_interval_with_students_quantile() -> None:
+    folds = np.full(10, 0.9)
+    quantile = stats.t.ppf(0.975, 9)
+    assert accuracy_interval(folds, 600) == pytest.approx(wilson_interval(0.9, 600, quantile))
+    assert accuracy_interval(np.ones(10), 600) == pytest.approx(wilson_interval(1.0, 600, quantile))
+
+
+def test_folds_that_differ_more_than_independent_pairs_count_as_fewer_pairs() -> None:
+    folds = np.array([0.8, 1.0] * 5)
+    # The standard error of the folds' mean, and that of as many independent pairs.
+    error = stats.sem(folds)
+    effective = 0.9 * 0.1 / error**2
+    assert effective < 100
+    expected = wilson_interval(0.9, effective, stats.t.ppf(0.975, 9))
+    assert accuracy_interval(folds, 600) == pytest.approx(expected)
+    # Two pairs a fold spread more than that by themselves.
+    assert accuracy_interval(folds, 20) == pytest.approx(
+        wilson_interval(0.9, 20, stats.t.ppf(0.975, 9))
+    )
+
+
+def test_the_interval_covers_an_accuracy_whose_pairs_err_together() -> None:
+    """People of six pairs each, all right or all wrong: independent pairs would cover 58 %."""
+    rng = np.random.default_rng(5)
+    covered = plain = 0
+    for _ in range(2000):
+        folds = rng.binomial(10, 0.9, 10) / 10
+        low, high = accuracy_interval(folds, 600)
+        covered += low <= 0.9 <= high
+        low, high = wilson_interval(folds.mean(), 600)
+        plain += low <= 0.9 <= high
+    assert 0.92 <= covered / 2000 <= 0.98
+    assert plain / 2000 < 0.7
+
+
+def test_the_average_of_one_benchmark_has_its_interval() -> None:
+    assert average_with_interval([0.9], [0.85], [0.93]) == pytest.approx((0.9, 0.85, 0.93))
 
 
 def test_the_interval_of_the_average_covers_the_truth() -> None:
@@ -151,11 +185,12 @@ def test_the_interval_of_the_average_covers_the_truth() -> None:
     covered = 0
     for _ in range(3000):
         measured = [rng.binomial(n, p) / n for p, n in zip(truth, sizes, strict=True)]
-        _, low, high = average_with_interval(measured, sizes)
+        limits = [wilson_interval(a, n) for a, n in zip(measured, sizes, strict=True)]
+        _, low, high = average_with_interval(measured, *zip(*limits, strict=True))
         covered += low <= truth.mean() <= high
     assert 0.94 <= covered / 3000 <= 0.96
 
 
 def test_no_benchmark_has_no_average() -> None:
     with pytest.raises(ValueError, match="at least one benchmark"):
-        average_with_interval([], [])
+        average_with_interval([], [], [])
