@@ -11,12 +11,9 @@ Source: DreamBooth (Ruiz et al., CVPR 2023); ID-Booth, Eq. 5 and, for the embedd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.atomic import write_bytes
@@ -33,10 +30,17 @@ from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.prior import PriorSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from pipeline_steps.diffusion.base_models.base import BaseModel
     from pipeline_steps.diffusion.face_region import FaceEmbedder
     from pipeline_steps.diffusion.sampler import ImageRequest
+
+    Face = tuple[NDArray[np.float32], Tensor]  # box, embedding
+
+Row = dict[str, Any]
 
 COLUMNS = (
     "index",
@@ -59,7 +63,7 @@ def run(
     device: str = "cpu",
     batch_size: int = 16,
     faces: FaceEmbedder | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Sample the prior set and write images, manifest and embeddings.
 
     Args:
@@ -75,17 +79,19 @@ def run(
     Raises:
         StepError: too few images show a face after all attempts.
     """
+    import torch
+    from torch.nn.functional import normalize
+
     from pipeline_steps.diffusion.base_models import load_base_model
     from pipeline_steps.diffusion.content_key import weights_hash
-    from pipeline_steps.diffusion.face_region import load_faces, to_arrays
-    from pipeline_steps.diffusion.sampler import sample
+    from pipeline_steps.diffusion.face_region import load_faces
 
     settings = frozen.settings
     log = get_logger("prior")
     base = load_base_model(frozen.weights["base_model"], device, settings.precision)
     if faces is None:
         faces = load_faces(frozen.weights["recogniser"], device, settings.min_face_size)
-    common = {
+    common = dict.fromkeys(COLUMNS) | {
         "prompt": settings.class_prompt,
         "negative_prompt": settings.negative_prompt,
         "steps": settings.steps,
@@ -93,49 +99,30 @@ def run(
         "scheduler": settings.scheduler,
         "base_model": base.name,
         "weights_sha256": weights_hash(frozen.weights["base_model"]),
+        "kept": False,
+        "reason": "no face",
     }
-    rows: list[dict[str, Any]] = []
-    embeddings: dict[int, NDArray[np.float32]] = {}
+    rows: list[Row] = []
+    embeddings: dict[int, Tensor] = {}
     missing = list(range(settings.images))
-    bar = progress(range(0), description=f"prior {base.name}", total=settings.images, unit="image")
-    for attempt in range(settings.attempts):
-        batches = sample(
-            base,
-            [_request(frozen, base.name, index, attempt) for index in missing],
-            steps=settings.steps,
-            guidance=settings.guidance,
-            scheduler=settings.scheduler,
-            batch_size=batch_size,
-        )
-        for requests, images in batches:
-            found = _embed(faces, images.to(device))
-            pixels = to_arrays(images)
-            for request, image, face in zip(requests, pixels, found, strict=True):
-                file, digest, box = None, None, None
+    with progress(
+        range(0), description=f"prior {base.name}", total=settings.images, unit="image"
+    ) as bar:
+        for attempt in range(settings.attempts):
+            for request, image, face in _draw(frozen, base, faces, missing, attempt, batch_size):
+                row = common | {"index": request.index, "attempt": attempt, "seed": request.seed}
                 if face is not None:
                     file, content = f"images/{request.index}.png", encode_png(image)
                     write_bytes(out / file, content)
-                    digest, box = sha256_bytes(content), face[0]
+                    row |= {"file": file, "sha256": sha256_bytes(content), "box": face[0]}
+                    row |= {"kept": True, "reason": ""}
                     embeddings[request.index] = face[1]
                     bar.update(1)
-                rows.append(
-                    common
-                    | {
-                        "index": request.index,
-                        "attempt": attempt,
-                        "file": file,
-                        "sha256": digest,
-                        "seed": request.seed,
-                        "box": box,
-                        "kept": face is not None,
-                        "reason": "" if face is not None else "no face",
-                    }
-                )
-        missing = [index for index in missing if index not in embeddings]
-        if not missing:
-            break
-        log.info("%d images show no face and are drawn again", len(missing))
-    bar.close()
+                rows.append(row)
+            missing = [index for index in missing if index not in embeddings]
+            if not missing:
+                break
+            log.info("%d images show no face and are drawn again", len(missing))
     if missing:
         raise StepError(
             f"{len(missing)} of {settings.images} prior images of {base.name!r} show no face after "
@@ -146,7 +133,7 @@ def run(
     order = sorted(embeddings)
     save_features(
         out / "embeddings.safetensors",
-        np.stack([embeddings[index] for index in order]),
+        normalize(torch.stack([embeddings[index] for index in order])).numpy(),
         [f"images/{index}.png" for index in order],
         key="embeddings",
         recogniser=frozen.weights["recogniser"].name,
@@ -157,39 +144,39 @@ def run(
     return rows
 
 
-def _request(
-    frozen: Frozen[PriorSettings], base_model: str, index: int, attempt: int
-) -> ImageRequest:
-    from pipeline_steps.diffusion.sampler import ImageRequest
+def _draw(
+    frozen: Frozen[PriorSettings],
+    base: BaseModel,
+    faces: FaceEmbedder,
+    indices: Sequence[int],
+    attempt: int,
+    batch_size: int,
+) -> Iterator[tuple[ImageRequest, NDArray[np.uint8], Face | None]]:
+    """One drawing of each image: what was asked for, uint8 [h, w, 3], and its largest face."""
+    from pipeline_steps.diffusion.face_region import embed_largest, to_arrays
+    from pipeline_steps.diffusion.sampler import ImageRequest, sample
 
-    return ImageRequest(
-        identity="prior",
-        index=index,
-        prompt=frozen.settings.class_prompt,
-        negative_prompt=frozen.settings.negative_prompt,
-        seed=seed_for(frozen.seed, "prior", base_model, index, attempt),
-    )
-
-
-def _embed(
-    faces: FaceEmbedder, images: Tensor
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]] | None]:
-    """Box and unit embedding of each image of uint8 [n, 3, h, w]; None where no face is found."""
-    import torch
-
-    from pipeline_steps.diffusion.face_region import to_signed
-
-    result: list[tuple[NDArray[np.float32], NDArray[np.float32]] | None] = [None] * len(images)
-    boxes = faces.boxes(images)
-    where = [i for i, box in enumerate(boxes) if box is not None]
-    if where:
-        with torch.no_grad():
-            found = torch.from_numpy(np.stack([box for box in boxes if box is not None]))
-            rows = faces.embed(to_signed(images[where]), found.to(images.device))
-            rows = torch.nn.functional.normalize(rows.float()).cpu()
-        for i, row in zip(where, rows.numpy(), strict=True):
-            result[i] = (boxes[i], row)  # type: ignore[assignment]
-    return result
+    settings = frozen.settings
+    wanted = [
+        ImageRequest(
+            identity="prior",
+            index=index,
+            prompt=settings.class_prompt,
+            negative_prompt=settings.negative_prompt,
+            seed=seed_for(frozen.seed, "prior", base.name, index, attempt),
+        )
+        for index in indices
+    ]
+    for requests, images in sample(
+        base,
+        wanted,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        scheduler=settings.scheduler,
+        batch_size=batch_size,
+    ):
+        found = embed_largest(faces, images.to(base.device))
+        yield from zip(requests, to_arrays(images), found, strict=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.face_region import FaceEmbedder, to_signed
+from pipeline_steps.diffusion.face_region import FaceEmbedder, embed_largest
 from pipeline_steps.diffusion.fleet import Fleet
 from pipeline_steps.diffusion.fleet_state import State
 from pipeline_steps.diffusion.sampler import ImageRequest, sample
@@ -133,7 +133,7 @@ class Trials:
                 images[request.identity].append(image)
         fleet.bank.activate(None)
         for k, identity in enumerate(fleet.subjects):
-            trial = self._judge(step, identity, torch.stack(images[identity]))
+            trial = self._judge(step, identity, torch.stack(images[identity]), fleet.base.device)
             self._keep(identity, trial, fleet.bank.weights.detach()[k].cpu().clone())
 
     def apply(self, fleet: Fleet) -> None:
@@ -181,17 +181,14 @@ class Trials:
             adapter=row,
         )
 
-    def _judge(self, step: int, identity: str, images: Tensor) -> Trial:
-        """Score the images uint8 [n, 3, h, w] of one identity."""
-        boxes = self._faces.boxes(images)
-        where = [i for i, box in enumerate(boxes) if box is not None]
+    def _judge(self, step: int, identity: str, images: Tensor, device: torch.device) -> Trial:
+        """Score the images uint8 [n, 3, h, w] of one identity; faces are looked for on a device."""
+        found = embed_largest(self._faces, images.to(device))
         held_out = self._held_out[identity]
-        rows = torch.full((len(images), held_out.shape[1]), torch.nan)
-        if where:
-            found = torch.stack([torch.as_tensor(boxes[i]) for i in where])
-            with torch.no_grad():
-                rows[where] = self._faces.embed(to_signed(images[where]), found).float().cpu()
-        return Trial(step, similarity(rows, held_out), diversity(images), len(where) / len(images))
+        nothing = torch.full(held_out.shape[1:], torch.nan)
+        rows = torch.stack([nothing if face is None else face[1] for face in found])
+        share = sum(face is not None for face in found) / len(found)
+        return Trial(step, similarity(rows, held_out), diversity(images), share)
 
     def _keep(self, identity: str, trial: Trial, weights: Tensor) -> None:
         """Note a trial; one of the same step, after an attempt that did not end, is replaced."""

@@ -61,6 +61,29 @@ def load_faces(weights: Weights, device: str, min_face_size: int) -> FaceRegion:
     return FaceRegion(Detector(device, min_face_size), load_recogniser(weights, device))
 
 
+def embed_largest(
+    faces: FaceEmbedder, images: Tensor
+) -> list[tuple[NDArray[np.float32], Tensor] | None]:
+    """Box and embedding of each image's largest face; None for an image without one.
+
+    Args:
+        faces: Detector and recogniser.
+        images: uint8 [n, 3, h, w] on their device.
+
+    Returns:
+        Boxes (x1, y1, x2, y2) in pixels; embeddings float32 [d] on the CPU, not normalised.
+    """
+    boxes = faces.boxes(images)
+    found = {i: box for i, box in enumerate(boxes) if box is not None}
+    if not found:
+        return [None] * len(images)
+    regions = torch.from_numpy(np.stack(list(found.values()))).to(images.device)
+    with torch.no_grad():
+        rows = faces.embed(to_signed(images[list(found)]), regions).float().cpu()
+    embeddings = dict(zip(found, rows, strict=True))
+    return [None if box is None else (box, embeddings[i]) for i, box in enumerate(boxes)]
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Images [n, 3, h, w] in [-1, 1] (clamped here) as uint8 of the same shape."""
     scaled = (images.detach().float().clamp(-1.0, 1.0) + 1.0) * 127.5

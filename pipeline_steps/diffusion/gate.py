@@ -126,7 +126,8 @@ class FaceJudge:
         pixels = to_signed(torch.from_numpy(images).permute(0, 3, 1, 2)).to(self._device)
         boxes = torch.from_numpy(np.stack([face.box for face in faces])).to(self._device)
         with torch.inference_mode():
-            rows = self._recogniser.embed_tensor(crop_and_resize(pixels, boxes)).float()
+            regions = crop_and_resize(pixels, boxes, self._recogniser.input_size)
+            rows = self._recogniser.embed_tensor(regions).float()
             rows = torch.nn.functional.normalize(rows).cpu()
         return [float(value) for value in rows.numpy() @ self._centres[identity]]
 

@@ -9,19 +9,7 @@ import pytest
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.settings.base import Weights
-
-
-def weights_of(folder: Path) -> Weights:
-    return Weights(
-        name="tiny",
-        task="base_model",
-        architecture="stable-diffusion",
-        source=str(folder),
-        licence="Apache-2.0",
-        commercial_use=True,
-        options={"resolution": 32},
-    )
+from tests.diffusion.tiny_study import base_weights as weights_of
 
 
 @pytest.fixture(scope="session")

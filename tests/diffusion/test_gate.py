@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.files.dataset import Subject
 from pipeline_steps.files.tensors import save_features
 from pipeline_steps.files.weights import PROJECT_ROOT
+from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.registry import read_models
 from pipeline_steps.settings.sample import GateSettings, SampleSettings
+from tests.diffusion.tiny_study import recogniser_weights
 
 SUBJECTS = [Subject("ID_1", None, (), ()), Subject("ID_2", None, (), ())]
 
@@ -85,6 +88,29 @@ def test_the_untuned_model_is_not_asked_for_an_identity(dataset: Path) -> None:
     assert not asks_for_similarity(untuned)
     [seen] = FaceJudge(untuned, dataset, SUBJECTS, "cpu").measure("ID_1", photographs(0, 1))
     assert seen == Measured(True, None, None)
+
+
+def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
+    tmp_path: Path,
+) -> None:
+    weights = recogniser_weights(tmp_path, input_size=64)
+    gate = GateSettings(min_similarity=0.0, align=AlignSettings(padding=0.0))
+    found = gate.align.detector
+    images = photographs(0, 3)
+    detector = Detector("cpu", found.min_face_size, found.thresholds)
+    where, rows = embed_images(list(images), detector, load_recogniser(weights))
+    assert where
+    path = tmp_path / "embeddings" / "ID_1.safetensors"
+    save_features(path, rows, [f"{i}.png" for i in where], key="embeddings")
+    judge = FaceJudge(
+        replace(frozen("idbooth", gate), weights={"recogniser": weights}),
+        tmp_path,
+        SUBJECTS[:1],
+        "cpu",
+    )
+    centre = rows.mean(0) / np.linalg.norm(rows.mean(0))
+    measured = [seen.similarity for seen in judge.measure("ID_1", images[where])]
+    assert measured == pytest.approx((rows @ centre).tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

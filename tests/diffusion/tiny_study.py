@@ -51,7 +51,7 @@ def base_weights(folder: Path) -> Weights:
     )
 
 
-def recogniser_weights(folder: Path) -> Weights:
+def recogniser_weights(folder: Path, input_size: int = 112) -> Weights:
     """A small recogniser with random weights."""
     from pipeline_steps.faces.iresnet import IResNet
 
@@ -59,6 +59,7 @@ def recogniser_weights(folder: Path) -> Weights:
         "layers": [1, 1, 1, 1],
         "widths": [8, 8, 8, 8, 8],
         "embedding_dim": 48,
+        "input_size": input_size,
     }
     torch.manual_seed(0)
     network = IResNet(**{name: v if isinstance(v, int) else tuple(v) for name, v in size.items()})
