@@ -1,5 +1,6 @@
 #!/bin/bash
-# Start a real SLURM cluster of one node with four graphics cards that are null devices.
+# Start a real SLURM cluster of one node with four graphics cards that are null devices. It has two
+# equal partitions, "test" and "gpu", and one whose jobs preempt theirs, "urgent".
 #
 #   sudo tests/cluster/start-cluster.sh FOLDER
 #   sudo tests/cluster/start-cluster.sh FOLDER stop
@@ -55,6 +56,7 @@ for card in 0 1 2 3; do
 done
 
 # Cores and memory are what this file says, not what the machine has: jobs wait for cards, not cores.
+# A requeued job waits as long as credentials live, two minutes unless said otherwise.
 mkdir -p "$(dirname "$link")"
 ln -s "$conf" "$link"
 cat >"$conf" <<CONF
@@ -63,7 +65,7 @@ SlurmctldHost=$host
 SlurmctldAddr=127.0.0.1
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge/socket
+AuthInfo=socket=$folder/munge/socket,cred_expire=5
 SlurmctldPort=${SLURMCTLD_PORT:-16817}
 SlurmdPort=${SLURMD_PORT:-16818}
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -80,16 +82,21 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillWait=5
 MinJobAge=300
 ReturnToService=2
 GresTypes=gpu
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
-NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=400000 Gres=gpu:4 State=UNKNOWN
-PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=400000 Gres=gpu:a100:4 State=UNKNOWN
+PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=test Default=YES PriorityTier=1 GraceTime=60
+PartitionName=gpu PriorityTier=1 GraceTime=60
+PartitionName=urgent PriorityTier=2 PreemptMode=OFF
 CONF
-printf 'Name=gpu File=%s/card[0-3]\n' "$folder" >"$folder/gres.conf"
+printf 'Name=gpu Type=a100 File=%s/card[0-3]\n' "$folder" >"$folder/gres.conf"
 
 dd if=/dev/urandom of="$folder/munge/key" bs=1024 count=1 status=none
 chmod 400 "$folder/munge/key"
@@ -99,7 +106,7 @@ slurmctld
 slurmd
 
 for _ in $(seq 60); do
-    if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
+    if [ "$(sinfo --noheader --partition=test --format=%T 2>/dev/null)" = idle ]; then
         exit 0
     fi
     sleep 0.5

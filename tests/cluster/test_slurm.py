@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.workflow.small_study import ROOT, make_project, snakemake, start, write_config
+from tests.cluster.slurm import CPU, run, slurm, wait_until, write_profile
+from tests.workflow.small_study import make_project, start, write_config
 
 LORAS = "results/demo/loras/demo/idbooth"
 COHORTS = [f"{LORAS}/cohorts/{cohort}-of-2.json" for cohort in range(2)]
 
 
-def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's profile for SLURM with account and partition filled in, and less waiting."""
-    folder = tmp_path_factory.mktemp("profile")
-    settings = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text("utf-8"))
-    settings["default-resources"] |= {"slurm_account": "test", "slurm_partition": "test"}
-    settings |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 2, "retries": 0}
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    return folder
+    return write_profile(tmp_path_factory.mktemp("profile"), retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +27,6 @@ def study(tmp_path_factory: pytest.TempPathFactory, profile: Path) -> Path:
     make_project(folder)
     run(folder, profile)
     return folder
-
-
-def run(folder: Path, profile: Path, *targets: str) -> str:
-    return snakemake(
-        folder, *targets, "--workflow-profile", str(profile), CONSENTED_FACES_DEVICE="cpu"
-    )
 
 
 def test_tables_are_those_of_a_local_run_bit_for_bit(study: Path, finished_study: Path) -> None:
@@ -82,13 +56,7 @@ def test_jobs_use_the_configuration_they_were_submitted_with(study: Path, profil
     write_config(study, {"finetune.learning_rate": 0.002})
     slurm("scontrol", "update", "PartitionName=test", "State=DOWN")
     try:
-        job = start(
-            study,
-            *COHORTS,
-            "--workflow-profile",
-            str(profile),
-            CONSENTED_FACES_DEVICE="cpu",
-        )
+        job = start(study, *COHORTS, "--workflow-profile", str(profile), **CPU)
         wait_until(lambda: len(slurm("squeue", "--noheader").splitlines()) == 2)
         write_config(study, {"finetune.learning_rate": 0.001})
     finally:

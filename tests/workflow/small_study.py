@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ SMALL: dict[str, Any] = {
     "recognise.first_validated_epoch": 1,
 }
 CONFIG = "small.yaml"
+NETWORK_LOG = "network.log"
 LEFT_OUT = (".*", "results", "data", "tmp", "tests", "docs", "benchmarks", "*.egg-info")
 
 
@@ -60,19 +63,22 @@ def write_config(folder: Path, changes: dict[str, Any] | None = None) -> None:
     (folder / CONFIG).write_text(yaml.safe_dump(config))
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, before: Sequence[str] = (), **variables: str
+) -> subprocess.Popen[str]:
     """Start the workflow of a project.
 
     Args:
         folder: of the project, as make_project leaves it.
         arguments: of snakemake, targets first; without --workflow-profile, --cores 2 is given.
+        before: words before the command.
         variables: added to the environment, which is otherwise a bare one.
     """
     program = Path(sys.executable).with_name("snakemake")
     cores = [] if "--workflow-profile" in arguments else ["--cores", "2"]
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     return subprocess.Popen(
-        [program, *arguments, *cores, "--configfile", CONFIG],
+        [*before, program, *arguments, *cores, "--configfile", CONFIG],
         cwd=folder,
         env=kept | variables,
         stdout=subprocess.PIPE,
@@ -81,12 +87,30 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
     )
 
 
-def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
+def snakemake(folder: Path, *arguments: str, before: Sequence[str] = (), **variables: str) -> str:
     """Output of a run of a project's workflow, which has to succeed."""
-    job = start(folder, *arguments, **variables)
+    job = start(folder, *arguments, before=before, **variables)
     output, _ = job.communicate()
     assert job.returncode == 0, _failures(output)
     return output
+
+
+@cache
+def without_network() -> tuple[str, ...]:
+    """Words before a command that take all networks from it; none where that isn't possible."""
+    for words in (("unshare", "--net"), ("unshare", "--net", "--map-root-user")):
+        if (
+            shutil.which(words[0])
+            and subprocess.run([*words, "true"], capture_output=True).returncode == 0
+        ):
+            return words
+    return ()
+
+
+def watched(folder: Path) -> dict[str, str]:
+    """Variables by which Python notes in ``folder / NETWORK_LOG`` what it asks the network."""
+    watch = Path(__file__).with_name("network_watch")
+    return {"PYTHONPATH": str(watch), "NETWORK_LOG": str(folder / NETWORK_LOG)}
 
 
 def _failures(output: str) -> str:

@@ -44,12 +44,11 @@ wildcard_constraints:
     repetition=r"\d+",
 
 
-if not workflow.local_exec and "gpu" in workflow.resource_settings.resources:
-    logger.warning(
-        "At most this many GPU jobs at a time, in the whole cluster: "
-        f"{workflow.resource_settings.resources['gpu']}. If this is profiles/default speaking, give "
-        "the cluster's profile with --workflow-profile instead of --profile."
-    )
+# On a cluster `gpu` counts the cards of one submitted job, not those of all jobs together: jobs of a
+# group take turns on their card, and gpu=1 doesn't make the whole cluster wait for one card.
+resource_scopes:
+    gpu="local",
+
 
 # A machine without any GPU needs no turns taken; elsewhere jobs that can use one ask for one.
 HAS_GPU = bool(candidate_gpus())
