@@ -155,7 +155,7 @@ def test_later_files_of_a_configuration_win_key_by_key(tmp_path):
     (tmp_path / "c.yaml").write_text("- 1\n")
     with pytest.raises(StepError, match=r"c\.yaml: expected keys with values"):
         read_configs([tmp_path / "c.yaml"])
-    with pytest.raises(StepError, match=r"d\.yaml cannot be read"):
+    with pytest.raises(StepError, match=r"d\.yaml is missing"):
         read_configs([tmp_path / "d.yaml"])
 
 

@@ -87,7 +87,7 @@ def read_participants(path: Path) -> dict[str, Participant]:
     if who is None or not what:
         raise StepError(
             f"participant table {path} has the columns {sorted(columns)}, expected participant or "
-            "identity, and gender or consent, with at least one row"
+            "identity, and gender or consent, separated by commas, with at least one row"
         )
     found: dict[str, Participant] = {}
     for line, row in enumerate(rows, start=2):
@@ -148,6 +148,10 @@ def _table(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
             rows: list[dict[str, str | None]] = list(csv.DictReader(stream))
     except FileNotFoundError as error:
         raise StepError(f"participant table {path} does not exist: correct the path") from error
+    except IsADirectoryError as error:
+        raise StepError(f"participant table {path} is a folder: name the CSV file in it") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise StepError(f"participant table {path} is no UTF-8 CSV file: {error}") from error
+        raise StepError(
+            f"participant table {path} is no UTF-8 CSV file: save it as CSV with that encoding"
+        ) from error
     return rows, {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.yaml_mapping import read_mapping
 from pipeline_steps.preflight.amounts import amounts_of, disk, units
 from pipeline_steps.preflight.jobs import done, planned_jobs
 from pipeline_steps.settings.plan import Plan
@@ -134,11 +133,8 @@ def read_step_times(path: Path) -> dict[str, Any]:
     Raises:
         StepError: the file is missing or no such table.
     """
-    try:
-        times = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise StepError(f"step times {path} cannot be read: {error}") from error
-    if not isinstance(times, dict) or not {"hardware", "source"} <= set(times):
+    times = read_mapping(path, "step times")
+    if not {"hardware", "source"} <= set(times):
         raise StepError(f"step times {path}: expected hardware, source, and seconds per step")
     return times
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.settings.problems import describe
 
 
 class Section(BaseModel):
@@ -147,16 +148,4 @@ def validated(model: type[S], value: Any, where: str) -> S:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise StepError(f"{where}: {describe(error)}") from error
-
-
-def describe(error: ValidationError) -> str:
-    """One sentence per wrong key of a validation error."""
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "the whole"
-        if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key {key!r}")
-        else:
-            parts.append(f"{key}: {item['msg']} (found {item['input']!r})")
-    return "; ".join(parts)
+        raise StepError(f"{where}: {describe(error, model)}") from error

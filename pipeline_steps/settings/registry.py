@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.yaml_mapping import read_mapping
 from pipeline_steps.settings.base import Weights, validated
+from pipeline_steps.settings.problems import meant
 
 
 def read_models(path: str | os.PathLike[str]) -> dict[str, Weights]:
@@ -19,14 +18,7 @@ def read_models(path: str | os.PathLike[str]) -> dict[str, Weights]:
     Raises:
         StepError: the file is missing or no such mapping, or an entry has unknown or unfit keys.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StepError(f"weights registry {path} is missing") from error
-    except yaml.YAMLError as error:
-        raise StepError(f"weights registry {path} is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise StepError(f"weights registry {path}: expected a mapping of names to entries")
+    raw = read_mapping(path, "weights registry")
     return {name: _entry(raw, name, path, ()) for name in raw}
 
 
@@ -55,9 +47,8 @@ def pick(models: Mapping[str, Weights], name: str, key: str, task: str | None = 
         StepError: there is no such entry, or it is for another task.
     """
     if name not in models:
-        raise StepError(
-            f"{key}: config/models.yaml has no entry {name!r}; it has {', '.join(sorted(models))}"
-        )
+        fit = sorted(entry for entry in models if task in (None, models[entry].task))
+        raise StepError(f"{key}: config/models.yaml has no entry {name!r}{meant(name, fit)}")
     if task is not None and models[name].task != task:
         raise StepError(f"{key}: {name!r} is for {models[name].task}, not {task}")
     return models[name]

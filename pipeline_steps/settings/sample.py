@@ -7,10 +7,10 @@ import string
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.yaml_mapping import read_mapping
 from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.base import Section, validated
 from pipeline_steps.settings.prior import Precision, Scheduler
@@ -85,7 +85,9 @@ class PromptSet(Section):
         missing = sorted(fields - set(self.slots) - set(RESERVED))
         unused = sorted(set(self.slots) - fields)
         if missing or unused:
-            raise ValueError(f"template and slots disagree: {missing} undefined, {unused} unused")
+            parts = [f"{{{name}}} in the template is no slot" for name in missing]
+            parts += [f"slot {name!r} is not in the template" for name in unused]
+            raise ValueError(", ".join(parts))
         if "token" not in fields:
             raise ValueError("the template must hold {token}")
         if set(self.slots) & set(RESERVED):
@@ -159,14 +161,7 @@ def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
     Raises:
         StepError: the file is missing, is no YAML, is no prompt set, or has another name.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StepError(f"prompt set {path} is missing: write it, or name another") from error
-    except yaml.YAMLError as error:
-        raise StepError(f"prompt set {path} is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise StepError(f"prompt set {path}: expected template, slots and negative_prompt")
+    raw = read_mapping(path, "prompt set")
     found = validated(PromptSet, {"name": Path(path).stem} | raw, f"prompt set {path}")
     if found.name != Path(path).stem:
         raise StepError(f"prompt set {path}: its name is {found.name!r}; name it as its file")

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.files.yaml_mapping import read_mapping
 from pipeline_steps.naming import REAL, UNTUNED
 from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.audit import AuditSettings
@@ -26,6 +25,7 @@ from pipeline_steps.settings.figures import FiguresSettings
 from pipeline_steps.settings.finetune import FinetuneSettings
 from pipeline_steps.settings.prepare import PrepareSettings
 from pipeline_steps.settings.prior import PriorSettings
+from pipeline_steps.settings.problems import NAME_PATTERN
 from pipeline_steps.settings.recognise import RecogniseSettings, benchmark_name
 from pipeline_steps.settings.render_demo_world import RenderDemoWorldSettings
 from pipeline_steps.settings.report import ReportSettings
@@ -36,8 +36,7 @@ from pipeline_steps.settings.verify import VerifySettings
 from pipeline_steps.settings.verify_templates import VerifyTemplatesSettings
 
 # Names become folders and wildcards; "-" joins them in recognition/<trained_on>.
-NAME = r"^[a-z0-9][a-z0-9_]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Study(Section):
@@ -230,13 +229,7 @@ def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise StepError(f"configuration {path} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise StepError(f"configuration {path}: expected keys with values")
-        _merge(merged, content)
+        _merge(merged, read_mapping(path, "configuration"))
     return merged
 
 

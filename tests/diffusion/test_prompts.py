@@ -104,7 +104,7 @@ def test_broken_prompt_sets_are_refused(tmp_path: Path) -> None:
     path.write_text("name: x\ntemplate: photo of a person\n")
     with pytest.raises(StepError, match="token"):
         read_prompt_set(path)
-    with pytest.raises(ValueError, match="unused"):
+    with pytest.raises(ValueError, match="is not in the template"):
         PromptSet.model_validate(
             {
                 "name": "x",
@@ -150,12 +150,12 @@ negative_prompt: "cartoon"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("template: photo of {token}, {where}", r"\['where'\] undefined"),
+        ("template: photo of {token}, {where}", r"\{where\} in the template is no slot"),
         ("template: photo of a person", r"must hold \{token\}"),
         ("template: photo of {token} {}", "must name a slot"),
         ("template: photo of {token", "expected '}'"),
         ("name: other\ntemplate: '{token}'", "its name is 'other'; name it as its file"),
-        ("- {token}", "expected template, slots and negative_prompt"),
+        ("- {token}", "expected keys with values, found a list"),
         ("template: '{token}{a}'\nslots: {a: {draw: dice, values: [x]}}", "slots.a.draw"),
         ("template: '{token}{a}'\nslots: {a: {draw: deck, values: []}}", "slots.a.values"),
         (

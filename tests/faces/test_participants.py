@@ -95,3 +95,11 @@ def test_unfit_gender_tables_are_refused(tmp_path, text, message):
 def test_missing_gender_table_is_named(tmp_path):
     with pytest.raises(StepError, match=r"none\.csv does not exist"):
         read_participants(tmp_path / "none.csv")
+
+
+def test_a_folder_and_another_encoding_are_one_sentence_each(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="is a folder: name the CSV file in it"):
+        read_participants(tmp_path)
+    (tmp_path / "p.csv").write_bytes("participant,gender\n1,F\n".encode("utf-16"))
+    with pytest.raises(StepError, match=r"p\.csv is no UTF-8 CSV file: save it"):
+        read_participants(tmp_path / "p.csv")

@@ -49,8 +49,8 @@ def test_a_frozen_file_gives_typed_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"settings": {"rnak": 8}}, "unknown key 'rnak'"),
-        ({"settings": {"rank": 0}}, "rank: Input should be greater than or equal to 1"),
+        ({"settings": {"rnak": 8}}, "unknown key 'rnak'; did you mean 'rank'?"),
+        ({"settings": {"rank": 0}}, "rank: expected at least 1 (found 0)"),
         ({"weights": {"base_model": {"name": "demo"}}}, "weights.base_model"),
         ({"variant": None}, "expected"),
     ],

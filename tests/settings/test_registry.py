@@ -40,10 +40,10 @@ def test_unknown_names_and_wrong_tasks_are_errors() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "expected a mapping"),
+        ("- a\n- b\n", "expected keys with values, found a list"),
         ("a: [unclosed", "is not YAML"),
         ("net: {task: recogniser, sourec: x}", "unknown key 'sourec'"),
-        ("net:\n", "task: Field required"),
+        ("net:\n", "task is missing"),
     ],
 )
 def test_unfit_registries_are_step_errors(tmp_path: Path, text: str, message: str) -> None:

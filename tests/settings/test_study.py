@@ -76,7 +76,7 @@ def test_the_paper_presets_have_the_papers_values() -> None:
         ({"methods": []}, "methods"),
         (
             {"prompt_sets": ["base", "base"]},
-            "prompt_sets: Value error, an entry stands there twice",
+            "prompt_sets: an entry stands there twice",
         ),
         ({"cohorts": 0}, "cohorts"),
         ({"training_sets": ["demo/untuned/base"]}, "'demo/untuned/base' is none of this study's"),
