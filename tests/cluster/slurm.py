@@ -55,16 +55,16 @@ def run(project: Path, profile: Path, *targets: str) -> str:
     return snakemake(project, *targets, "--workflow-profile", str(profile), **CPU)
 
 
-def jobs_of(rule: str) -> dict[str, str]:
-    """Jobs of a rule in SLURM's queue: their wildcards to their number."""
-    lines = slurm("squeue", "--noheader", "--format=%i %k").splitlines()
-    found = {}
-    for line in lines:
-        number, _, comment = line.partition(" ")
-        name, _, wildcards = comment.partition("_wildcards_")
-        if name == f"rule_{rule}":
-            found[wildcards] = number
-    return found
+def newest_job(rule: str, wildcards: str) -> str:
+    """Number of the SLURM job that was submitted last for a job of the workflow, ended or not."""
+    lines = slurm("squeue", "--states=all", "--noheader", "--format=%A %k").splitlines()
+    return str(
+        max(
+            int(number)
+            for number, comment in (line.split(" ", 1) for line in lines)
+            if comment == f"rule_{rule}_wildcards_{wildcards}"
+        )
+    )
 
 
 def properties(job: str) -> dict[str, str]:

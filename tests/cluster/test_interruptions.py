@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import CPU, jobs_of, properties, slurm, wait_until, write_profile
+from tests.cluster.slurm import CPU, newest_job, properties, slurm, wait_until, write_profile
 from tests.workflow.small_study import start, write_config
 
 RESULTS = "results/demo"
@@ -60,7 +60,7 @@ class Training:
         wait_until(lambda: self.says(r"INFO finetune step \d+/"))
         found = self.says(r"going on from step (\d+)")
         self.resumed.append(int(found[1]) if found else 0)
-        self.numbers.append(jobs_of("finetune")[f"demo_idbooth_{self.cohort}_4"])
+        self.numbers.append(newest_job("finetune", f"demo_idbooth_{self.cohort}_4"))
 
     def wait_for_stop(self, because: str) -> None:
         """Wait until it has ended because of a signal, and note where."""
@@ -121,14 +121,8 @@ def interrupt(finished_study: Path, folder: Path) -> Interrupted:
     for training in trainings:
         training.wait_for_start()
 
-    slurm(
-        "sbatch",
-        "--partition=urgent",
-        "--gpus=1",
-        "--mem=100",
-        "--output=/dev/null",
-        "--wrap=sleep 3",
-    )
+    wants = ["--partition=urgent", "--gpus=1", "--mem=100"]
+    slurm("sbatch", *wants, "--output=/dev/null", "--wrap=sleep 3")
     wait_until(lambda: any(training.says("stopped: SIGTERM") for training in trainings))
     (preempted,) = [training for training in trainings if training.says("stopped: SIGTERM")]
     preempted.wait_for_stop("SIGTERM")
