@@ -292,7 +292,9 @@ def test_captions_tell_the_judge_that_guided_training_from_independent_ones(stud
 def test_further_measures_stand_in_a_table_of_their_own() -> None:
     rows = [
         {"base_model": "sd21", "method": method, "prompts": "base", "reference": reference}
-        | {"n_synthetic": 20, "n_real": 20, "density": 0.5 + i, "kd": 1.0 - i, "vendi": 4.0 + i}
+        | {"n_synthetic": 20, "n_real": 20, "density": 0.5 + i, "kd": 1.0 - i}
+        # Drawn down to a smaller reference set, a set has another Vendi score.
+        | {"vendi": 4.0 + i + 2.0 * (reference == "wild"), "vendi_within_identity": 1.5 + i}
         | {"authpct": float("nan")}
         for i, method in enumerate(("dreambooth", "idbooth"))
         for reference in ("real", "wild")
@@ -301,11 +303,13 @@ def test_further_measures_stand_in_a_table_of_their_own() -> None:
     titles = [(column.title, column.subtitle) for column in table.columns]
     assert titles == [
         *(("KD", "Real"), ("KD", "In the wild"), ("Density", "Real"), ("Density", "In the wild")),
-        ("Vendi", ""),
+        *(("Vendi", "Real"), ("Vendi", "In the wild"), ("Vendi per identity", "")),
     ]
-    assert [cell.mark for cell in table.rows[1].cells] == ["best"] * 5
-    assert [cell.text for cell in table.rows[0].cells] == ["1.000"] * 2 + ["0.500"] * 2 + ["4.00"]
-    without = pd.DataFrame(rows).drop(columns=["density", "kd", "vendi"])
+    assert [cell.mark for cell in table.rows[1].cells] == ["best"] * 7
+    assert [cell.text for cell in table.rows[0].cells] == [
+        *("1.000", "1.000", "0.500", "0.500", "4.00", "6.00", "1.50"),
+    ]
+    without = pd.DataFrame(rows).drop(columns=["density", "kd", "vendi", "vendi_within_identity"])
     assert diversity_tables(without, Names()) == []
 
 

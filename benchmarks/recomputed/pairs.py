@@ -44,8 +44,8 @@ def rates(genuine: Array, impostor: Array) -> Row:
         "n_genuine": len(genuine),
         "n_impostor": len(impostor),
         "eer": _equal(fmr, fnmr),
-        "fmr100": _closest(fmr, fnmr, 0.01),
-        "fmr1000": _closest(fmr, fnmr, 0.001),
+        "fmr100": _closest(fmr, fnmr, 0.01, len(impostor)),
+        "fmr1000": _closest(fmr, fnmr, 0.001, len(impostor)),
         "impostor_mean": impostor.mean(),
         "impostor_sd": impostor.std(ddof=0),
         "genuine_mean": genuine.mean(),
@@ -74,7 +74,9 @@ def _equal(fmr: Array, fnmr: Array) -> float:
     return float(min(after, (fmr[crossing - 1] + fnmr[crossing - 1]) / 2))
 
 
-def _closest(fmr: Array, fnmr: Array, wanted: float) -> float:
+def _closest(fmr: Array, fnmr: Array, wanted: float, n_impostor: int) -> float:
+    if n_impostor < 1 / wanted:
+        return NAN
     distance = np.abs(fmr - wanted)
     return float(fnmr[np.flatnonzero(distance == distance.min())[0]])
 

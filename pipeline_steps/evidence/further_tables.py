@@ -23,7 +23,7 @@ FURTHER: tuple[tuple[str, str, Direction, int, bool], ...] = (
     ("density", "Density", "higher", 3, True),
     ("coverage", "Coverage", "higher", 3, True),
     ("authpct", "AuthPct", "higher", 1, True),
-    ("vendi", "Vendi", "higher", 2, False),
+    ("vendi", "Vendi", "higher", 2, True),  # of the images drawn for that comparison
     ("vendi_within_identity", "Vendi per identity", "higher", 2, False),
 )
 

@@ -19,6 +19,7 @@ from pipeline_steps.metrics.verification import ErrorRates, error_rates
 from pipeline_steps.settings.score import IdentitySettings
 
 MAX_PAIRS = 20_000_000  # more are streamed, without bootstrap replicates
+OPERATING_POINTS = {"fmr100": 0.01, "fmr1000": 0.001}  # column -> false match rate
 
 Row = dict[str, Any]
 
@@ -44,7 +45,8 @@ def identity_numbers(
 
     Returns:
         The columns from n_genuine to fdr_high, and the rows of the bootstrap replicates, none for
-        pairs that are streamed.
+        pairs that are streamed. fmr100 and fmr1000 are NaN with fewer than 100 and 1000 impostor
+        pairs.
     """
     rows, names = images.features[recogniser], images.identities
     n_pairs = len(images) * (len(images) - 1) // 2 if others is None else len(images) * len(others)
@@ -97,6 +99,9 @@ def _row(rates: ErrorRates, intervals: VerificationIntervals) -> dict[str, Any]:
         "fdr_low": intervals.fdr.low,
         "fdr_high": intervals.fdr.high,
     }
+    for name, fmr in OPERATING_POINTS.items():
+        if rates.n_impostor * fmr < 1.0:  # below one pair in n no false match rate can be told
+            row[name] = float("nan")
     return {name: row[name] for name in IDENTITY_COLUMNS if name in row}
 
 
