@@ -97,7 +97,7 @@ def test_missing_gender_table_is_named(tmp_path):
         read_participants(tmp_path / "none.csv")
 
 
-def test_a_folder_and_another_encoding_are_one_sentence_each(tmp_path: Path) -> None:
+def test_a_folder_and_another_encoding_are_one_sentence_each(tmp_path):
     with pytest.raises(StepError, match="is a folder: name the CSV file in it"):
         read_participants(tmp_path)
     (tmp_path / "p.csv").write_bytes("participant,gender\n1,F\n".encode("utf-16"))

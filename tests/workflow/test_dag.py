@@ -170,7 +170,9 @@ def test_a_mistake_in_the_configuration_is_named(tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", finetune__rnak=4)
     result = run(tmp_path, "--configfile", config, "-n")
     assert result.returncode != 0
-    assert "unknown key 'finetune.rnak'" in result.stdout + result.stderr
+    told = result.stdout + result.stderr
+    assert "unknown key 'finetune.rnak'; did you mean 'rank'?" in told
+    assert 'File "' not in told  # no traceback
 
 
 def test_a_mixed_training_set_and_template_sets_become_jobs(tmp_path: Path) -> None:

@@ -6,12 +6,18 @@ from pathlib import Path
 
 from pipeline_steps.check_study import notice, refuse_unready
 from pipeline_steps.consent.at_start import remove_refused
+from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.lease import candidate_gpus
 from pipeline_steps.files.run_lock import claim_run, clear_stale_locks, release_run
 from pipeline_steps.settings.plan import WORLD, project_file
 from pipeline_steps.settings.snapshot import MARKERS, open_plan
 
-PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
+try:
+    PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
+except (
+    StepError
+) as error:  # one sentence, without the traceback that Snakemake would print
+    sys.exit(f"error: {error}")
 STUDY = PLAN.study
 S = PLAN.results
 if workflow.is_main_process and notice(PLAN):
