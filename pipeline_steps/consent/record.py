@@ -15,9 +15,9 @@ from pipeline_steps.files.hashes import sha256_json
 FOLDER = Path("withdrawals")
 
 
-def new_place(study: str, identity: str, day: str, root: Path = Path()) -> Path:
+def new_place(study: str, identity: str, day: str) -> Path:
     """Path of a new record: ``withdrawals/<study>/<identity>-<day>.json``, numbered if need be."""
-    folder = root / FOLDER / study
+    folder = FOLDER / study
     place = folder / f"{identity}-{day}.json"
     number = 1
     while place.exists():

@@ -59,7 +59,6 @@ def plan_cohort(
     *,
     device: torch.device | str,
     at_once: int | None = None,
-    runtime: Runtime | None = None,
 ) -> int:
     """How many identities to train together.
 
@@ -68,7 +67,6 @@ def plan_cohort(
         open_fleet: Opens a fleet of some of them.
         device: Where they will be trained.
         at_once: What the user wants; None: as many as pay and fit.
-        runtime: How the fleets will run.
 
     Returns:
         At least 1 and at most their number.
@@ -77,7 +75,7 @@ def plan_cohort(
     if at_once is not None or most < 2:
         return max(1, most)
     # Compiled steps take no more memory at their peak, and the probe should be short.
-    runtime = replace(runtime or Runtime(), compile="off")
+    runtime = Runtime(compile="off")
     peaks = []
     for count in (1, 2):
         try:

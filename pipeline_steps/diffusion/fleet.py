@@ -11,7 +11,7 @@ Source: ID-Booth, DreamBooth, PortraitBooth (see fleet_loss); LoRA, AdamW, cosin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -247,33 +247,17 @@ def fine_tune(
     *,
     seed: int,
     faces: FaceEmbedder | None = None,
-    runtime: Runtime | None = None,
-    state: Mapping[str, Tensor] | None = None,
-    on_step: Callable[[Fleet, Tensor], None] | None = None,
 ) -> dict[str, FineTuned]:
     """Fine-tune adapters of several identities together, to the last step.
 
-    Args:
-        base, method, subjects, prior, settings, seed, faces, runtime: As for :class:`Fleet`.
-        state: Of an interrupted fleet of these identities, to go on from.
-        on_step: Called after each step with the fleet and the step's losses, float [K, 4] in the
-            order of ``LOSSES`` on the base model's device.
+    Arguments and errors are those of :class:`Fleet`.
 
     Returns:
         Identity to its result, independent of the other identities beyond float error.
-
-    Raises:
-        ValueError: the method needs faces or embeddings that are not given; an unfit state.
     """
-    with Fleet(
-        base, method, subjects, prior, settings, seed=seed, faces=faces, runtime=runtime
-    ) as fleet:
-        if state is not None:
-            fleet.load_state(state)
+    with Fleet(base, method, subjects, prior, settings, seed=seed, faces=faces) as fleet:
         while not fleet.finished:
-            losses = fleet.step()
-            if on_step is not None:
-                on_step(fleet, losses)
+            fleet.step()
         return fleet.results()
 
 

@@ -12,34 +12,27 @@ from pathlib import Path
 
 import torch
 
+LATENT_SIDE = 8
+TEXT_WIDTH = 16  # of the text encoder and of the cross-attention
+TEXT_LENGTH = 77  # tokens per prompt
+GROUPS = 8  # of group normalisation
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 
 
 def write_random_pipeline(
     folder: str | os.PathLike[str],
     *,
-    sample_size: int = 8,
-    unet_widths: Sequence[int] = (16, 32),
     vae_widths: Sequence[int] = (8, 8, 16),
-    heads: int = 2,
-    text_width: int = 16,
-    text_length: int = 77,
-    groups: int = 8,
     prediction_type: str = "epsilon",
     scaling_factor: float = 0.18215,
     seed: int = 0,
 ) -> Path:
-    """Write a Stable Diffusion pipeline folder with random weights.
+    """Write a small Stable Diffusion pipeline folder with random weights.
 
     Args:
         folder: Created where it does not exist.
-        sample_size: Side of the latents; images are ``2 ** (len(vae_widths) - 1)`` times larger.
-        unet_widths: Channels of the denoising network's levels, each with cross-attention.
-        vae_widths: Channels of the autoencoder's levels.
-        heads: Attention heads per layer.
-        text_width: Width of the text encoder and of the cross-attention.
-        text_length: Tokens per prompt.
-        groups: Group normalisation's groups; divides every width.
+        vae_widths: Channels of the autoencoder's levels, multiples of ``GROUPS``; images are
+            ``2 ** (len(vae_widths) - 1)`` times as large as latents.
         prediction_type: "epsilon" or "v_prediction".
         scaling_factor: The autoencoder's.
         seed: Of the weights.
@@ -56,39 +49,38 @@ def write_random_pipeline(
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     vocabulary = byte_vocabulary()
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=text_length)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TEXT_LENGTH)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(vocabulary),
-                hidden_size=text_width,
-                intermediate_size=2 * text_width,
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=2 * TEXT_WIDTH,
                 num_hidden_layers=2,
                 num_attention_heads=2,
-                max_position_embeddings=text_length,
+                max_position_embeddings=TEXT_LENGTH,
                 bos_token_id=vocabulary[SPECIAL_TOKENS[0]],
                 eos_token_id=vocabulary[SPECIAL_TOKENS[1]],
             )
         )
-        levels = len(unet_widths)
         unet = UNet2DConditionModel(
-            sample_size=sample_size,
-            block_out_channels=tuple(unet_widths),
-            down_block_types=("CrossAttnDownBlock2D",) * levels,
-            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            sample_size=LATENT_SIDE,
+            block_out_channels=(16, 32),
+            down_block_types=("CrossAttnDownBlock2D",) * 2,
+            up_block_types=("CrossAttnUpBlock2D",) * 2,
             layers_per_block=1,
-            cross_attention_dim=text_width,
-            attention_head_dim=heads,
-            norm_num_groups=groups,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=2,
+            norm_num_groups=GROUPS,
         )
         vae = AutoencoderKL(
-            sample_size=sample_size * 2 ** (len(vae_widths) - 1),
+            sample_size=LATENT_SIDE * 2 ** (len(vae_widths) - 1),
             block_out_channels=tuple(vae_widths),
             down_block_types=("DownEncoderBlock2D",) * len(vae_widths),
             up_block_types=("UpDecoderBlock2D",) * len(vae_widths),
             layers_per_block=1,
-            norm_num_groups=groups,
+            norm_num_groups=GROUPS,
             scaling_factor=scaling_factor,
         )
     scheduler = DDPMScheduler(

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import pandas as pd
 
+from pipeline_steps.evidence.grouping import sorted_groups
 from pipeline_steps.evidence.layout import competes
-from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.evidence.names import Names
 from pipeline_steps.naming import REFERENCES, UNTUNED
 from pipeline_steps.recognition.protocol import average_with_interval
 
@@ -86,7 +87,7 @@ def order_claims(
     """
     claims = []
     keys = ["recogniser", "base_model", "prompts", "versus"]
-    for key, rows in _sorted_groups(identity, keys):
+    for key, rows in sorted_groups(identity, keys):
         recogniser, base_model, prompts, versus = key
         found = {str(row["method"]): row for _, row in rows.iterrows()}
         methods = [method for method in expected if method in found]
@@ -153,22 +154,19 @@ def error_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     """Equal error rates against the real images: untuned, and the range of the fine-tuned."""
     sentences = []
     against_real = identity[identity["versus"] == "real"]
-    for (recogniser, base_model, prompts), rows in _sorted_groups(
+    for (recogniser, base_model, prompts), rows in sorted_groups(
         against_real, ["recogniser", "base_model", "prompts"]
     ):
-        tuned = _fine_tuned(rows)
-        if tuned.empty:
+        found = _lowest_and_untuned(rows, "eer")
+        if found is None:
             continue
-        best = tuned.iloc[int(tuned["eer"].to_numpy(dtype=float).argmin())]
+        method, lowest, untuned = found
         text = (
             f"{names(base_model)}, {names(prompts)} prompts, {names(recogniser)}: lowest equal "
-            f"error rate against the real images {_estimate(best, 'eer').text()} "
-            f"({names(str(best['method']))})"
+            f"error rate against the real images {lowest.text()} ({names(method)})"
         )
-        untuned = rows[rows["method"] == UNTUNED]
-        if len(untuned):
-            estimate = _estimate(untuned.iloc[0], "eer")
-            text += f"; untuned {estimate.text()}, {_against_chance(estimate, 'error')}"
+        if untuned is not None:
+            text += f"; untuned {untuned.text()}, {_against_chance(untuned, 'error')}"
         sentences.append(text + ".")
     return sentences
 
@@ -177,20 +175,19 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
     """Lowest Fréchet distance to each reference among the fine-tuned methods."""
     sentences = []
     variants = quality[~quality["base_model"].isin(REFERENCES)]
-    for (base_model, prompts, reference), rows in _sorted_groups(
+    for (base_model, prompts, reference), rows in sorted_groups(
         variants, ["base_model", "prompts", "reference"]
     ):
-        tuned = _fine_tuned(rows)
-        if tuned.empty:
+        found = _lowest_and_untuned(rows, "fid")
+        if found is None:
             continue
-        best = tuned.iloc[int(tuned["fid"].to_numpy(dtype=float).argmin())]
+        method, lowest, untuned = found
         text = (
             f"{names(base_model)}, {names(prompts)} prompts: closest to “{names(reference)}” is "
-            f"{names(str(best['method']))}, Fréchet distance {_estimate(best, 'fid').text(2)}"
+            f"{names(method)}, Fréchet distance {lowest.text(2)}"
         )
-        untuned = rows[rows["method"] == UNTUNED]
-        if len(untuned):
-            text += f"; untuned {_estimate(untuned.iloc[0], 'fid').text(2)}"
+        if untuned is not None:
+            text += f"; untuned {untuned.text(2)}"
         sentences.append(text + ".")
     return sentences
 
@@ -199,7 +196,7 @@ def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
     """Average test accuracy: the photographs, the best synthetic set, and how many beat chance."""
     real: list[tuple[str, Estimate]] = []
     synthetic: list[tuple[str, Estimate]] = []
-    for (base_model, prompts, method), rows in _sorted_groups(
+    for (base_model, prompts, method), rows in sorted_groups(
         recognition, ["base_model", "prompts", "method"]
     ):
         average = average_accuracy(rows)
@@ -242,15 +239,22 @@ def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
     return Estimate(*average_with_interval(*(means[key].tolist() for key in means)))
 
 
-def _sorted_groups(
-    frame: pd.DataFrame, keys: list[str]
-) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
-    found = [(tuple(map(str, key)), rows) for key, rows in frame.groupby(keys, sort=False)]
-    return sorted(found, key=lambda item: [order_key(part) for part in item[0]])
+def _lowest_and_untuned(
+    rows: pd.DataFrame, metric: str
+) -> tuple[str, Estimate, Estimate | None] | None:
+    """Fine-tuning method of the lowest value, that value, and the untuned model's; None: no method.
 
-
-def _fine_tuned(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[[competes(str(method)) for method in rows["method"]]]
+    Args:
+        rows: of one setting, a row per method.
+        metric: a column whose lower values are better.
+    """
+    tuned = rows[[competes(str(method)) for method in rows["method"]]]
+    if tuned.empty:
+        return None
+    best = tuned.iloc[int(tuned[metric].to_numpy(dtype=float).argmin())]
+    untuned = rows[rows["method"] == UNTUNED]
+    other = _estimate(untuned.iloc[0], metric) if len(untuned) else None
+    return str(best["method"]), _estimate(best, metric), other
 
 
 def _estimate(row: pd.Series, key: str) -> Estimate:

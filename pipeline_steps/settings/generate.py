@@ -40,13 +40,13 @@ HIDDEN = {"sample.prompt_set", "sample.gate.align"}  # filled in when a study is
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 
 
-def generated(root: Path = PROJECT_ROOT) -> dict[Path, str]:
+def generated() -> dict[Path, str]:
     """Path of every generated file to the text it should have."""
-    demo = root / "config" / "demo.yaml"
-    models = root / "config" / "models.yaml"
+    demo = PROJECT_ROOT / "config" / "demo.yaml"
+    models = PROJECT_ROOT / "config" / "models.yaml"
     study = read_study(yaml.safe_load(demo.read_text(encoding="utf-8")), str(demo))
     return {
-        root / "workflow" / "schemas" / "config.schema.json": schema(),
+        PROJECT_ROOT / "workflow" / "schemas" / "config.schema.json": schema(),
         demo: commented(study),
         models: pinned(models),
     }

@@ -216,19 +216,18 @@ def project_file(path: str) -> str:
     return os.path.normpath(os.path.join(os.path.relpath(PROJECT_ROOT), path))
 
 
-def make_plan(config: Mapping[str, Any], where: str, root: Path = PROJECT_ROOT) -> Plan:
+def make_plan(config: Mapping[str, Any], where: str) -> Plan:
     """Read all that a configuration refers to.
 
     Args:
         config: The parsed configuration.
         where: Its file's name, for messages.
-        root: Folder with ``config/models.yaml`` and ``config/prompts``.
 
     Raises:
         StepError: unknown keys, unfit values, or a name that stands for nothing.
     """
     study = read_study(config, where)
-    folder = root / "config"
+    folder = PROJECT_ROOT / "config"
     prompt_sets = {
         name: read_prompt_set(folder / "prompts" / f"{name}.yaml") for name in study.prompt_sets
     }
