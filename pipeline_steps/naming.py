@@ -1,4 +1,4 @@
-"""What a study calls its sets of images, and the order of such names."""
+"""What a study calls its sets of images and the columns of its tables, and the order of names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ REFERENCES = (REAL, WILD)
 VARIANT = ("base_model", "method", "prompts")  # columns that name a set of generated images
 # Columns that tell how an image was generated.
 GENERATED_BY = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler")
+# Columns of a recogniser's accuracies, a row per benchmark.
+VERIFICATION_COLUMNS = ("benchmark", "role", "accuracy", "accuracy_sd", "n_pairs", "low", "high")
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

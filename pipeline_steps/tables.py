@@ -43,11 +43,10 @@ from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.lineage import record_place, write_record
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.naming import VARIANT
+from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.tables import TablesSettings
 
-VERIFICATION_COLUMNS = ("benchmark", "role", "accuracy", "accuracy_sd", "n_pairs", "low", "high")
 RECOGNITION_COLUMNS = ("trained_on", *VARIANT, "seed", *VERIFICATION_COLUMNS)
 COLUMNS = {
     "quality": QUALITY_COLUMNS,

@@ -24,13 +24,12 @@ from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.files.lineage import record_place, write_record
 from pipeline_steps.files.logs import get_logger
+from pipeline_steps.naming import VERIFICATION_COLUMNS
 from pipeline_steps.settings.base import Frozen, load_frozen
 from pipeline_steps.settings.verify import VerifySettings
 
 if TYPE_CHECKING:
     from pipeline_steps.recognition.protocol import Verification
-
-COLUMNS = ("benchmark", "role", "accuracy", "accuracy_sd", "n_pairs", "low", "high")
 
 
 def run(
@@ -98,7 +97,7 @@ def verification_csv(results: Sequence[tuple[str, str, Verification]]) -> str:
     """The results as CSV text."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(VERIFICATION_COLUMNS)
     for benchmark, role, result in results:
         numbers = (result.accuracy, result.accuracy_sd)
         interval = (result.low, result.high)

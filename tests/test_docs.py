@@ -1,20 +1,14 @@
-"""What the documentation says has to hold: commands, links, columns, keys, and filled-in tables."""
+"""What the documentation says has to hold: commands, links, columns, keys."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import yaml
-from PIL import Image
-from safetensors.numpy import save_file
 
 from pipeline_steps import check_study
 from pipeline_steps.diffusion.base_models import ARCHITECTURES
@@ -22,7 +16,6 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.faces.participants import read_participants
-from pipeline_steps.files.errors import StepError
 from pipeline_steps.preflight.costs import costs_of
 from pipeline_steps.settings.plan import make_plan
 from pipeline_steps.settings.registry import read_models
@@ -31,12 +24,6 @@ from pipeline_steps.settings.study import read_configs
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
-
-import fill_card  # noqa: E402
-import fill_tables  # noqa: E402
-import table_text  # noqa: E402
-
 CARD = ROOT / "resources" / "demo_world" / "README.md"
 PAGES = [ROOT / "README.md", CARD, *sorted((ROOT / "docs").glob("*.md"))]
 COLUMNS = {
@@ -56,7 +43,6 @@ WRITTEN = {
     "tests/diffusion/test_squaredbooth.py",
     "tests/diffusion/test_stable_diffusion_skip.py",
 }
-NAMES = ("measured", "summary", "quality", "identity", "comparison", "recognition", "timing")
 
 
 def pages() -> dict[str, str]:
@@ -254,193 +240,3 @@ def test_citation_file_has_the_required_fields_and_the_version() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'version = "{citation["version"]}"' in project
     assert f'license = "{citation["license"]}"' in project
-
-
-# Tables -------------------------------------------------------------------------------------------
-
-
-def toy_study(root: Path) -> Path:
-    """Tables and provenance of two methods, one prompt set and one judge."""
-    extractors = "frechet=demo_attributes cmmd=x prdc=x face_quality=demo_quality"
-    quality, identity = [], []
-    for method, number in (("idbooth", 0.25), ("untuned", 0.5), ("dreambooth", 0.75)):
-        key = {"base_model": "demo", "method": method, "prompts": "base"}
-        for reference in ("real", "wild"):
-            values = dict.fromkeys(QUALITY_COLUMNS[6:-1], number + 1)
-            quality.append(key | {"reference": reference, "extractors": extractors} | values)
-        for versus in ("real", "synthetic"):
-            values = dict.fromkeys(IDENTITY_COLUMNS[7:], number)
-            identity.append(key | {"versus": versus, "recogniser": "judge"} | values)
-    comparison = {
-        "base_model": "demo",
-        "prompts": "base",
-        "versus": "real",
-        "recogniser": "judge",
-        "method": "idbooth",
-        "minus_method": "dreambooth",
-        "metric": "fdr",
-        "difference": -0.5,
-        "low": -0.75,
-        "high": -0.25,
-    }
-    recognition = [
-        {
-            "trained_on": "real",
-            "base_model": "real",
-            "method": "-",
-            "prompts": "-",
-            "seed": seed,
-            "benchmark": benchmark,
-            "role": role,
-            "accuracy": accuracy,
-            "accuracy_sd": 0.01,
-            "n_pairs": 200,
-            "low": 0.5,
-            "high": 0.9,
-        }
-        for seed in (0, 1)
-        for benchmark, role, accuracy in (
-            ("plain", "validation", 0.9),
-            ("cross_age", "test", 0.6 + 0.1 * seed),
-            ("cross_pose", "test", 0.75),
-        )
-    ]
-    rows = {
-        "quality": quality,
-        "identity": identity,
-        "comparison": [comparison, comparison | {"metric": "eer", "difference": 9.0}],
-        "recognition": recognition,
-    }
-    (root / "tables").mkdir()
-    for name, table in rows.items():
-        frame = pd.DataFrame(table, columns=list(COLUMNS[name]))
-        frame.to_csv(root / "tables" / f"{name}.csv", index=False)
-    step = {"wall_seconds": 12.4, "processor_seconds": 20.6, "memory_mib": 900.0}
-    provenance = {
-        "code": {"revision": "0123456789abcdef0123"},
-        "steps": {"report": step | {"jobs": 1}, "finetune": step | {"jobs": 6}},
-    }
-    (root / "provenance.json").write_text(json.dumps(provenance))
-    (root / "figures").mkdir()
-    for name in fill_tables.PICTURES:
-        Image.new("RGB", (40, 20), "red").save(root / "figures" / f"{name}.png")
-    return root
-
-
-def test_tables_hold_the_numbers_of_the_csv_files(tmp_path: Path) -> None:
-    tables = fill_tables.study_tables(toy_study(tmp_path), date="2026-01-02", hardware="2 cores")
-    assert tables.keys() == set(NAMES)
-    assert tables["measured"] == "Measured on 2026-01-02, 2 cores, code revision `0123456789ab`."
-    rows = tables["identity"].splitlines()
-    assert [row.split(" | ")[3] for row in rows[2:]] == ["untuned", "DreamBooth", "ID-Booth"]
-    assert "0.250 [0.250, 0.250]" in rows[-1]
-    assert "1.75 [1.75, 1.75]" in tables["quality"]
-    assert "FD (Fréchet distance) demo attributes, MMD x" in tables["quality"]
-    # Validation stays out of the average: (0.65 + 0.75) / 2.
-    assert "| photographs | – | – | 0.700 [" in tables["recognition"]
-    assert "Plain (validation)" in tables["recognition"]
-    assert "2 seeds per training set" in tables["recognition"]
-    steps = [row.split(" | ")[0] for row in tables["timing"].splitlines()[2:]]
-    assert steps == ["| `finetune`", "| `report`", "| all"]
-    assert tables["timing"].endswith("| all | 7 | 25 | 41 | 900 |")
-
-
-def test_a_difference_beyond_chance_is_bold_and_other_metrics_are_left_out(tmp_path: Path) -> None:
-    table = fill_tables.study_tables(toy_study(tmp_path), date="d", hardware="h")["comparison"]
-    minus = table_text.MINUS
-    assert f"**{minus}0.50 [{minus}0.75, {minus}0.25]**" in table
-    assert "9.0" not in table
-
-
-def test_every_row_of_a_table_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
-    tables = fill_tables.study_tables(toy_study(tmp_path), date="d", hardware="h")
-    for name, text in tables.items():
-        counts = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-        assert len(counts) <= 1, name
-
-
-def fill_pages(root: Path, study: Path) -> dict[str, str]:
-    """Both pages after filling, by the option that names them."""
-    files = {"readme": root / "README.md", "results": root / "results.md"}
-    command = ["--study", str(study), "--date", "d", "--hardware", "h"]
-    command += ["--images", str(root / "images")]
-    for option, file in files.items():
-        command += [f"--{option}", str(file)]
-    assert fill_tables.main(command) == 0
-    return {option: file.read_text("utf-8") for option, file in files.items()}
-
-
-def test_filling_the_pages_twice_changes_nothing_and_keeps_the_rest(tmp_path: Path) -> None:
-    study = tmp_path / "study"
-    study.mkdir()
-    toy_study(study)
-    before = {
-        "readme": (ROOT / "README.md").read_text("utf-8"),
-        "results": (ROOT / "docs" / "results.md").read_text("utf-8"),
-    }
-    (tmp_path / "README.md").write_text(before["readme"])
-    (tmp_path / "results.md").write_text(before["results"])
-    first = fill_pages(tmp_path, study)
-    assert fill_pages(tmp_path, study) == first
-    marked = re.compile(r"(<!-- table:\w+ -->\n).*?(<!-- /table -->)", re.DOTALL)
-    for page, text in first.items():
-        assert marked.sub(r"\1\2", text) == marked.sub(r"\1\2", before[page])
-        assert "Measured on d, h" in text
-    for name in fill_tables.PICTURES:
-        with Image.open(tmp_path / "images" / f"{name}.webp") as picture:
-            assert picture.width == fill_tables.PICTURES[name]
-            assert picture.height == picture.width // 2
-
-
-def test_a_study_without_figures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match=r"samples\.png is missing: finish the study"):
-        fill_tables.write_pictures(tmp_path, tmp_path)
-
-
-def test_summary_has_a_row_per_method_of_the_last_prompts_by_the_last_judge(tmp_path: Path) -> None:
-    folder = toy_study(tmp_path) / "tables"
-    quality, identity, recognition = (
-        pd.read_csv(folder / f"{name}.csv", keep_default_na=False)
-        for name in ("quality", "identity", "recognition")
-    )
-    others = identity.assign(prompts="complex", recogniser="independent", eer=0.125, eer_low=0.1)
-    text = table_text.summary(quality, pd.concat([identity, others]), recognition)
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()[2:-2]]
-    assert [row[1] for row in rows] == ["untuned", "DreamBooth", "ID-Booth"]
-    assert all(row[3].startswith("0.125 [0.100, ") for row in rows)
-    assert all(row[2] == "" for row in rows)  # no quality of these prompts
-    assert text.endswith("Prompts: Complex. Judge of EER and FDR: independent.")
-
-
-@pytest.mark.parametrize("text", ["", "<!-- table:a -->\nx\n<!-- /table -->\n" * 2])
-def test_a_missing_or_repeated_marker_is_refused(text: str) -> None:
-    with pytest.raises(StepError, match="table:a"):
-        fill_tables.fill(text, {"a": "x"})
-
-
-def test_an_unfinished_study_is_refused(tmp_path: Path) -> None:
-    study = toy_study(tmp_path)
-    (study / "provenance.json").write_text('{"steps": {}}')
-    with pytest.raises(StepError, match="finish the study"):
-        fill_tables.study_tables(study, date="d", hardware="h")
-
-
-def test_card_gets_sizes_and_measurements(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(CARD.read_text("utf-8"))
-    (tmp_path / "recogniser").mkdir()
-    tensors = {"a": np.zeros((3, 4), np.float16), "b": np.zeros(5, np.float16)}
-    save_file(tensors, tmp_path / "recogniser" / "model.safetensors", metadata={"format": "pt"})
-    row = {"what": "EER", "value": 0.0125, "low": 0.01, "high": 0.02, "n": 600}
-    part = {"date": "2026-01-02", "hardware": "2 cores", "rows": [row, row | {"low": None}]}
-    (tmp_path / "m.json").write_text(json.dumps({"recognisers": part, "identity": {"rows": []}}))
-    command = ["--weights", str(tmp_path), "--measurements", str(tmp_path / "m.json")]
-    assert fill_card.main(command) == 0
-    text = (tmp_path / "README.md").read_text("utf-8")
-    assert "| `recogniser/model.safetensors` | 17 | 0.00 |" in text
-    assert "| EER | 0.013 [0.010, 0.020] | 600 | 2026-01-02 | 2 cores |" in text
-    assert "| EER | 0.013 | 600 |" in text
-
-
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="train the weights"):
-        fill_card.weights_table(tmp_path)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from pipeline_steps import verify
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.naming import VERIFICATION_COLUMNS
 from pipeline_steps.recognition.backbones import architecture, save_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
 from pipeline_steps.recognition.protocol import wilson_interval
@@ -70,7 +71,7 @@ def run(config: Path, model: Path, *benchmarks: Path) -> list[dict[str, str]]:
 def test_the_table_has_a_row_per_benchmark(config: Path, model: Path, tmp_path: Path) -> None:
     other = benchmark(tmp_path / "cross_pose.bin", seed=2)
     rows = run(config, model, tmp_path / "plain.bin", other)
-    assert list(rows[0]) == list(verify.COLUMNS)
+    assert list(rows[0]) == list(VERIFICATION_COLUMNS)
     assert [(row["benchmark"], row["role"]) for row in rows] == [
         ("plain", "validation"),
         ("cross_pose", "test"),
