@@ -22,14 +22,14 @@ from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
 from pipeline_steps.naming import natural_key
 from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.prepare import PrepareSettings
+from pipeline_steps.settings.check_dataset import CheckDatasetSettings
 
 
-def run(frozen: Frozen[PrepareSettings], *, dataset: Path) -> dict[str, Any]:
+def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any]:
     """Check a prepared dataset.
 
     Args:
-        frozen: Configuration of the prepare step.
+        frozen: The step's configuration.
         dataset: Folder of the dataset; complete.json is written into it.
 
     Returns:
@@ -53,7 +53,7 @@ def run(frozen: Frozen[PrepareSettings], *, dataset: Path) -> dict[str, Any]:
         raise StepError(
             f"no usable photograph of {len(left_out)} of {count + len(left_out)} identities: "
             f"{named}. The others are done: replace these photographs, or set "
-            "prepare.on_empty_identity: skip, and run again"
+            "check_dataset.on_empty_identity: skip, and run again"
         )
     if left_out:
         get_logger("check_dataset").warning("left out: %s", named)
@@ -65,10 +65,10 @@ def run(frozen: Frozen[PrepareSettings], *, dataset: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = command_line("check_dataset", __doc__)
-    parser.add_argument("--config", type=Path, required=True, help="prepare's configuration (JSON)")
+    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
     arguments = parser.parse_args(argv)
-    run(load_frozen(arguments.config, PrepareSettings), dataset=arguments.dataset)
+    run(load_frozen(arguments.config, CheckDatasetSettings), dataset=arguments.dataset)
     return 0
 
 

@@ -20,6 +20,7 @@ from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.images import read_image
 from pipeline_steps.files.manifests import read_manifest
 from pipeline_steps.settings.base import Frozen
+from pipeline_steps.settings.check_dataset import CheckDatasetSettings
 from pipeline_steps.settings.prepare import PrepareSettings
 
 PHOTOGRAPH = np.ascontiguousarray(data.astronaut()[:256, 96:352])  # NASA, public domain
@@ -210,8 +211,8 @@ def test_identities_without_a_usable_photograph_are_named_and_the_others_are_don
     assert table.loc["faces/2/a.jpg", "reason"] == "no face"
 
     def checked(reaction):
-        settings = PrepareSettings(sources=(str(root),), resolution=64, on_empty_identity=reaction)
-        return check_dataset.run(Frozen("test", "prepare", 0, settings), dataset=out)
+        settings = CheckDatasetSettings(on_empty_identity=reaction)
+        return check_dataset.run(Frozen("test", "check_dataset", 0, settings), dataset=out)
 
     named = r"ID_2 \(no face\); ID_3 \(empty file\); ID_12 \(empty folder\)"
     with pytest.raises(StepError, match=f"3 of 4 identities: {named}"):
@@ -223,7 +224,7 @@ def test_identities_without_a_usable_photograph_are_named_and_the_others_are_don
 def test_no_photograph_at_all_is_an_error(tmp_path):
     (tmp_path / "faces").mkdir()
     with pytest.raises(StepError, match="there are no photographs"):
-        prepared(tmp_path, [tmp_path / "faces"], on_empty_identity="skip")
+        prepared(tmp_path, [tmp_path / "faces"])
     with pytest.raises(StepError, match=r"gone\.zip does not exist"):
         prepared(tmp_path, [tmp_path / "gone.zip"])
 

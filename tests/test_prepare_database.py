@@ -143,7 +143,6 @@ def prepared(database):
         gender_table=str(database / "people.csv"),
         resolution=64,
         min_face_side=20,
-        on_empty_identity="skip",
         on_broken_source="salvage",
     )
     out = database / "dataset"

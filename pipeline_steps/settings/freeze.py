@@ -6,7 +6,7 @@ So whatever one step does not use must not stand in its file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline_steps.diffusion.methods import METHODS
@@ -18,6 +18,7 @@ from pipeline_steps.settings.score import SCORE_KINDS
 from pipeline_steps.settings.study import Study
 
 JsonObject = dict[str, Any]
+Entry = tuple[str, JsonObject]
 
 
 def freeze(
@@ -37,33 +38,56 @@ def freeze(
         StepError: the study names weights that the registry lacks or has for another task, or
             whose resolution is above that of the prepared images.
     """
-    frozen: dict[str, JsonObject] = {}
+    return dict(
+        [
+            *_of_photographs(study, models),
+            *_of_generation(study, models, prompt_sets),
+            *_of_scores(study, models),
+            *_of_recognition(study),
+            *_of_presentation(study, models),
+        ]
+    )
 
-    def add(
-        step: str,
-        settings: Section | JsonObject,
-        *,
-        variant: Mapping[str, str] | None = None,
-        weights: Mapping[str, Weights] | None = None,
-        path: str | None = None,
-    ) -> None:
-        named = dict(variant or {})
-        path = path or "/".join((step, *named.values()))
-        frozen[f"{path}.json"] = {
-            "study": study.name,
-            "step": step,
-            "seed": study.seed,
-            "settings": settings.model_dump(mode="json")
-            if isinstance(settings, Section)
-            else settings,
-            "weights": {role: entry.frozen() for role, entry in (weights or {}).items()},
-            "variant": named,
-        }
 
-    judge = pick(models, study.recogniser, "recogniser", "recogniser")
-    add("prepare", study.prepare)
-    add("embed", study.embed, weights={"recogniser": judge})
-    add("align", study.align)
+def _entry(
+    study: Study,
+    step: str,
+    settings: Section | JsonObject,
+    *,
+    variant: Mapping[str, str] | None = None,
+    weights: Mapping[str, Weights] | None = None,
+    path: str | None = None,
+) -> Entry:
+    """Path and content of one frozen configuration; the path follows the variant's values."""
+    named = dict(variant or {})
+    path = path or "/".join((step, *named.values()))
+    return f"{path}.json", {
+        "study": study.name,
+        "step": step,
+        "seed": study.seed,
+        "settings": settings.model_dump(mode="json") if isinstance(settings, Section) else settings,
+        "weights": {role: entry.frozen() for role, entry in (weights or {}).items()},
+        "variant": named,
+    }
+
+
+def _judge(study: Study, models: Mapping[str, Weights]) -> Weights:
+    """The recogniser of the identity losses."""
+    return pick(models, study.recogniser, "recogniser", "recogniser")
+
+
+def _of_photographs(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
+    yield _entry(study, "prepare", study.prepare)
+    yield _entry(study, "check_dataset", study.check_dataset)
+    yield _entry(study, "embed", study.embed, weights={"recogniser": _judge(study, models)})
+    yield _entry(study, "align", study.align)
+
+
+def _of_generation(
+    study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
+) -> Iterator[Entry]:
+    """Prior sets, fine-tuning and sampling, and what is exported of it."""
+    judge = {"recogniser": _judge(study, models)}
     for base_model in study.base_models:
         entry = pick(models, base_model, "base_models", "base_model")
         resolution = entry.options.get("resolution")
@@ -74,29 +98,29 @@ def freeze(
             )
         of_model = {"base_model": base_model}
         weights = {"base_model": entry}
-        add("prior", study.prior, variant=of_model, weights=weights | {"recogniser": judge})
+        yield _entry(study, "prior", study.prior, variant=of_model, weights=weights | judge)
         for method in study.methods:
             of_method = of_model | {"method": method}
             if method in METHODS:
-                settings_of_method = study.finetune.resolved(base_model, method)
-                judged = settings_of_method.needs_faces(method)
-                add(
-                    "finetune",
-                    settings_of_method,
-                    variant=of_method,
-                    weights=weights | ({"recogniser": judge} if judged else {}),
-                )
-            sampling = weights | _gate_weights(study, models, method)
+                tuning = study.finetune.resolved(base_model, method)
+                judges = weights | (judge if tuning.needs_faces(method) else {})
+                yield _entry(study, "finetune", tuning, variant=of_method, weights=judges)
+            gate = weights | _gate_weights(study, models, method)
             for name in study.prompt_sets:
-                settings = study.sample.with_prompts(prompt_sets[name])
-                settings = settings.finding_faces_as(study.align)
                 variant = of_method | {"prompts": name}
-                add("sample", settings, variant=variant, weights=sampling)
+                sampling = study.sample.with_prompts(prompt_sets[name])
+                sampling = sampling.finding_faces_as(study.align)
+                yield _entry(study, "sample", sampling, variant=variant, weights=gate)
                 if method in METHODS:
-                    judges = weights | ({"recogniser": judge} if uses_judge(study, method) else {})
-                    add("export", study.export, variant=variant, weights=judges)
+                    judges = weights | (judge if uses_judge(study, method) else {})
+                    yield _entry(study, "export", study.export, variant=variant, weights=judges)
+
+
+def _of_scores(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
+    """Features, scores and audits."""
     for extractor in extractors(study):
-        add(
+        yield _entry(
+            study,
             "features",
             study.features,
             variant={"extractor": extractor},
@@ -104,27 +128,33 @@ def freeze(
         )
     for kind in SCORE_KINDS:
         part = {kind: getattr(study.score, kind).model_dump(mode="json")}
-        add("score", part, variant={"kind": kind})
-    add("audit", study.audit.model_copy(update={"recogniser": audit_recogniser(study)}))
+        yield _entry(study, "score", part, variant={"kind": kind})
+    audit = study.audit.model_copy(update={"recogniser": audit_recogniser(study)})
+    yield _entry(study, "audit", audit)
+
+
+def _of_recognition(study: Study) -> Iterator[Entry]:
     # How many repetitions there are changes none of them.
     once = study.recognise.model_copy(update={"repetitions": 1})
     for source in study.training_sets:
         for repetition in range(study.recognise.repetitions):
             named = {"trained_on": trained_on(source), "repetition": str(repetition)}
-            path = recognise_path(source, repetition)
-            add("recognise", once, variant=named, path=f"recognise/{path}")
-    # Tables and page say which of the judges trained the images.
-    guides = any(uses_judge(study, method) for method in study.methods)
-    guide = {"recogniser": judge} if guides else {}
-    add("verify", study.verify)
+            path = f"recognise/{recognise_path(source, repetition)}"
+            yield _entry(study, "recognise", once, variant=named, path=path)
+    yield _entry(study, "verify", study.verify)
     if study.template_sets:
-        add("verify_templates", study.verify_templates)
+        yield _entry(study, "verify_templates", study.verify_templates)
+
+
+def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
+    """Figures, tables and page; the latter two say which of the judges trained the images."""
+    guides = any(uses_judge(study, method) for method in study.methods)
+    guide = {"recogniser": _judge(study, models)} if guides else {}
     shown = figures_recogniser(study)
-    add("figures", study.figures.model_copy(update={"recogniser": shown}))
-    add("tables", study.tables, weights=guide)
+    yield _entry(study, "figures", study.figures.model_copy(update={"recogniser": shown}))
+    yield _entry(study, "tables", study.tables, weights=guide)
     judge_of_figures = pick(models, shown, "figures.recogniser", "recogniser")
-    add("report", study.report, weights=guide | {"figures": judge_of_figures})
-    return frozen
+    yield _entry(study, "report", study.report, weights=guide | {"figures": judge_of_figures})
 
 
 def freeze_world(study: Study) -> JsonObject:
@@ -157,7 +187,7 @@ def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> d
     """Networks by which the gate of the sample step judges images."""
     gate, weights = study.sample.gate, {}
     if gates_by_identity(study, method):
-        weights["recogniser"] = pick(models, study.recogniser, "recogniser", "recogniser")
+        weights["recogniser"] = _judge(study, models)
     if gate is not None and gate.min_quality is not None:
         where = "score.quality.face_quality_extractor"
         name = study.score.quality.face_quality_extractor

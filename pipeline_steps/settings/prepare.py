@@ -92,11 +92,6 @@ class PrepareSettings(Section):
         ge=64,
         description="Faces are searched in a copy shrunk to this longer side, pixels.",
     )
-    on_empty_identity: Literal["error", "skip"] = Field(
-        default="error",
-        description="What to do when no photograph of an identity can be used. Both go on with the "
-        "others; error: the run ends with an error that names it; skip: it is left out for good.",
-    )
     on_broken_source: Literal["error", "salvage"] = Field(
         default="error",
         description="What to do with an archive that ends too early: stop with an error that names "

@@ -17,6 +17,7 @@ from pipeline_steps.naming import REAL, UNTUNED
 from pipeline_steps.settings.align import AlignSettings
 from pipeline_steps.settings.audit import AuditSettings
 from pipeline_steps.settings.base import Section, validated
+from pipeline_steps.settings.check_dataset import CheckDatasetSettings
 from pipeline_steps.settings.embed import EmbedSettings
 from pipeline_steps.settings.export import ExportSettings
 from pipeline_steps.settings.features import FeaturesSettings
@@ -105,6 +106,7 @@ class Study(Section):
     render_demo_world: RenderDemoWorldSettings = Field(default=RenderDemoWorldSettings())
     fetch_dataset: FetchDatasetSettings = Field(default=FetchDatasetSettings())
     prepare: PrepareSettings
+    check_dataset: CheckDatasetSettings = Field(default=CheckDatasetSettings())
     embed: EmbedSettings = Field(default=EmbedSettings())
     prior: PriorSettings = Field(default=PriorSettings())
     finetune: FinetuneSettings = Field(default=FinetuneSettings())

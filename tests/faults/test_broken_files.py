@@ -207,9 +207,9 @@ def test_a_person_in_whose_photographs_nobody_is_seen_is_named_and_the_others_ar
     trained = [name for path in cohorts for name in json.loads((project / path).read_text("utf-8"))]
     assert set(trained) == others
     before = {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")}
-    write_config(project, {"prepare.on_empty_identity": "skip"})
+    write_config(project, {"check_dataset.on_empty_identity": "skip"})
     output = snakemake(project, check, *cohorts)
-    assert not re.search(r"finetune\s+\d", output)
+    assert not re.search(r"(prepare|finetune)\s+\d", output)
     assert {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")} == before
     assert json.loads((project / check).read_text("utf-8"))["left_out"] == {"ID_2": ["no face"]}
 

@@ -76,7 +76,7 @@ rule prepare:
 rule check_dataset:
     input:
         code=PLAN.code("check_dataset"),
-        config="<results>/config/prepare.json",
+        config="<results>/config/check_dataset.json",
         report=rules.prepare.output.report,
     output:
         "<results>/dataset/complete.json",
