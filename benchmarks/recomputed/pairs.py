@@ -186,8 +186,16 @@ def fold_accuracies(distances: Array, same: Array, folds: int) -> list[float]:
     return found
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % limits: the roots of (p - share)^2 = z^2 p (1 - p) / n."""
-    z2 = stats.norm.ppf(0.975) ** 2
-    low, high = sorted(np.roots([1 + z2 / n, -(2 * share + z2 / n), share**2]).real)
-    return max(float(low), 0.0), min(float(high), 1.0)
+def accuracy_limits(accuracies: Sequence[float], n: int) -> tuple[float, float]:
+    """95 % limits of the mean of the folds' accuracies: Wilson's for the effective number of pairs.
+
+    That number is n over the design effect, which is how much more the folds scatter than folds of
+    independent pairs would. The limits are the roots of (p - share)^2 = t^2 p (1 - p) / effective.
+    """
+    folds, share = len(accuracies), float(np.mean(accuracies))
+    observed = float(np.var(accuracies, ddof=1)) / folds
+    expected = share * (1 - share) / n
+    effective = n / max(1.0, observed / expected) if expected > 0 else n
+    t2 = stats.t.ppf(0.975, folds - 1) ** 2
+    roots = np.roots([1 + t2 / effective, -(2 * share + t2 / effective), share**2]).real
+    return max(float(min(roots)), 0.0), min(float(max(roots)), 1.0)

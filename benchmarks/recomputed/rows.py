@@ -226,7 +226,7 @@ def recognition_rows(study: Study) -> list[Row]:
                 continue
             distances, same = benchmark_distances(record.parent / "model.safetensors", path)
             accuracies = pairs.fold_accuracies(distances, same, folds)
-            low, high = pairs.wilson(float(np.mean(accuracies)), len(same))
+            low, high = pairs.accuracy_limits(accuracies, len(same))
             rows.append(
                 {"trained_on": trained_on, "seed": seed, "benchmark": path.stem}
                 | dict(zip(NAMES, names, strict=True))
