@@ -40,8 +40,10 @@ WRITTEN = {
     "config/squared.yaml",
     "pipeline_steps/diffusion/base_models/stable_diffusion_skip.py",
     "pipeline_steps/diffusion/methods/squaredbooth.py",
+    "pipeline_steps/metrics/mean_shift.py",
     "tests/diffusion/test_squaredbooth.py",
     "tests/diffusion/test_stable_diffusion_skip.py",
+    "tests/metrics/test_mean_shift.py",
 }
 
 

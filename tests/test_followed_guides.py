@@ -110,3 +110,36 @@ def test_adding_a_base_model(project: Path) -> None:
     assert "acceptance of the licence 'CreativeML Open RAIL-M'" not in check.stdout
     assert test.returncode == 0, test.stdout + test.stderr
     assert "1 passed" in test.stdout
+
+
+def insert(path: Path, before: str, text: str) -> None:
+    content = path.read_text("utf-8")
+    assert content.count(before) == 1, before
+    path.write_text(content.replace(before, text + before))
+
+
+def test_adding_a_metric(project: Path) -> None:
+    scoring = project / "pipeline_steps/evidence/scoring.py"
+    further = project / "pipeline_steps/evidence/further_tables.py"
+    places = {
+        "from pipeline_steps.metrics.mean_shift": (scoring, "from pipeline_steps.metrics.mmd", ""),
+        '"mean_shift",': (scoring, '    "extractors",\n)', "    "),
+        '"mean_shift":': (scoring, '        "extractors": " ".join', "        "),
+        '("mean_shift",': (further, '    ("fd_inf",', "    "),
+    }
+    for block in blocks_of("adding-a-metric.md"):
+        if block.language == "sh":
+            result = run(project, block.text)
+            assert "1 passed" in result.stdout, result.stdout + result.stderr
+            continue
+        found = [start for start in places if block.text.startswith(start)]
+        if found:
+            path, before, indent = places.pop(found[0])
+            insert(path, before, indent + block.text)
+        else:
+            write(project, block)
+    assert not places
+    shutil.copy(ROOT / "tests" / "test_score.py", project / "tests")
+    name = "test_quality_compares_equal_numbers_with_each_reference"
+    result = run(project, f".venv/bin/python -m pytest -q tests/test_score.py::{name}")
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
