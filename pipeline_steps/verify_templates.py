@@ -87,7 +87,7 @@ def evaluate(
     network: IResNet, templates: TemplateSet, folder: Path, fmrs: Sequence[float]
 ) -> list[dict[str, object]]:
     """Rows of one set, without its name: one per false match rate."""
-    from pipeline_steps.recognition.protocol import wilson_interval
+    from pipeline_steps.metrics.intervals import wilson_interval
     from pipeline_steps.recognition.templates import pair_scores, pool, tpr_at_fmr
 
     kept, embeddings = _embed(network, folder / "images", templates.files)

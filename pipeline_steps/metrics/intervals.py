@@ -12,6 +12,7 @@ Hesterberg ("What Teachers Should Know About the Bootstrap", The American Statis
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from pipeline_steps.metrics.verification import fisher_discriminant_ratio
 
 Values = NDArray[np.float64]
 Counts = NDArray[np.int64]
+
+Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,20 @@ class Replicates:
     eer: Values
     fdr: Values
     genuine_mean: Values
+
+
+def wilson_interval(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson, JASA 22, 1927).
+
+    Args:
+        share: in [0, 1].
+        n: number of trials, or their effective number.
+        z: quantile of the normal distribution; the default gives 95 %.
+    """
+    centre = share + z**2 / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def draw_counts(n_units: int, replicates: int, rng: np.random.Generator) -> Counts:

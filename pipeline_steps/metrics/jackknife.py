@@ -4,9 +4,10 @@ Two scores that share a person are not independent, nor are two images of one, s
 is left out. The spread of the estimates without each one gives a standard error (Efron and Stein,
 "The Jackknife Estimate of Variance", Annals of Statistics 1981, who show that it errs on the wide
 side), and Student's t the limits, on a scale on which the number is nearly symmetric. Where few
-people carry most of the spread, as those few who are confused carry an error rate, the standard
-error itself is uncertain: degrees of freedom fall with the kurtosis, from Var(s^2) of a sample. Of
-many people, groups are left out (Shao and Tu, "The Jackknife and Bootstrap", 1995, Section 2.3).
+people carry most of the spread the standard error itself is uncertain: degrees of freedom fall with
+the kurtosis, from Var(s^2) of a sample. Of many people, groups are left out (Shao and Tu, "The
+Jackknife and Bootstrap", 1995, Section 2.3). An error rate is a proportion, and gets Wilson's
+limits for as many independent pairs as would have this standard error.
 
 Coverage by simulation: benchmarks/interval_coverage.py.
 """
@@ -22,12 +23,20 @@ from scipy import stats
 
 from pipeline_steps.metrics.arrays import feature_matrix, same_width
 from pipeline_steps.metrics.frechet import frechet_distance, weighted_frechet_distance
-from pipeline_steps.metrics.intervals import NO_INTERVAL, Interval, bootstrap_verification
+from pipeline_steps.metrics.intervals import (
+    NO_INTERVAL,
+    Interval,
+    bootstrap_verification,
+    wilson_interval,
+)
 from pipeline_steps.metrics.pairs import Comparison
 from pipeline_steps.metrics.verification import ErrorRates
 
 MAX_GROUPS = 200  # people left out one by one up to here, in so many groups beyond
 FEWEST_FREEDOM = 2.0  # with fewer, Student's t is so wide that limits say nothing
+# At most so many independent pairs does a person stand for in an error rate: a correlation of
+# 1 / 15 at least between the errors of one person. Chosen by simulation, see docs/metrics.md.
+PAIRS_PER_PERSON = 15.0
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -42,18 +51,6 @@ class Scale:
 
 
 ROOT = Scale(np.sqrt, lambda x: np.square(np.maximum(x, 0.0)))
-
-
-def logit(n: int) -> Scale:
-    """Log odds of a rate among n cases, half a case added on either side so that 0 has one."""
-
-    def to(rate: Values) -> Values:
-        return np.log((rate * n + 0.5) / (n - rate * n + 0.5))
-
-    def back(odds: Values) -> Values:
-        return np.clip(((n + 1) / (1.0 + np.exp(-odds)) - 0.5) / n, 0.0, 1.0)
-
-    return Scale(to, back)
 
 
 def leave_out(n_units: int, groups: int, rng: np.random.Generator) -> Mask:
@@ -150,11 +147,17 @@ def error_rate_interval(
 ) -> Interval:
     """Interval of an error rate over people.
 
-    On log odds, the absence of one person who carries nearly all errors looks like a factor of
-    thousands, and the upper limit goes to 1. So it is no higher than the widest one on square
-    roots (two degrees of freedom), where rare counts have an even spread. Where nobody erred,
-    leaving people out tells nothing. The upper limit is then Clopper and Pearson's for the share
-    of people who err at all, which the error rate does not exceed.
+    Wilson's limits for the effective number of pairs, rate (1 - rate) / variance, the variance that
+    of the jackknife (Korn and Graubard, Survey Methodology 24, 1998; with Wilson's limits as in
+    Franco et al., Journal of Survey Statistics and Methodology 7, 2019). A draw without those who
+    are confused most has both too small a rate and too small a variance, so the effective number
+    is bounded: by the genuine pairs, and by `PAIRS_PER_PERSON` for each person, since the errors of
+    one person go together (Schuckers, "Using the beta-binomial distribution to assess performance
+    of a biometric identification device", International Journal of Image and Graphics 3, 2003:
+    n / correlation at most, whatever the number of pairs).
+
+    Where nobody erred, leaving people out tells nothing. The upper limit is then Clopper and
+    Pearson's for the share of people who err at all, which the error rate does not exceed.
 
     Args:
         rate: the error rate.
@@ -162,14 +165,22 @@ def error_rate_interval(
         n_units: number of people.
         n_genuine: number of genuine pairs.
         level: confidence level, in (0, 1).
+
+    Returns:
+        The interval; NaN limits where a value is not finite.
     """
-    if rate == 0.0 and not np.any(without > 0):
-        return Interval(0.0, float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / n_units)))
-    odds = jackknife_interval(rate, [without], logit(n_genuine), level)
-    roots = np.sqrt(without)
-    error = np.sqrt(roots.var() * (len(roots) - 1.0))
-    reach = float(stats.t.ppf((1.0 + level) / 2.0, FEWEST_FREEDOM)) * error
-    return Interval(odds.low, min(odds.high, float((np.sqrt(rate) + reach) ** 2)))
+    if not np.isfinite(rate) or not np.isfinite(without).all():
+        return NO_INTERVAL
+    tail = (1.0 - level) / 2.0
+    if rate == 0.0:
+        return Interval(0.0, float(1.0 - tail ** (1.0 / n_units)))
+    variance = float(without.var()) * (len(without) - 1.0)
+    effective = min(float(n_genuine), PAIRS_PER_PERSON * n_units)
+    if variance > 0.0:
+        effective = min(effective, rate * (1.0 - rate) / variance)
+    if effective == 0.0:  # every pair is an error, though not without each person
+        return Interval(0.0, 1.0)
+    return Interval(*wilson_interval(rate, effective, float(stats.norm.ppf(1.0 - tail))))
 
 
 def frechet_interval(

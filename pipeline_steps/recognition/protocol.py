@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from pipeline_steps.metrics.intervals import wilson_interval
+
 N_FOLDS = 10
 THRESHOLDS = np.arange(0, 4, 0.01)
-Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -116,20 +117,6 @@ def accuracy_interval(accuracies: np.ndarray, n: int, level: float = 0.95) -> tu
     effect = max(1.0, between / independent) if independent > 0.0 else 1.0
     student = float(stats.t.ppf((1.0 + level) / 2.0, folds - 1))
     return wilson_interval(accuracy, n / effect, student)
-
-
-def wilson_interval(accuracy: float, n: float, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson, JASA 22, 1927).
-
-    Args:
-        accuracy: in [0, 1].
-        n: number of trials, or their effective number.
-        z: quantile of the normal distribution; the default gives 95 %.
-    """
-    centre = accuracy + z**2 / (2 * n)
-    half = z * math.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
-    scale = 1 + z**2 / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def average_with_interval(

@@ -8,6 +8,7 @@ from pipeline_steps.metrics.intervals import (
     bootstrap_verification,
     draw_counts,
     percentile_interval,
+    wilson_interval,
 )
 from pipeline_steps.metrics.pairs import compare_between, compare_within
 from pipeline_steps.metrics.verification import error_rates
@@ -88,3 +89,9 @@ def test_verification_intervals_cover_the_population_values() -> None:
 
 def test_one_identity_gives_no_interval() -> None:
     assert np.isnan(percentile_interval(np.arange(5.0), 1).low)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (7, 10), (10, 10), (5923, 6000)])
+def test_wilson_interval_equals_scipys(hits: int, n: int) -> None:
+    expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -14,7 +14,6 @@ from pipeline_steps.metrics.jackknife import (
     frechet_interval,
     jackknife_interval,
     leave_out,
-    logit,
     verification_intervals,
 )
 from pipeline_steps.metrics.pairs import compare_within
@@ -62,12 +61,6 @@ def test_many_people_are_left_out_in_even_groups() -> None:
     np.testing.assert_array_equal(
         leave_out(4, 10, np.random.default_rng(2)), ~np.eye(4, dtype=bool)
     )
-
-
-def test_log_odds_and_back() -> None:
-    scale = logit(200)
-    rates = np.array([0.0, 0.005, 0.3, 1.0])
-    np.testing.assert_allclose(scale.back(scale.to(rates)), rates, atol=1e-12)
 
 
 def test_no_error_among_few_people_is_no_proof() -> None:
@@ -144,10 +137,39 @@ def test_intervals_cover_the_truth(measure: str, monkeypatch: pytest.MonkeyPatch
     assert 0.89 <= covered / trials <= 1.0
 
 
-def test_one_of_eight_who_carries_all_errors_leaves_a_limit_that_says_something() -> None:
+def test_people_who_err_alike_give_wilsons_interval_of_all_pairs() -> None:
+    interval = error_rate_interval(0.1, np.full(20, 0.1), 20, 120)
+    expected = stats.binomtest(12, 120).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_people_who_err_all_or_nothing_count_as_one_pair_each() -> None:
+    # 6 of 40 people fail in all of their 200 pairs: the mean of 40 zeros and ones.
+    failed = np.repeat([1.0, 0.0], [6, 34])
+    without = (failed.sum() - failed) / 39
+    interval = error_rate_interval(0.15, without, 40, 8000)
+    # The jackknife's variance is that of a sample, with n - 1.
+    centre, n, z = 0.15, 39, stats.norm.ppf(0.975)
+    limits = [
+        (centre + z * z / (2 * n) + sign * z * np.sqrt(centre * 0.85 / n + (z / (2 * n)) ** 2))
+        / (1 + z * z / n)
+        for sign in (-1, 1)
+    ]
+    assert (interval.low, interval.high) == pytest.approx(limits, rel=1e-9)
+
+
+def test_many_pairs_of_few_people_are_not_many_trials() -> None:
+    # One of eight carries all errors, each of 210 pairs with eight others alike.
     without = np.array([0.0] + [0.005 * 8 / 7] * 7)
-    interval = error_rate_interval(0.005, without, 8, 1600)
-    # By hand: jackknife error of the roots, Student's t of two degrees of freedom.
-    error = np.sqrt(7 / 8 * ((np.sqrt(without) - np.sqrt(without).mean()) ** 2).sum())
-    assert interval.high == pytest.approx((np.sqrt(0.005) + 4.302653 * error) ** 2, rel=1e-6)
-    assert interval.low < 0.005 < interval.high < 0.2
+    interval = error_rate_interval(0.005, without, 8, 1680)
+    assert interval.low < 0.005
+    few = stats.binomtest(0, 120).proportion_ci(method="wilson").high
+    assert interval.high > few  # 15 pairs a person, all of them right, leave at least this open
+    assert interval.high < 0.1
+
+
+def test_error_rates_at_the_end_of_the_scale() -> None:
+    all_wrong = error_rate_interval(1.0, np.ones(8), 8, 100)
+    assert 0.9 < all_wrong.low < all_wrong.high == 1.0
+    undefined = error_rate_interval(0.1, np.array([0.1, np.nan]), 2, 10)
+    assert np.isnan([undefined.low, undefined.high]).all()

@@ -9,13 +9,13 @@ import pytest
 from scipy import stats
 from sklearn import model_selection, preprocessing
 
+from pipeline_steps.metrics.intervals import wilson_interval
 from pipeline_steps.recognition.protocol import (
     accuracy_interval,
     average_with_interval,
     combine_flips,
     pair_distances,
     verify_pairs,
-    wilson_interval,
 )
 
 
@@ -131,12 +131,6 @@ def test_misfitting_input_is_an_error() -> None:
         verify_pairs(np.zeros(20), np.zeros(10, dtype=bool))
     with pytest.raises(ValueError, match="at least 10 pairs"):
         verify_pairs(np.zeros(9), np.zeros(9, dtype=bool))
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 10), (7, 10), (10, 10), (5923, 6000)])
-def test_wilson_interval_equals_scipys(hits: int, n: int) -> None:
-    expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
-    assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_even_folds_give_wilsons_interval_with_students_quantile() -> None:
