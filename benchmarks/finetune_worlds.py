@@ -147,7 +147,7 @@ def random_world(name: str, device: str) -> World:
     from diffusers import DDPMScheduler
 
     from pipeline_steps.diffusion.architectures import build, read_architecture
-    from pipeline_steps.faces.iresnet import iresnet100
+    from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 
     architecture = read_architecture(name)
     side = int(architecture["resolution"])
@@ -164,7 +164,7 @@ def random_world(name: str, device: str) -> World:
         alphas_cumprod=schedule.alphas_cumprod.double(),
         encode=lambda prompts: _encode(encoders, len(prompts), side),
     ).to(device, "bf16")
-    recogniser = Recogniser(iresnet100(), device)
+    recogniser = Recogniser(IResNet(NAMED_LAYERS["iresnet100"]), device)
     generator = torch.Generator().manual_seed(0)
     counts = [IMAGES] * 2 + [PRIOR_IMAGES]
     return World(

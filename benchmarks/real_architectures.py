@@ -43,7 +43,7 @@ from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampler import ImageRequest, sample
-from pipeline_steps.faces.iresnet import IResNet, iresnet100
+from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.seeds import torch_generator
@@ -83,7 +83,9 @@ def random_network(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
 
 def random_recogniser(*, small: bool = False) -> IResNet:
     """An iResNet-100, or a small one, whose normalisations and slopes all do something."""
-    network = IResNet((1, 1, 1, 1), (8, 8, 8, 8, 8)) if small else iresnet100()
+    network = (
+        IResNet((1, 1, 1, 1), (8, 8, 8, 8, 8)) if small else IResNet(NAMED_LAYERS["iresnet100"])
+    )
     for name, values in network.state_dict().items():
         if values.ndim > 1:
             values.normal_(0.0, values[0].numel() ** -0.5)
@@ -232,7 +234,7 @@ def check_recogniser() -> None:
                 input_names=["input.1"],
                 dynamic_axes={"input.1": {0: "n"}},
             )
-        twin = iresnet100().eval()
+        twin = IResNet(NAMED_LAYERS["iresnet100"]).eval()
         with timed("read back"):
             twin.load_state_dict(state_dict_of_onnx(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

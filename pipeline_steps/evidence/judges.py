@@ -29,17 +29,12 @@ def judge_note(recogniser: str, guide: str) -> str:
     """
     if not guide:
         return ""
-    if is_guide(recogniser, guide):
+    if recogniser == guide:
         return (
             ", the recogniser inside the identity losses: methods that it guided were trained to "
             "please this judge"
         )
     return ", an independent judge, which took no part in fine-tuning"
-
-
-def is_guide(recogniser: str, guide: str) -> bool:
-    """Whether this judge guided the training of the images that it judges."""
-    return recogniser == guide
 
 
 def judge_sentences(identity: pd.DataFrame, names: Names, guide: str) -> list[str]:

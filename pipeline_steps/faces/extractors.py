@@ -19,11 +19,11 @@ from torch import Tensor
 
 from pipeline_steps.faces.attributes import ATTRIBUTES_PREPROCESSING, AttributeNet
 from pipeline_steps.faces.colour import check_rgb
+from pipeline_steps.faces.iresnet import NAMED_LAYERS
 from pipeline_steps.faces.pixels import checked, normalised, resized
 from pipeline_steps.faces.pose import EXTRACTOR as POSE_EXTRACTOR
 from pipeline_steps.faces.pose import FOCAL_LENGTHS_PER_SIDE, head_pose
 from pipeline_steps.faces.recogniser import (
-    NAMED_LAYERS,
     PREPROCESSING,
     load_recogniser,
     read_state_dict,

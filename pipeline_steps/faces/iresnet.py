@@ -12,7 +12,7 @@ published weights have it: one linear regression (`qs`) from the embedding befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,14 @@ from torch import Tensor, nn
 EMBEDDING_DIM = 512
 INPUT_SIZE = 112
 N_STAGES = 4
+
+# Residual blocks of the four stages, by the names that InsightFace uses.
+NAMED_LAYERS: Mapping[str, tuple[int, ...]] = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -143,23 +151,3 @@ class IResNet(nn.Module):
             raise ValueError("this iResNet was built without a quality head (quality_head=True)")
         embedding = self.forward(x)
         return embedding, self.qs(embedding).squeeze(1)
-
-
-def iresnet18(**options: object) -> IResNet:
-    """iResNet with 2, 2, 2, 2 blocks (24 025 600 parameters)."""
-    return IResNet(layers=(2, 2, 2, 2), **options)  # type: ignore[arg-type]
-
-
-def iresnet34(**options: object) -> IResNet:
-    """iResNet with 3, 4, 6, 3 blocks."""
-    return IResNet(layers=(3, 4, 6, 3), **options)  # type: ignore[arg-type]
-
-
-def iresnet50(**options: object) -> IResNet:
-    """iResNet with 3, 4, 14, 3 blocks."""
-    return IResNet(layers=(3, 4, 14, 3), **options)  # type: ignore[arg-type]
-
-
-def iresnet100(**options: object) -> IResNet:
-    """iResNet with 3, 13, 30, 3 blocks (65 156 160 parameters)."""
-    return IResNet(layers=(3, 13, 30, 3), **options)  # type: ignore[arg-type]

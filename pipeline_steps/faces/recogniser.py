@@ -5,7 +5,6 @@ Input convention of ArcFace and CR-FIQA: RGB, 112x112 pixels, (x / 255 - 0.5) / 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline_steps.faces import iresnet
+from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.weights import locate, verify
 from pipeline_steps.settings.base import Weights
 
-NAMED_LAYERS: Mapping[str, tuple[int, ...]] = {
-    "iresnet18": (2, 2, 2, 2),
-    "iresnet34": (3, 4, 6, 3),
-    "iresnet50": (3, 4, 14, 3),
-    "iresnet100": (3, 13, 30, 3),
-}
 WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
 FAR_OUTSIDE = 4.0  # a decoder overshoots [-1, 1] a little; 0..255 goes far beyond
 PREPROCESSING = "RGB 112x112, (x / 255 - 0.5) / 0.5"
@@ -40,7 +33,7 @@ class Recogniser:
         device: where it runs, "cpu" or "cuda".
     """
 
-    def __init__(self, network: iresnet.IResNet, device: str | torch.device = "cpu") -> None:
+    def __init__(self, network: IResNet, device: str | torch.device = "cpu") -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
         self.input_size = network.input_size
@@ -163,7 +156,7 @@ def load_recogniser(weights: Weights, device: str | torch.device = "cpu") -> Rec
     return Recogniser(network, device)
 
 
-def build_network(weights: Weights, *, quality_head: bool = False) -> iresnet.IResNet:
+def build_network(weights: Weights, *, quality_head: bool = False) -> IResNet:
     """An untrained network as a registry entry describes it.
 
     Raises:
@@ -176,7 +169,7 @@ def build_network(weights: Weights, *, quality_head: bool = False) -> iresnet.IR
         raise ValueError(
             f"unknown recogniser architecture, expected iresnet or one of {sorted(NAMED_LAYERS)}"
         )
-    return iresnet.IResNet(**options, quality_head=quality_head)
+    return IResNet(**options, quality_head=quality_head)
 
 
 def weights_file(weights: Weights) -> Path:

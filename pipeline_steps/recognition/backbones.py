@@ -16,8 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.faces.recogniser import NAMED_LAYERS
+from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.tensors import save_tensors
 
