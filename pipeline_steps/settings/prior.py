@@ -30,11 +30,16 @@ class PriorSettings(Section):
     class_prompt: str = Field(
         default="photo of a person", description="Prompt of the class that is preserved."
     )
-    negative_prompt: str = Field(default="", description="Negative prompt.")
+    negative_prompt: str = Field(
+        default="", description="What the images shall not show; empty: nothing is said."
+    )
     steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
     guidance: float = Field(default=5.0, ge=1, description="Classifier-free guidance; 1 is none.")
     scheduler: Scheduler = Field(default="ddpm", description="Sampler of the denoising process.")
-    precision: Precision = Field(default="fp32", description="Arithmetic of sampling.")
+    precision: Precision = Field(
+        default="fp32",
+        description="Arithmetic of sampling; bf16 and fp16 are for GPUs.",
+    )
     attempts: int = Field(
         default=5, ge=1, description="Most drawings of one image until it shows a face."
     )

@@ -128,7 +128,10 @@ class SampleSettings(Section):
     steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
     guidance: float = Field(default=5.0, ge=1, description="Classifier-free guidance; 1 is none.")
     scheduler: Scheduler = Field(default="ddpm", description="Sampler of the denoising process.")
-    precision: Precision = Field(default="fp32", description="Arithmetic of sampling.")
+    precision: Precision = Field(
+        default="fp32",
+        description="Arithmetic of sampling. The paper has fp16; it and bf16 are for GPUs.",
+    )
     token: str = Field(
         default="sks",
         min_length=1,

@@ -32,8 +32,15 @@ class QualitySettings(Section):
         ge=1,
         description="Neighbours that span a manifold; 3 in Kynkäänniemi et al., 5 in FG 2025.",
     )
-    cmmd_sigma: float = Field(default=10.0, gt=0, description="Bandwidth of the CMMD's kernel.")
-    cmmd_scale: float = Field(default=1000.0, gt=0, description="Factor of the published CMMD.")
+    cmmd_sigma: float = Field(
+        default=10.0,
+        gt=0,
+        description="Bandwidth of the CMMD's Gaussian kernel, on features of length 1 (Jayasumana "
+        "et al., CVPR 2024).",
+    )
+    cmmd_scale: float = Field(
+        default=1000.0, gt=0, description="Factor by which the CMMD is multiplied, as published."
+    )
     kd_subsets: int = Field(
         default=100, ge=1, description="Subsets over which the kernel distance is averaged."
     )

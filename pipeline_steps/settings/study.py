@@ -78,7 +78,8 @@ class Study(Section):
     )
     in_the_wild: str = Field(
         default="data/ffhq",
-        description="Archive (.zip) or folder of the in-the-wild reference images.",
+        description="In-the-wild reference images: an archive (.zip, .tar), or a folder of images "
+        "or of .tar shards.",
     )
     training_sets: tuple[str, ...] = Field(
         default=(),
