@@ -20,8 +20,9 @@ from pipeline_steps.files.hashes import sha256_file
 from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.tensors import load_features
-from pipeline_steps.settings.base import Frozen, Weights
+from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.embed import EmbedSettings
+from tests.registry import entry
 
 FACE = np.ascontiguousarray(data.astronaut()[40:200, 140:300])  # NASA, public domain
 CAT = np.ascontiguousarray(data.chelsea()[:160, :160])
@@ -37,15 +38,7 @@ def network():
 def frozen(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(network().state_dict(), path)
-    weights = Weights(
-        name="small",
-        task="recogniser",
-        architecture="iresnet",
-        source=str(path),
-        licence="Apache-2.0",
-        commercial_use=True,
-        options={"layers": LAYERS, "widths": WIDTHS},
-    )
+    weights = entry("recogniser", "iresnet", path, layers=LAYERS, widths=WIDTHS)
     return Frozen("test", "embed", 0, EmbedSettings(), {"recogniser": weights})
 
 

@@ -18,23 +18,12 @@ from pipeline_steps.files.errors import StepError
 from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import read_manifest, write_manifest
 from pipeline_steps.files.tensors import load_features
-from pipeline_steps.settings.base import Frozen, Weights
+from pipeline_steps.settings.base import Frozen
 from pipeline_steps.settings.features import FeaturesSettings
+from tests.registry import entry
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
 LAYERS, WIDTHS = [1, 1, 1, 1], [4, 4, 4, 6, 8]
-
-
-def entry(task, architecture, source, **options):
-    return Weights(
-        name=f"small_{task}",
-        task=task,
-        architecture=architecture,
-        source=str(source),
-        licence="Apache-2.0",
-        commercial_use=True,
-        options=options,
-    )
 
 
 @pytest.fixture

@@ -11,21 +11,10 @@ import pytest
 from pipeline_steps.diffusion.prompts import draw_prompts
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.sample import PromptSet, read_prompt_set
+from tests.published import PLACES
 
 FOLDER = Path(__file__).parents[2] / "config" / "prompts"
 EXPRESSIONS = {"neutral", "happy", "sad", "angry", "shocked"}
-PLACES = {
-    "forest",
-    "city street",
-    "beach",
-    "office",
-    "bus",
-    "laboratory",
-    "factory",
-    "construction site",
-    "hospital",
-    "night club",
-}
 
 
 def prompts(
@@ -52,7 +41,7 @@ def test_complex_draws_expression_and_place_without_replacement() -> None:
     whole = prompts("complex", 55)
     parts = [match.groups() for match in map(pattern.fullmatch, whole) if match]
     assert len(parts) == 55
-    assert set(parts) == {(e, p) for e in EXPRESSIONS for p in PLACES | {None}}
+    assert set(parts) == {(e, p) for e in EXPRESSIONS for p in {*PLACES, None}}
     assert prompts("complex", 21) == whole[:21]
     assert Counter(prompts("complex", 100)).most_common(1)[0][1] == 2
     assert prompts("complex", identity="ID_5") != prompts("complex")

@@ -16,6 +16,7 @@ from pipeline_steps.files.images import write_png
 from pipeline_steps.files.manifests import write_manifest
 from pipeline_steps.files.tensors import save_features, save_tensors
 from pipeline_steps.settings.base import Weights
+from tests.registry import entry
 
 SIDE = 32
 
@@ -40,15 +41,7 @@ class EveryFace:
 
 
 def base_weights(folder: Path) -> Weights:
-    return Weights(
-        name="tiny",
-        task="base_model",
-        architecture="stable-diffusion",
-        source=str(folder),
-        licence="Apache-2.0",
-        commercial_use=True,
-        options={"resolution": SIDE},
-    )
+    return entry("base_model", "stable-diffusion", folder, name="tiny", resolution=SIDE)
 
 
 def recogniser_weights(folder: Path, input_size: int = 112) -> Weights:
@@ -65,15 +58,7 @@ def recogniser_weights(folder: Path, input_size: int = 112) -> Weights:
     network = IResNet(**{name: v if isinstance(v, int) else tuple(v) for name, v in size.items()})
     path = folder / "recogniser.safetensors"
     save_tensors(path, network.state_dict())
-    return Weights(
-        name="judge",
-        task="recogniser",
-        architecture="iresnet",
-        source=str(path),
-        licence="Apache-2.0",
-        commercial_use=True,
-        options=size,
-    )
+    return entry("recogniser", "iresnet", path, name="judge", **size)
 
 
 def write_dataset(folder: Path, counts: dict[str, int]) -> Path:

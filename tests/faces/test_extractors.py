@@ -15,22 +15,10 @@ from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.pixels import normalised, resized
 from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.base import Weights
+from tests.registry import entry
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
 FACES = AlignedFaces(IMAGES, np.repeat(ARCFACE_TEMPLATE[None], 3, axis=0))
-
-
-def entry(task, architecture, source, **options):
-    return Weights(
-        name="small",
-        task=task,
-        architecture=architecture,
-        source=str(source),
-        licence="Apache-2.0",
-        commercial_use=True,
-        options=options,
-    )
 
 
 def test_resizing_equals_clean_fids():

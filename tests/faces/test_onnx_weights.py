@@ -16,6 +16,7 @@ from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.files.errors import StepError
 from pipeline_steps.settings.base import Weights
+from tests.registry import entry
 
 LAYERS, WIDTHS = (2, 3, 2, 1), (4, 4, 6, 6, 8)
 
@@ -50,16 +51,9 @@ def export(network: torch.nn.Module, path: Path, **options: Any) -> Path:
     return path
 
 
-def entry(path: Path, layers: tuple[int, ...] = LAYERS) -> Weights:
-    return Weights(
-        name="twin",
-        task="recogniser",
-        architecture="iresnet",
-        source=str(path),
-        licence="MIT",
-        commercial_use=True,
-        options={"layers": list(layers), "widths": list(WIDTHS), "embedding_dim": 32},
-    )
+def twin(path: Path, layers: tuple[int, ...] = LAYERS) -> Weights:
+    sizes = {"layers": list(layers), "widths": list(WIDTHS), "embedding_dim": 32}
+    return entry("recogniser", "iresnet", path, **sizes)
 
 
 def faces(n: int = 6) -> NDArray[np.uint8]:
@@ -81,7 +75,7 @@ UNFOLDED = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding":
 @pytest.mark.parametrize("options", [{}, UNFOLDED], ids=["folded", "unfolded"])
 def test_the_network_answers_as_its_onnx_twin(tmp_path: Path, options: dict[str, Any]) -> None:
     path = export(random_network(), tmp_path / "face.onnx", **options)
-    ours = load_recogniser(entry(path)).embed(faces())
+    ours = load_recogniser(twin(path)).embed(faces())
     cosine = (ours * answer_of_onnxruntime(path, faces())).sum(axis=1)
     assert cosine.min() >= 0.99999
     expected = Recogniser(random_network()).embed(faces())
@@ -105,7 +99,7 @@ def test_exporters_do_fold(tmp_path: Path) -> None:
 def test_it_is_differentiable(tmp_path: Path) -> None:
     path = export(random_network(), tmp_path / "face.onnx")
     x = (torch.rand(2, 3, 112, 112) * 2 - 1).requires_grad_()
-    load_recogniser(entry(path)).embed_tensor(x)[:, 0].sum().backward()
+    load_recogniser(twin(path)).embed_tensor(x)[:, 0].sum().backward()
     other = x.detach().clone().requires_grad_()
     random_network()(other)[:, 0].sum().backward()
     assert x.grad is not None and other.grad is not None
@@ -118,7 +112,7 @@ def test_the_published_depth_is_found_in_the_graph(tmp_path: Path) -> None:
     state = state_dict_of_onnx(path)
     assert state.keys() == random_network(layers).state_dict().keys()
     with pytest.raises(StepError, match="does not fit"):
-        load_recogniser(entry(path))  # an entry that says another depth
+        load_recogniser(twin(path))  # an entry that says another depth
 
 
 def test_another_epsilon_is_made_up_for(tmp_path: Path) -> None:
@@ -127,7 +121,7 @@ def test_another_epsilon_is_made_up_for(tmp_path: Path) -> None:
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.eps = 2e-2
     path = export(network, tmp_path / "face.onnx", **UNFOLDED)
-    cosine = load_recogniser(entry(path)).embed(faces()) * answer_of_onnxruntime(path, faces())
+    cosine = load_recogniser(twin(path)).embed(faces()) * answer_of_onnxruntime(path, faces())
     assert cosine.sum(axis=1).min() >= 0.99999
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from pipeline_steps.settings.plan import Plan, make_plan
 from pipeline_steps.settings.study import benchmark_name, read_configs
+from tests.published import PLACES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "recipe.md").read_text("utf-8")
@@ -22,18 +23,6 @@ PRESETS = ("paper_sd21", "paper_sdxl", "fg2025")
 NEGATIVE = (
     "cartoon, cgi, render, illustration, painting, drawing, black and white, bad body proportions, "
     "landscape"
-)
-PLACES = (
-    "forest",
-    "city street",
-    "beach",
-    "office",
-    "bus",
-    "laboratory",
-    "factory",
-    "construction site",
-    "hospital",
-    "night club",
 )
 
 
