@@ -211,7 +211,8 @@ def test_a_person_in_whose_photographs_nobody_is_seen_is_named_and_the_others_ar
     output = snakemake(project, check, *cohorts)
     assert not re.search(r"(prepare|finetune)\s+\d", output)
     assert {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")} == before
-    assert json.loads((project / check).read_text("utf-8"))["left_out"] == {"ID_2": ["no face"]}
+    left_out = json.loads((project / check).read_text("utf-8"))["left_out"]
+    assert left_out == {"ID_2": ["no face", "position excluded"]}
 
 
 def without_faces(archive: Path) -> None:
