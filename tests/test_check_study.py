@@ -90,6 +90,17 @@ def test_data_that_are_there_are_not_missing(empty_machine):
     assert notice(plan, empty_machine) == ""
 
 
+def test_a_folder_in_the_place_of_a_file_is_told(empty_machine):
+    plan = paper()
+    put_data(plan, empty_machine)
+    for path in ("data/tfd/gender.csv", "data/benchmarks/lfw.bin"):
+        (empty_machine / path).unlink()
+        (empty_machine / path).mkdir()
+    missing = needs.missing_data(plan, empty_machine)
+    assert [entry.what for entry in missing] == ["table of participants", "verification benchmark"]
+    assert {entry.how for entry in missing} == {"this is a folder: name a file in it"}
+
+
 def test_an_unpacked_archive_is_pointed_at(empty_machine):
     (empty_machine / "data/tfd/TD_RGB_A_Set2").mkdir(parents=True)
     second = needs.missing_data(paper(), empty_machine)[1]

@@ -19,6 +19,8 @@ from pipeline_steps.settings.plan import WORLD, Plan
 GPU_MEMORY = {"stable-diffusion@512": 10e9, "stable-diffusion-xl@1024": 24e9}
 
 # What is known of the data by file name: source, size, licence.
+TABLE, BIN = "table of participants", "verification benchmark"
+FILES = (TABLE, BIN)  # all else may be a folder
 TUFTS = (
     "the Tufts Face Database's own download page (tdface.ece.tufts.edu)",
     "a few GB (estimate)",
@@ -77,14 +79,15 @@ def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
     kinds: dict[str, tuple[str, tuple[str, str, str]]] = {}
     kinds |= dict.fromkeys(study.prepare.sources, ("photographs", TUFTS))
     if study.prepare.gender_table:
-        kinds[study.prepare.gender_table] = ("table of participants", ("", "", ""))
+        kinds[study.prepare.gender_table] = (TABLE, ("", "", ""))
     kinds[study.in_the_wild] = ("in-the-wild reference images", FFHQ)
     kinds |= dict.fromkeys(study.template_sets, ("set of templates", ("", "", "")))
     others = [path for path in plan.put_in if path not in kinds]
-    kinds |= dict.fromkeys(others, ("verification benchmark", BENCHMARK))
+    kinds |= dict.fromkeys(others, (BIN, BENCHMARK))
     found = []
     for path, (what, (source, size, licence)) in kinds.items():
-        if path.startswith(f"{WORLD}/") or (root / path).exists():
+        place = root / path
+        if path.startswith(f"{WORLD}/") or (place.is_file() if what in FILES else place.exists()):
             continue
         address = study.fetch_dataset.archives.get(path, "")
         how = _advice(path, what, address, root)
@@ -93,10 +96,12 @@ def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
 
 
 def _advice(path: str, what: str, address: str, root: Path) -> str:
+    if what in FILES and (root / path).is_dir():
+        return "this is a folder: name a file in it"
     unpacked = path.removesuffix(".zip")
     if unpacked != path and (root / unpacked).is_dir():
         return f"name the folder {unpacked}, which is there, instead of the archive"
-    if what == "table of participants":
+    if what == TABLE:
         return "write it (docs/real-data.md), or remove prepare.gender_table from the study"
     if address:
         return "python -m pipeline_steps.fetch_dataset --study <configuration>, or put it there"
