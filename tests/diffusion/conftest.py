@@ -9,7 +9,7 @@ import pytest
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from tests.diffusion.tiny_study import base_weights as weights_of
+from tests.diffusion.tiny_study import base_weights
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +19,4 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def base(pipeline_folder: Path) -> BaseModel:
-    return load_base_model(weights_of(pipeline_folder))
+    return load_base_model(base_weights(pipeline_folder))
