@@ -8,10 +8,10 @@ images scatter, so that some are confused more often than others, as in life.
                the truth is that of thousands of people
     fd         Fréchet distance between two sets of images of the same people; the truth is the mean
                over draws of these sizes, the distance being biased by size
-    accuracy   ten-fold accuracy on a benchmark of independent pairs, and on one whose people occur
-               in several pairs; the truth is the mean over draws
 
-Prints a table of coverages with 95 % intervals, and adds it to --out.
+Small error rates in other kinds of populations: eer_coverage.py; accuracies: accuracy_coverage.py.
+
+Prints a table of coverages with 95 % intervals, and adds it to --out, a part for each number.
 """
 
 from __future__ import annotations
@@ -35,13 +35,11 @@ from pipeline_steps.metrics.pairs import Comparison, compare_between, compare_wi
 from pipeline_steps.metrics.score_tiles import tiles_between, tiles_within
 from pipeline_steps.metrics.streams import streamed_error_rates
 from pipeline_steps.metrics.verification import ErrorRates, error_rates
-from pipeline_steps.recognition.protocol import verify_pairs
 
 DIMENSIONS = 16
 UNEVEN = 0.3  # sd of the logarithm of a person's scatter
 POPULATION = 3000  # people behind a true error rate
 DRAWS = 500  # draws behind a true mean
-PAIRS_PER_PERSON = 6  # in a benchmark whose people occur again
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,10 @@ class Case:
     """One situation.
 
     Attributes:
-        measure: "eer", "fdr", "fd" or "accuracy".
-        people: identities in a draw; of a benchmark, pairs.
+        measure: "eer", "fdr" or "fd".
+        people: identities in a draw.
         scatter: of a person's images, in units of the spread between people.
-        versus: other images of the same people (True) or the images among themselves; of a
-            benchmark: people occur in several pairs.
+        versus: other images of the same people (True) or the images among themselves.
         images: per person.
     """
 
@@ -64,9 +61,6 @@ class Case:
     images: int = 6
 
     def __str__(self) -> str:
-        if self.measure == "accuracy":
-            kind = "people in several pairs" if self.versus else "independent pairs"
-            return f"accuracy, {self.people} pairs, {kind}"
         kind = ", versus other images" if self.versus and self.measure != "fd" else ""
         return f"{self.measure}, {self.people} people, scatter {self.scatter:g}{kind}"
 
@@ -75,7 +69,6 @@ QUICK = {
     "eer": Case("eer", 12),
     "fdr": Case("fdr", 12),
     "fd": Case("fd", 12),
-    "accuracy": Case("accuracy", 600),
 }
 
 
@@ -101,22 +94,8 @@ def comparison_of(case: Case, rng: np.random.Generator) -> Comparison:
     return compare_within(images, names)
 
 
-def benchmark_of(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances of pairs, and which of them show one person."""
-    same = np.tile([True, False], case.people // 2)
-    effort = rng.standard_normal(case.people)
-    if case.versus:
-        effort = np.repeat(rng.standard_normal(-(-case.people // PAIRS_PER_PERSON)), 6)
-        effort = rng.permutation(effort)[: case.people]
-    noise = 0.5 * effort + np.sqrt(0.75) * rng.standard_normal(case.people)
-    return np.clip(np.where(same, 0.95, 1.6) + 0.25 * noise, 0, 4), same
-
-
 def draw(case: Case, rng: np.random.Generator) -> tuple[float, Interval]:
     """An estimate and its interval."""
-    if case.measure == "accuracy":
-        result = verify_pairs(*benchmark_of(case, rng))
-        return result.accuracy, Interval(result.low, result.high)
     if case.measure == "fd":
         images, others, names = images_of(case, case.people, rng)
         interval = frechet_interval(others, images, names, names, groups=200, rng=rng)
@@ -145,11 +124,8 @@ def truth(case: Case) -> float:
         return float(getattr(population(replace(case, measure="", people=0)), case.measure))
     values = []
     for _ in range(DRAWS):
-        if case.measure == "fd":
-            images, others, _names = images_of(case, case.people, rng)
-            values.append(frechet_distance(others, images))
-        else:
-            values.append(verify_pairs(*benchmark_of(case, rng)).accuracy)
+        images, others, _names = images_of(case, case.people, rng)
+        values.append(frechet_distance(others, images))
     return float(np.mean(values))
 
 
@@ -164,17 +140,15 @@ def coverage(case: Case, trials: int, seed: int) -> tuple[int, int]:
     return covered, trials
 
 
-def cases(people: Sequence[int]) -> Iterator[Case]:
-    """All situations of the benchmark."""
-    for measure in ("eer", "fdr"):
-        for count in people:
-            for versus in (False, True):
-                for scatter in (0.45, 0.8, 1.2):
-                    yield Case(measure, count, scatter, versus)
+def cases(measure: str, people: Sequence[int]) -> Iterator[Case]:
+    """All situations of one number."""
     for count in people:
-        yield Case("fd", count, 0.8, True)
-    for pairs in (600, 6000):
-        yield from (Case("accuracy", pairs, versus=versus) for versus in (False, True))
+        if measure == "fd":
+            yield Case("fd", count, 0.8, True)
+            continue
+        for versus in (False, True):
+            for scatter in (0.45, 0.8, 1.2):
+                yield Case(measure, count, scatter, versus)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,16 +157,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=1000, help="draws per situation")
+    parser.add_argument("--measures", nargs="+", choices=list(QUICK), default=list(QUICK))
     parser.add_argument("--people", type=int, nargs="+", default=[8, 20, 50])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/metrics.json"))
     arguments = parser.parse_args(argv)
-    rows: list[Row] = []
-    for case in progress(list(cases(arguments.people)), description="coverage", unit="case"):
-        covered, trials = coverage(case, arguments.trials, arguments.seed)
-        rows.append(proportion(f"{case} (truth {truth(case):.4g})", covered, trials))
-    add(arguments.out, "interval_coverage", rows)
-    print(table(rows))
+    for measure in arguments.measures:
+        rows: list[Row] = []
+        chosen = list(cases(measure, arguments.people))
+        for case in progress(chosen, description=f"coverage, {measure}", unit="case"):
+            covered, trials = coverage(case, arguments.trials, arguments.seed)
+            rows.append(proportion(f"{case} (truth {truth(case):.4g})", covered, trials))
+        add(arguments.out, f"interval_coverage_{measure}", rows)
+        print(table(rows))
     return 0
 
 

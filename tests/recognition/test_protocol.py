@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,10 @@ from pipeline_steps.recognition.protocol import (
     pair_distances,
     verify_pairs,
 )
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import accuracy_coverage
 
 
 def naive_accuracy(distances: np.ndarray, same: np.ndarray, n_folds: int) -> tuple[float, float]:
@@ -166,6 +172,26 @@ def test_the_interval_covers_an_accuracy_whose_pairs_err_together() -> None:
         plain += low <= 0.9 <= high
     assert 0.92 <= covered / 2000 <= 0.98
     assert plain / 2000 < 0.7
+
+
+@pytest.mark.parametrize("name", ["scattered", "uneven_folds"])
+def test_the_interval_covers_the_truth(name: str) -> None:
+    # Small counts here; the figures of the documentation come from the benchmark itself.
+    kind = accuracy_coverage.KINDS[name]
+    truth, (plain, _, held) = accuracy_coverage.coverages(kind, 600, 0.9, draws=400)
+    assert truth == pytest.approx(0.9, abs=0.01)
+    assert 0.92 <= held <= 0.985
+    assert plain < held
+
+
+def test_the_benchmarks_protocol_is_the_one_in_use() -> None:
+    rng = np.random.default_rng(4)
+    same = np.tile([True, False], 100)
+    distances = np.where(same, rng.normal(1.1, 0.4, 200), rng.normal(1.7, 0.4, 200)).clip(0, 4)
+    folds = accuracy_coverage.fold_accuracies(distances[None], same)[0]
+    result = verify_pairs(distances, same)
+    assert folds.mean() == pytest.approx(result.accuracy, abs=1e-12)
+    assert folds.std() == pytest.approx(result.accuracy_sd, abs=1e-12)
 
 
 def test_the_average_of_one_benchmark_has_its_interval() -> None:
