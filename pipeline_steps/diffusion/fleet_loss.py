@@ -27,6 +27,7 @@ from pipeline_steps.diffusion.objectives import (
     timestep_weight,
 )
 from pipeline_steps.diffusion.runtime import Runtime
+from pipeline_steps.faces.transfer import send
 from pipeline_steps.settings.finetune import FinetuneSettings
 
 LOSSES = ("instance", "prior", "identity", "face_found")
@@ -102,8 +103,8 @@ class FleetLoss:
         settings, base = self.settings, self.base
         k, b = draw.instance.shape
         clean = self._clean_latents(draw)
-        noise = draw.noise.flatten(0, 1).to(clean)
-        timesteps = draw.timesteps.flatten().to(clean.device)
+        noise = send(draw.noise.flatten(0, 1).to(clean.dtype), clean.device)
+        timesteps = send(draw.timesteps.flatten(), clean.device)
         abar = base.alphas_cumprod[timesteps]
         noisy = add_noise(clean, noise, abar)
         with self._arithmetic():
@@ -114,10 +115,12 @@ class FleetLoss:
         report = torch.zeros(k, len(LOSSES), device=clean.device)
         report[:, :2] = errors.detach()
         if self.term is not None:
-            instance = (torch.arange(2 * k * b, device=clean.device) % (2 * b)) < b
-            estimate = predict_x0(
-                noisy[instance], output[instance], abar[instance], base.prediction_type
+            # No mask: counting what it selects would wait for the device.
+            z_t, predicted, abar_t, t = (
+                whole.unflatten(0, (k, 2, b))[:, 0].flatten(0, 1)
+                for whole in (noisy, output, abar, timesteps)
             )
+            estimate = predict_x0(z_t, predicted, abar_t, base.prediction_type)
             positives, negatives = self._embeddings(draw)
             with self._arithmetic():
                 result = identity_term(
@@ -128,7 +131,7 @@ class FleetLoss:
                     positives=positives,
                     negatives=negatives,
                     margin=settings.margin or 0.0,
-                    weights=self._identity_weights(timesteps[instance]),
+                    weights=self._identity_weights(t),
                     chunk=self.runtime.chunk_on(base.device),
                     redecode=self.runtime.redecode,
                 )
@@ -148,7 +151,7 @@ class FleetLoss:
             mean = torch.cat([subject.mean[instance], self.prior.mean[prior]])
             std = torch.cat([subject.std[instance], self.prior.std[prior]])
             latents.append(mean + std * noise.to(std))
-        return torch.cat(latents).to(self.base.device)
+        return send(torch.cat(latents), self.base.device)
 
     def _embeddings(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Positives and negatives of the instance samples, each [K * b, d]."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.face_region import FaceEmbedder, to_uint8
+from pipeline_steps.faces.transfer import send
 
 Term = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -79,18 +80,17 @@ def identity_term(
             continue
         if redecode:
             piece = decode(part).clamp(-1.0, 1.0)
-        inside = torch.tensor([row - start for row in rows], device=latents.device)
-        where = torch.tensor(rows, device=latents.device)
+        where = send(torch.tensor(rows), latents.device)
         found_boxes = torch.from_numpy(np.stack([boxes[row] for row in rows]))  # type: ignore[misc]
-        anchors = faces.embed(piece[inside], found_boxes.to(latents.device))
+        anchors = faces.embed(piece[where - start], send(found_boxes, latents.device))
         losses = term(
             anchors,
-            positives[rows].to(anchors),
-            negatives[rows].to(anchors),
+            send(positives[rows], anchors.device).to(anchors.dtype),
+            send(negatives[rows], anchors.device).to(anchors.dtype),
             margin,
         )
         (losses * weights[where].to(losses.dtype)).sum().backward()  # type: ignore[no-untyped-call]
         values[where] = losses.detach().to(values.dtype)
     gradient = torch.zeros_like(latents) if leaf.grad is None else leaf.grad
-    found = torch.tensor([box is not None for box in boxes], device=latents.device)
-    return IdentityTerm(values, gradient, found)
+    found = torch.tensor([box is not None for box in boxes])
+    return IdentityTerm(values, gradient, send(found, latents.device))

@@ -19,6 +19,7 @@ from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.face_region import to_uint8
 from pipeline_steps.diffusion.folded import can_fold, folded
 from pipeline_steps.diffusion.schedulers import make_scheduler, takes_generator
+from pipeline_steps.faces.transfer import send
 
 DECODE_CHUNK = 8
 
@@ -176,17 +177,19 @@ def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> 
         torch.Generator().manual_seed(request.seed) for group in batch for request in group
     ]
     scheduler = make_scheduler(base.scheduler_config, how.scheduler)
-    scheduler.set_timesteps(how.steps, device=base.device)
+    # The scheduler branches on the time: on the CPU, so that nobody waits for the device.
+    scheduler.set_timesteps(how.steps)
+    times = send(scheduler.timesteps, base.device)
     options = {"generator": generators} if takes_generator(scheduler) else {}
     noise = [torch.randn((1, *base.latent_shape), generator=g) for g in generators]
     latents = torch.cat(noise).to(base.device) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    for t, time in zip(scheduler.timesteps, times, strict=True):
         scaled = scheduler.scale_model_input(latents, t)
         if guided:  # each group: first without the prompt, then with it
             grouped = scaled.view(groups, 1, length, *scaled.shape[1:])
             scaled = grouped.expand(-1, 2, *grouped.shape[2:]).reshape(-1, *scaled.shape[1:])
         scaled = scaled.contiguous(memory_format=torch.channels_last)
-        output = predict(scaled, t.expand(len(scaled)), condition)
+        output = predict(scaled, time.expand(len(scaled)), condition)
         if guided:
             paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
             without, given = paired.unbind(dim=1)

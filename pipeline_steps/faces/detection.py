@@ -115,7 +115,10 @@ class Detector:
         for part in torch.split(images, max(1, self.pixels_per_batch // area)):
             padded = F.pad(part.to(self.device).contiguous(), (across, across, down, down))
             offset = np.array([across, down], dtype=np.float32)
-            found += [_largest(boxes, points, offset) for boxes, points in self.cascade(padded)]
+            # Whoever calls this within a network's 16-bit arithmetic gets the same boxes.
+            with torch.autocast(self.device.type, enabled=False):
+                faces = self.cascade(padded)
+            found += [_largest(boxes, points, offset) for boxes, points in faces]
         return found
 
 

@@ -36,8 +36,9 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
     """Hold ``wanted`` GPUs for the length of the block, see :func:`hold_gpus`.
 
     Yields:
-        "cuda", with ``CUDA_VISIBLE_DEVICES`` set to the held cards, or "cpu" where there is none or
-        where ``CONSENTED_FACES_DEVICE`` says so.
+        "cuda", with ``CUDA_VISIBLE_DEVICES`` set to the held cards and float32 being float32 in
+        convolutions too, or "cpu" where there is none or where
+        ``CONSENTED_FACES_DEVICE`` says so.
 
     Raises:
         StepError: CUDA was initialised before, or PyTorch cannot use the card.
@@ -57,6 +58,9 @@ def gpu_lease(wanted: int = 1) -> Iterator[str]:
                 "nvidia-smi says about card and driver, or compute without GPUs (--resources "
                 f"gpu=0, or {DEVICE_VARIABLE}=cpu in the environment)"
             )
+        # By default convolutions round float32 to 11 bits: what is measured would depend on whether
+        # there is a GPU, and on its generation.
+        torch.backends.cudnn.allow_tf32 = False
         get_logger("lease").info("%s %s", COMPUTES_ON, torch.cuda.get_device_name())
         yield "cuda"
 

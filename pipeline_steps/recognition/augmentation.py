@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from pipeline_steps.faces.transfer import send
+
 LEVELS = 31
 MAX_SHEAR = 0.3
 MAX_SHIFT = 150.0 / 331.0  # of the side
@@ -96,7 +98,7 @@ def randaugment(
                     chosen = kinds == kind
                     if signed:
                         chosen &= signs == (sign < 0)
-                    rows = chosen.nonzero().squeeze(1).to(images.device)
+                    rows = send(chosen.nonzero().squeeze(1), images.device)
                     if len(rows):
                         images[rows] = operation(images[rows], sign * strength)
         return images.permute(0, 2, 3, 1)

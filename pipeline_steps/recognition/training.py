@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline_steps.faces.transfer import send
 from pipeline_steps.files.errors import Interrupted
 from pipeline_steps.recognition.checkpoints import Checkpoints
 from pipeline_steps.recognition.inference import to_input
@@ -155,7 +156,7 @@ class Training:
         mirrored_of = mirrored.to(classes.device).split(self.batch_size)
         for step in range(self.step, n_steps):
             torch.manual_seed(seed_for(seed, "dropout", epoch, step))
-            batch = pixels[rows_of[step]].to(classes.device, non_blocking=True)
+            batch = send(pixels[rows_of[step]], classes.device)
             if self.recipe.augment is not None:
                 batch = self.recipe.augment(batch, torch_generator(seed, "augment", epoch, step))
             x = to_input(batch, self.recipe.input_size)
