@@ -36,6 +36,7 @@ from pipeline_steps.settings.code import modules_behind
 from pipeline_steps.settings.recognise import RecogniseSettings
 
 if TYPE_CHECKING:
+    from pipeline_steps.recognition.backbones import Architecture
     from pipeline_steps.recognition.dataset import TrainingSet
     from pipeline_steps.recognition.schedule import Epoch
     from pipeline_steps.recognition.training import Recipe
@@ -76,7 +77,7 @@ def run(
         )
     import torch
 
-    from pipeline_steps.recognition.backbones import architecture, save_backbone, to_device
+    from pipeline_steps.recognition.backbones import save_backbone, to_device
     from pipeline_steps.recognition.benchmarks import read_bin
     from pipeline_steps.recognition.checkpoints import Checkpoints
     from pipeline_steps.recognition.dataset import load_training_set
@@ -88,14 +89,7 @@ def run(
     training_set = load_training_set(aligned, merge_sources=settings.merge_sources)
     n_images, n_classes = len(training_set.images), len(training_set.identities)
     get_logger("recognise").info("training on %d images of %d identities", n_images, n_classes)
-    built_as = architecture(
-        settings.backbone,
-        layers=settings.layers,
-        widths=settings.widths,
-        embedding_dim=settings.embedding_dim,
-        input_size=settings.input_size,
-        dropout=settings.dropout,
-    )
+    built_as = architecture_of(settings)
 
     def validate(network: torch.nn.Module) -> float:
         return verify_benchmark(network, images, same, input_size=settings.input_size).accuracy
@@ -133,24 +127,25 @@ def run(
                 f"training on {', '.join(map(str, aligned))} diverged ({error}); lower "
                 "recognise.learning_rate_per_512"
             ) from error
-    save_backbone(
-        out / "model.safetensors",
-        network,
-        built_as,
-        {
-            "identities": json.dumps(training_set.identities),
-            "n_images": str(n_images),
-            "seed": str(frozen.seed),
-            "settings": settings.model_dump_json(),
-            "trained_on": json.dumps([path.name for path in aligned]),
-            "repetition": str(repetition),
-            "validation": validation.stem,
-            "validation_sha256": sha256_file(validation),
-        },
-    )
+    told = _metadata(frozen, training_set, aligned, validation)
+    save_backbone(out / "model.safetensors", network, built_as, told)
     write_text(out / "history.csv", history_csv(history))
     checkpoints.clear()
     return history
+
+
+def architecture_of(settings: RecogniseSettings) -> Architecture:
+    """The backbone that settings describe."""
+    from pipeline_steps.recognition.backbones import architecture
+
+    return architecture(
+        settings.backbone,
+        layers=settings.layers,
+        widths=settings.widths,
+        embedding_dim=settings.embedding_dim,
+        input_size=settings.input_size,
+        dropout=settings.dropout,
+    )
 
 
 def recipe_of(settings: RecogniseSettings) -> Recipe:
@@ -183,6 +178,25 @@ def recipe_of(settings: RecogniseSettings) -> Recipe:
         augment=augment,
         bfloat16=settings.precision == "bfloat16",
     )
+
+
+def _metadata(
+    frozen: Frozen[RecogniseSettings],
+    training_set: TrainingSet,
+    aligned: Sequence[Path],
+    validation: Path,
+) -> dict[str, str]:
+    """What the model's file tells of its training."""
+    return {
+        "identities": json.dumps(training_set.identities),
+        "n_images": str(len(training_set.images)),
+        "seed": str(frozen.seed),
+        "settings": frozen.settings.model_dump_json(),
+        "trained_on": json.dumps([path.name for path in aligned]),
+        "repetition": str(_repetition(frozen)),
+        "validation": validation.stem,
+        "validation_sha256": sha256_file(validation),
+    }
 
 
 def _content_key(
