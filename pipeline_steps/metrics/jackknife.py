@@ -35,8 +35,8 @@ from pipeline_steps.metrics.verification import ErrorRates
 MAX_GROUPS = 200  # people left out one by one up to here, in so many groups beyond
 FEWEST_FREEDOM = 2.0  # with fewer, Student's t is so wide that limits say nothing
 # At most so many independent pairs does a person stand for in an error rate: a correlation of
-# 1 / 15 at least between the errors of one person. Chosen by simulation, see docs/metrics.md.
-PAIRS_PER_PERSON = 15.0
+# 1 / 8 at least between the errors of one person. Chosen by simulation, see docs/metrics.md.
+PAIRS_PER_PERSON = 8.0
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
