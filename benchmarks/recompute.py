@@ -57,7 +57,7 @@ def compare(study: Study, table: str, rows: Sequence[Row]) -> int:
     for key in sorted(named.keys() ^ found.keys()):
         study.problems.append(f"{table}.csv: row {' '.join(key)} is on one side only")
     cells = 0
-    for key in named.keys() & found.keys():
+    for key in [key for key in named if key in found]:
         for column, value in found[key].items():
             cells += 1
             if not agrees(named[key][column], value):
