@@ -122,10 +122,10 @@ def test_adding_a_metric(project: Path) -> None:
     scoring = project / "pipeline_steps/evidence/scoring.py"
     further = project / "pipeline_steps/evidence/further_tables.py"
     places = {
-        "from pipeline_steps.metrics.mean_shift": (scoring, "from pipeline_steps.metrics.mmd", ""),
-        '"mean_shift",': (scoring, '    "extractors",\n)', "    "),
-        '"mean_shift":': (scoring, '        "extractors": " ".join', "        "),
-        '("mean_shift",': (further, '    ("fd_inf",', "    "),
+        "from pipeline_steps.metrics.mean_shift": (scoring, "from pipeline_steps.metrics.mmd"),
+        '    "mean_shift",': (scoring, '    "extractors",\n)'),
+        '        "mean_shift":': (scoring, '        "extractors": " ".join'),
+        '    ("mean_shift",': (further, '    ("fd_inf",'),
     }
     for block in blocks_of("adding-a-metric.md"):
         if block.language == "sh":
@@ -134,8 +134,8 @@ def test_adding_a_metric(project: Path) -> None:
             continue
         found = [start for start in places if block.text.startswith(start)]
         if found:
-            path, before, indent = places.pop(found[0])
-            insert(path, before, indent + block.text)
+            path, before = places.pop(found[0])
+            insert(path, before, block.text)
         else:
             write(project, block)
     assert not places
