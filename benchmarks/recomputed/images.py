@@ -169,7 +169,7 @@ def enlarged(image: Array, side: int) -> Array:
     """Bicubic by PIL in floating point, channel by channel, [3, side, side] in [0, 255]."""
     channels = []
     for channel in range(3):
-        plane = Image.fromarray(image[:, :, channel].astype(np.float32), mode="F")
+        plane = Image.fromarray(image[:, :, channel].astype(np.float32))
         channels.append(np.array(plane.resize((side, side), Image.Resampling.BICUBIC)))
     return np.clip(np.stack(channels), 0.0, 255.0)
 
