@@ -9,7 +9,7 @@ the kurtosis, from Var(s^2) of a sample. Of many people, groups are left out (Sh
 Jackknife and Bootstrap", 1995, Section 2.3). An error rate is a proportion, and gets Wilson's
 limits for as many independent pairs as would have this standard error.
 
-Coverage by simulation: benchmarks/interval_coverage.py.
+Coverage by simulation: benchmarks/interval_coverage.py, benchmarks/eer_coverage.py.
 """
 
 from __future__ import annotations

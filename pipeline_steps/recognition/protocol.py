@@ -11,7 +11,7 @@ data", Survey Methodology 24, 1998; with Wilson's limits as in Franco et al., "C
 confidence intervals for proportions in complex sample surveys", Journal of Survey Statistics and
 Methodology 7, 2019). For an average over benchmarks they are combined by the square-and-add rule
 (Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, Statistics in Medicine 27, 2008,
-"MOVER"). Coverage by simulation: benchmarks/interval_coverage.py.
+"MOVER"). Coverage by simulation: benchmarks/accuracy_coverage.py.
 """
 
 from __future__ import annotations
