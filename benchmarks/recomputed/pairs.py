@@ -132,23 +132,25 @@ def _eer_and_fdr(genuine: Array, impostor: Array) -> tuple[float, float]:
 def _eer_limits(
     eer: float, without: Array, n_people: int, n: int, level: float
 ) -> tuple[float, float]:
+    """Wilson's limits for the effective number of pairs, at most 8 a person."""
+    tail = (1 - level) / 2
     if np.isnan(without).any():
         return NAN, NAN
-    if eer == 0 and not (without > 0).any():
-        return 0.0, 1 - ((1 - level) / 2) ** (1 / n_people)
-
-    def odds(rate: Any) -> Any:
-        return np.log((rate * n + 0.5) / (n - rate * n + 0.5))
-
-    def back(value: float) -> float:
-        return min(max(((n + 1) / (1 + math.exp(-value)) - 0.5) / n, 0.0), 1.0)
-
-    low, high = student(float(odds(eer)), [odds(without)], level)
+    if eer == 0:
+        return 0.0, 1 - tail ** (1 / n_people)
     g = len(without)
-    roots = np.sqrt(without)
-    error = math.sqrt(((roots - roots.mean()) ** 2).sum() * (g - 1) / g)
-    widest = (math.sqrt(eer) + stats.t.ppf((1 + level) / 2, 2.0) * error) ** 2
-    return back(low), min(back(high), widest)
+    variance = float(((without - without.mean()) ** 2).sum() * (g - 1) / g)
+    effective = min(float(n), 8.0 * n_people)
+    if variance > 0:
+        effective = min(effective, eer * (1 - eer) / variance)
+    return wilson(eer, effective, stats.norm.ppf(1 - tail)) if effective else (0.0, 1.0)
+
+
+def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
+    """Wilson's limits: the roots p of (p - share)^2 = quantile^2 p (1 - p) / n."""
+    z2 = quantile**2 / n
+    roots = np.roots([1 + z2, -(2 * share + z2), share**2]).real
+    return max(float(min(roots)), 0.0), min(float(max(roots)), 1.0)
 
 
 def bootstrap(
@@ -190,12 +192,10 @@ def accuracy_limits(accuracies: Sequence[float], n: int) -> tuple[float, float]:
     """95 % limits of the mean of the folds' accuracies: Wilson's for the effective number of pairs.
 
     That number is n over the design effect, which is how much more the folds scatter than folds of
-    independent pairs would. The limits are the roots of (p - share)^2 = t^2 p (1 - p) / effective.
+    independent pairs would; Student's quantile stands for the normal one.
     """
     folds, share = len(accuracies), float(np.mean(accuracies))
     observed = float(np.var(accuracies, ddof=1)) / folds
     expected = share * (1 - share) / n
     effective = n / max(1.0, observed / expected) if expected > 0 else n
-    t2 = stats.t.ppf(0.975, folds - 1) ** 2
-    roots = np.roots([1 + t2 / effective, -(2 * share + t2 / effective), share**2]).real
-    return max(float(min(roots)), 0.0), min(float(max(roots)), 1.0)
+    return wilson(share, effective, stats.t.ppf(0.975, folds - 1))
