@@ -11,6 +11,20 @@ import yaml
 from pipeline_steps.files.errors import StepError
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which no key stands twice, as the format asks; PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are all different."""
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and (key.tag, key.value) in seen:
+                problem = f"the key {key.value!r} stands there twice; remove one of the two"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep=deep)
+
+
 def read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     """Keys and values of a YAML file.
 
@@ -19,10 +33,10 @@ def read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         what: Its role, for messages, e.g. "configuration".
 
     Raises:
-        StepError: the file is missing, no UTF-8 text, no YAML, or holds no keys.
+        StepError: the file is missing, no UTF-8 text, no YAML, holds no keys, or one twice.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError as error:
         raise StepError(f"{what} {path} is missing: write it, or name another") from error
     except IsADirectoryError as error:

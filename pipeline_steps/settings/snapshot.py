@@ -17,7 +17,7 @@ from pipeline_steps.files.hashes import sha256_bytes
 from pipeline_steps.settings.base import Weights, validated
 from pipeline_steps.settings.plan import Plan, make_plan
 from pipeline_steps.settings.sample import PromptSet
-from pipeline_steps.settings.study import read_study
+from pipeline_steps.settings.study import read_configs, read_study
 
 SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows
 SNAPSHOTS = Path(".snakemake") / "studies"
@@ -33,15 +33,16 @@ def open_plan(config: Mapping[str, Any], configfiles: Sequence[Any], *, main: bo
 
     Args:
         config: The merged configuration.
-        configfiles: Files it came from, for messages.
+        configfiles: Files it came from.
         main: Whether this is the workflow's main process.
 
     Raises:
-        StepError: as :func:`make_plan`.
+        StepError: as :func:`make_plan`, or a key stands twice in one of the files.
     """
     snapshot = os.environ.get(SNAPSHOT_VARIABLE)
     if not main and snapshot:
         return read_plan(Path(snapshot).read_text(encoding="utf-8"))
+    read_configs([Path(path) for path in configfiles])  # what Snakemake's own reader lets pass
     plan = make_plan(config, ", ".join(map(str, configfiles)) or "configuration")
     text = plan_text(plan)
     path = SNAPSHOTS / f"{sha256_bytes(text.encode())[:16]}.json"

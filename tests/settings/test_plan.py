@@ -49,7 +49,7 @@ def test_a_snapshot_holds_the_whole_plan(plan: Plan) -> None:
 def test_jobs_follow_the_plan_of_the_main_process_whatever_the_file_says_now(
     config: dict[str, Any],
 ) -> None:
-    started = open_plan(config, ["demo.yaml"], main=True)
+    started = open_plan(config, [ROOT / "config" / "demo.yaml"], main=True)
     config["finetune"]["learning_rate"] = 999.0
     config["methods"] = ["untuned"]
     config["training_sets"] = ["real"]
