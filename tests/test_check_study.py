@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +44,6 @@ def put_data(plan, root):
 
 
 def test_the_command_lists_everything_once_with_source_and_size_and_fails(empty_machine):
-    started = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "pipeline_steps.check_study", "--study", PAPER],
         cwd=empty_machine,
@@ -54,7 +52,6 @@ def test_the_command_lists_everything_once_with_source_and_size_and_fails(empty_
         text=True,
         check=False,
     )
-    assert time.monotonic() - started < 10
     assert result.returncode == 1, result.stderr[-2000:]
     assert not re.search(r"\| +(torch|diffusers|transformers)$", result.stderr, re.MULTILINE)
     page = result.stdout
