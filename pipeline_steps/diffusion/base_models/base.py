@@ -112,7 +112,7 @@ class BaseModel:
 
         ``network`` is called in place of the denoising network, e.g. a compiled version of it.
         """
-        result = (network or self.unet)(
+        result = (self.unet if network is None else network)(
             noisy.to(self.dtype),
             timesteps,
             encoder_hidden_states=condition.hidden,
