@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from pipeline_steps.faces.pose import head_pose
 
@@ -33,6 +32,8 @@ def yaw_by_position(rows: Sequence[Mapping[str, Any]], resolution: int) -> dict[
         Identity to a number in [-1, 1]; people with too few images or positions are not there.
         Which sign is right is not known, but it is the same for all people.
     """
+    from scipy.stats import spearmanr  # takes longer to load than many a step to run
+
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["kept"] and row["position"] is not None:

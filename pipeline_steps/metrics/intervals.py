@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from pipeline_steps.metrics.pairs import Comparison, Pairs
 from pipeline_steps.metrics.verification import fisher_discriminant_ratio
@@ -81,8 +81,8 @@ def percentile_interval(values: Values, n_units: int, level: float = 0.95) -> In
     defined = values[np.isfinite(values)]
     if n_units < 2 or len(defined) < 2:
         return NO_INTERVAL
-    student = stats.t.ppf((1.0 + level) / 2.0, n_units - 1) * np.sqrt(n_units / (n_units - 1))
-    tail = float(stats.norm.cdf(-student))
+    student = special.stdtrit(n_units - 1, (1.0 + level) / 2.0) * np.sqrt(n_units / (n_units - 1))
+    tail = float(special.ndtr(-student))
     low, high = np.quantile(defined, [tail, 1.0 - tail])
     return Interval(float(low), float(high))
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from pipeline_steps.metrics.arrays import feature_matrix, same_width
 from pipeline_steps.metrics.frechet import frechet_distance, weighted_frechet_distance
@@ -90,7 +90,7 @@ def jackknife_interval(
         return Interval(estimate, estimate)
     freedoms = np.array([_freedom(values) for values in spreads])
     freedom = total**2 / float((variances**2 / freedoms).sum())
-    reach = float(stats.t.ppf((1.0 + level) / 2.0, freedom)) * np.sqrt(total)
+    reach = float(special.stdtrit(freedom, (1.0 + level) / 2.0)) * np.sqrt(total)
     centre = scale.to(np.asarray(estimate, dtype=np.float64))
     return Interval(float(scale.back(centre - reach)), float(scale.back(centre + reach)))
 
@@ -180,7 +180,7 @@ def error_rate_interval(
         effective = min(effective, rate * (1.0 - rate) / variance)
     if effective == 0.0:  # every pair is an error, though not without each person
         return Interval(0.0, 1.0)
-    return Interval(*wilson_interval(rate, effective, float(stats.norm.ppf(1.0 - tail))))
+    return Interval(*wilson_interval(rate, effective, float(special.ndtri(1.0 - tail))))
 
 
 def frechet_interval(

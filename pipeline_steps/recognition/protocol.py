@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from pipeline_steps.metrics.intervals import wilson_interval
 
@@ -115,7 +115,7 @@ def accuracy_interval(accuracies: np.ndarray, n: int, level: float = 0.95) -> tu
     independent = accuracy * (1.0 - accuracy) / n
     between = float(accuracies.var(ddof=1)) / folds
     effect = max(1.0, between / independent) if independent > 0.0 else 1.0
-    student = float(stats.t.ppf((1.0 + level) / 2.0, folds - 1))
+    student = float(special.stdtrit(folds - 1, (1.0 + level) / 2.0))
     return wilson_interval(accuracy, n / effect, student)
 
 
