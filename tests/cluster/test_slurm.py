@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.slurm import CPU, run, slurm, wait_until, write_profile
-from tests.workflow.small_study import make_project, start, write_config
+from tests.workflow.small_study import start, write_config
 
 LORAS = "results/demo/loras/demo/idbooth"
 COHORTS = [f"{LORAS}/cohorts/{cohort}-of-2.json" for cohort in range(2)]
@@ -21,10 +22,11 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, profile: Path) -> Path:
-    """A project whose small study went through SLURM."""
+def study(finished_study: Path, tmp_path_factory: pytest.TempPathFactory, profile: Path) -> Path:
+    """A project as that of the finished study, whose study went through SLURM."""
     folder = tmp_path_factory.mktemp("cluster") / "project"
-    make_project(folder)
+    made = shutil.ignore_patterns("results", "data", ".snakemake")
+    shutil.copytree(finished_study, folder, symlinks=True, ignore=made)
     run(folder, profile)
     return folder
 
