@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# One thread, as the workflow gives its steps: sums then do not depend on what is computed together,
+# here and in the processes that tests start. It has to be said before PyTorch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

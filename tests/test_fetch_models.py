@@ -298,5 +298,5 @@ def test_fetching_needs_a_study(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="--study is missing"):
         main(["sd21"])
     (tmp_path / "study.yaml").write_text("[")
-    with pytest.raises(StepError, match="cannot be read"):
+    with pytest.raises(StepError, match="is not YAML"):
         main(["--study", str(tmp_path / "study.yaml")])
