@@ -148,6 +148,7 @@ def test_cluster_page_explains_every_key_of_the_slurm_profile() -> None:
         assert f"`{key}`" in text
         if not isinstance(value, dict):
             shown = str(value).lower() if isinstance(value, bool) else str(value)
+            shown = ", ".join(value) if isinstance(value, list) else shown
             row = re.search(rf"^\|[^|]*`{key}` \| `?([^|`]*?)`? \|", text, re.MULTILINE)
             assert row is not None, key
             assert row[1] == shown, key
