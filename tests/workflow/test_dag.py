@@ -80,6 +80,7 @@ def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Pat
     assert counts == {
         "render_demo_world": 1,
         "prepare": 1,
+        "check_dataset": 1,
         "embed": 1,
         "prior": 1,
         "finetune": tuned * cohorts,
