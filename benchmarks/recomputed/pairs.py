@@ -132,7 +132,7 @@ def _eer_and_fdr(genuine: Array, impostor: Array) -> tuple[float, float]:
 def _eer_limits(
     eer: float, without: Array, n_people: int, n: int, level: float
 ) -> tuple[float, float]:
-    """Wilson's limits for the effective number of pairs, at most 8 a person."""
+    """Wilson's limits for the effective number of pairs; rare errors: at most 8 a person."""
     tail = (1 - level) / 2
     if np.isnan(without).any():
         return NAN, NAN
@@ -140,10 +140,11 @@ def _eer_limits(
         return 0.0, 1 - tail ** (1 / n_people)
     g = len(without)
     variance = float(((without - without.mean()) ** 2).sum() * (g - 1) / g)
-    effective = min(float(n), 8.0 * n_people)
-    if variance > 0:
-        effective = min(effective, eer * (1 - eer) / variance)
-    return wilson(eer, effective, stats.norm.ppf(1 - tail)) if effective else (0.0, 1.0)
+    most = min(float(n), n_people * (8.0 if eer <= 0.05 else 8.0 * (eer / 0.05) ** 2))
+    if variance > 0 and eer * (1 - eer) / variance < most:
+        effective = eer * (1 - eer) / variance
+        return wilson(eer, effective, stats.t.ppf(1 - tail, g - 1)) if effective else (0.0, 1.0)
+    return wilson(eer, most, stats.norm.ppf(1 - tail))
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:

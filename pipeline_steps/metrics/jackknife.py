@@ -34,9 +34,10 @@ from pipeline_steps.metrics.verification import ErrorRates
 
 MAX_GROUPS = 200  # people left out one by one up to here, in so many groups beyond
 FEWEST_FREEDOM = 2.0  # with fewer, Student's t is so wide that limits say nothing
-# At most so many independent pairs does a person stand for in an error rate: a correlation of
-# 1 / 8 at least between the errors of one person. Chosen by simulation, see docs/metrics.md.
-PAIRS_PER_PERSON = 8.0
+# At most so many independent pairs does a person stand for in a rare error rate, up to RARE: a
+# correlation of 1 / 8 at least between the errors of one person. Of frequent errors everybody has
+# some, and the jackknife tells. Chosen by simulation, see docs/metrics.md.
+PAIRS_PER_PERSON, RARE = 8.0, 0.05
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -149,11 +150,12 @@ def error_rate_interval(
 
     Wilson's limits for the effective number of pairs, rate (1 - rate) / variance, the variance that
     of the jackknife (Korn and Graubard, Survey Methodology 24, 1998; with Wilson's limits as in
-    Franco et al., Journal of Survey Statistics and Methodology 7, 2019). A draw without those who
-    are confused most has both too small a rate and too small a variance, so the effective number
-    is bounded: by the genuine pairs, and by `PAIRS_PER_PERSON` for each person, since the errors of
-    one person go together (Schuckers, "Using the beta-binomial distribution to assess performance
-    of a biometric identification device", International Journal of Image and Graphics 3, 2003:
+    Franco et al., Journal of Survey Statistics and Methodology 7, 2019), and Student's quantile. A
+    draw without those few who are confused has both too small a rate and too small a variance, so
+    the effective number is bounded: by the genuine pairs, and where errors are rare by
+    `PAIRS_PER_PERSON` for each person, since the errors of one person go together (Schuckers,
+    "Using the beta-binomial distribution to assess performance of a biometric identification
+    device", International Journal of Image and Graphics 3, 2003:
     n / correlation at most, whatever the number of pairs).
 
     Where nobody erred, leaving people out tells nothing. The upper limit is then Clopper and
@@ -175,12 +177,15 @@ def error_rate_interval(
     if rate == 0.0:
         return Interval(0.0, float(1.0 - tail ** (1.0 / n_units)))
     variance = float(without.var()) * (len(without) - 1.0)
-    effective = min(float(n_genuine), PAIRS_PER_PERSON * n_units)
-    if variance > 0.0:
-        effective = min(effective, rate * (1.0 - rate) / variance)
+    most = min(float(n_genuine), PAIRS_PER_PERSON * max(1.0, rate / RARE) ** 2 * n_units)
+    effective = rate * (1.0 - rate) / variance if variance > 0.0 else most
     if effective == 0.0:  # every pair is an error, though not without each person
         return Interval(0.0, 1.0)
-    return Interval(*wilson_interval(rate, effective, float(special.ndtri(1.0 - tail))))
+    if effective < most:  # a variance that was estimated takes Student's quantile
+        quantile = special.stdtrit(len(without) - 1, 1.0 - tail)
+    else:
+        effective, quantile = most, special.ndtri(1.0 - tail)
+    return Interval(*wilson_interval(rate, effective, float(quantile)))
 
 
 def frechet_interval(

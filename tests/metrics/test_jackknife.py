@@ -149,7 +149,7 @@ def test_people_who_err_all_or_nothing_count_as_one_pair_each() -> None:
     without = (failed.sum() - failed) / 39
     interval = error_rate_interval(0.15, without, 40, 8000)
     # The jackknife's variance is that of a sample, with n - 1.
-    centre, n, z = 0.15, 39, stats.norm.ppf(0.975)
+    centre, n, z = 0.15, 39, stats.t.ppf(0.975, 39)
     limits = [
         (centre + z * z / (2 * n) + sign * z * np.sqrt(centre * 0.85 / n + (z / (2 * n)) ** 2))
         / (1 + z * z / n)
@@ -166,6 +166,14 @@ def test_many_pairs_of_few_people_are_not_many_trials() -> None:
     few = stats.binomtest(0, 64).proportion_ci(method="wilson").high
     assert interval.high > few  # 8 pairs a person, all of them right, leave at least this open
     assert interval.high < 0.1
+
+
+def test_of_frequent_errors_the_jackknife_alone_tells() -> None:
+    rates = 0.3 + 0.05 * np.array([-1, 1, -1, 1, -1, 1, -1, 1])  # eight people, much alike
+    without = (rates.sum() - rates) / 7
+    interval = error_rate_interval(0.3, without, 8, 100_000)
+    student = stats.t.interval(0.95, 7, 0.3, stats.sem(rates))
+    assert (interval.low, interval.high) == pytest.approx(student, abs=3e-3)
 
 
 def test_error_rates_at_the_end_of_the_scale() -> None:
