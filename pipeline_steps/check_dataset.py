@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.command_line import command_line
+from pipeline_steps.command_line import step_command_line
 from pipeline_steps.files.atomic import write_json
 from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.files.logs import get_logger
@@ -64,8 +64,7 @@ def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = command_line("check_dataset", __doc__)
-    parser.add_argument("--config", type=Path, required=True, help="frozen configuration (JSON)")
+    parser = step_command_line("check_dataset", __doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
     arguments = parser.parse_args(argv)
     run(load_frozen(arguments.config, CheckDatasetSettings), dataset=arguments.dataset)

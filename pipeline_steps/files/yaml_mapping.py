@@ -11,20 +11,6 @@ import yaml
 from pipeline_steps.files.errors import StepError
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """Safe YAML in which no key stands twice, as the format asks; PyYAML lets the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are all different."""
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} stands there twice; remove one of the two"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add((key.tag, str(key.value)))
-        return super().construct_mapping(node, deep=deep)
-
-
 def read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     """Keys and values of a YAML file.
 
@@ -36,7 +22,9 @@ def read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         StepError: the file is missing, no UTF-8 text, no YAML, holds no keys, or one twice.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
+        text = Path(path).read_text(encoding="utf-8")
+        _refuse_repeated_keys(yaml.compose(text, yaml.SafeLoader))
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise StepError(f"{what} {path} is missing: write it, or name another") from error
     except IsADirectoryError as error:
@@ -51,6 +39,26 @@ def read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise StepError(f"{what} {path}: expected keys with values, found {found}")
     return content
+
+
+def _refuse_repeated_keys(node: yaml.Node | None) -> None:
+    """YAML forbids a key that stands twice in one mapping; PyYAML lets the last one win.
+
+    Raises:
+        yaml.MarkedYAMLError: naming key and line.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _refuse_repeated_keys(child)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value!r} stands there twice; remove one of the two"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            _refuse_repeated_keys(value)
 
 
 def _problem(error: yaml.YAMLError) -> str:

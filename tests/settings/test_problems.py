@@ -96,5 +96,8 @@ def test_a_key_that_stands_twice_is_told_with_its_line(tmp_path: Path) -> None:
     path.write_text("seed: 1\nfinetune:\n  steps: 2\n  rank: 4\n  steps: 3\n")
     with pytest.raises(StepError, match=r"my\.yaml is not YAML, line 5: the key 'steps' stands"):
         read_mapping(path, "configuration")
+    path.write_text("a:\n- {x: 1, y: 2, x: 3}\n")
+    with pytest.raises(StepError, match="line 2: the key 'x' stands"):
+        read_mapping(path, "configuration")
     path.write_text("a: &base {x: 1}\nb: {<<: *base, x: 2}\nc: {x: 3}\n")
     assert read_mapping(path, "configuration") == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}}
