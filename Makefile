@@ -44,19 +44,19 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check $(SMK)
 	$(BIN)/snakemake --lint
-	$(BIN)/python -m pipeline_steps.settings.generate --check
+	$(BIN)/python -m pipeline_steps.study.generate --check
 
 clean:
 	rm -rf results data/demo_world .snakemake .pytest_cache .ruff_cache .mypy_cache
 
 # The embedded weights, from a seed. Hours on a CPU; the result is part of the project.
 pretrain-demo-world: $(READY)
-	$(BIN)/python -m pipeline_steps.demo_world.pretrain
-	$(BIN)/python -m pipeline_steps.settings.generate
+	$(BIN)/python -m pipeline_steps.demo_world.pretraining.pretrain
+	$(BIN)/python -m pipeline_steps.study.generate
 
 # Schema, commented default configuration and pinned hashes, from the settings models.
 generate: $(READY)
-	$(BIN)/python -m pipeline_steps.settings.generate
+	$(BIN)/python -m pipeline_steps.study.generate
 
 # The lock, from pyproject.toml; versions already in it are kept. Needs uv (pip install uv).
 UV ?= uv

@@ -28,17 +28,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from measured import REPLICATES, Row, add, mean, proportion, table
 
-from pipeline_steps.demo_world.nuisance import PLACES, Nuisance
-from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
-from pipeline_steps.demo_world.renderer import Photograph
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.images import read_image
-from pipeline_steps.files.logs import progress
-from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.demo_world.rendering.nuisance import PLACES, Nuisance
+from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
+from pipeline_steps.demo_world.rendering.renderer import Photograph
+from pipeline_steps.io.images import read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import progress
 from pipeline_steps.seeds import numpy_generator
 
 if TYPE_CHECKING:
-    from pipeline_steps.settings.base import Weights
+    from pipeline_steps.io.weights import Weights
 
 BATCH = 32
 LANDMARK_YAW = 30.0  # degrees; up to here landmarks are held against the truth
@@ -67,8 +67,8 @@ class Task:
 
     def weights(self, name: str) -> Weights:
         """An entry of the weights registry, whose file is there."""
-        from pipeline_steps.files.weights import locate
-        from pipeline_steps.settings.registry import pick, read_models
+        from pipeline_steps.io.weights import locate
+        from pipeline_steps.study.registry import pick, read_models
 
         entry = pick(read_models(self.models), name, "benchmark")
         locate(entry)
@@ -115,7 +115,7 @@ def batches(items: Iterable[Photograph]) -> Iterator[list[Photograph]]:
 
 def halved(image: np.ndarray) -> np.ndarray:
     """An image uint8 [2n, 2n, 3] at half its size, box-averaged."""
-    from pipeline_steps.demo_world.autoencoder_training import halve
+    from pipeline_steps.demo_world.pretraining.autoencoder_training import halve
 
     return halve(image[None])[0]
 
@@ -154,8 +154,8 @@ def measure_recognisers(task: Task) -> list[Row]:
     from pipeline_steps.faces.alignment import align_to_template
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.recogniser import load_recogniser
-    from pipeline_steps.settings.align import AlignSettings
-    from pipeline_steps.settings.registry import read_models
+    from pipeline_steps.study.registry import read_models
+    from pipeline_steps.study.settings.photographs import AlignSettings
 
     recognisers = {
         name: load_recogniser(entry)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.io.hashes import sha256_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "workflow"))
 from small_study import CONFIG, make_project, snakemake

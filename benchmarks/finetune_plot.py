@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.files.atomic import atomic_path
+from pipeline_steps.io.atomic import atomic_path
 
 # ms per identity-step, from docs/performance.md: DreamBooth, methods with an identity term.
 FLOOR = {"sd21": (4.5, 11.0), "sdxl": (36.7, 64.3)}

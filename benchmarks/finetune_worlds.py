@@ -15,12 +15,12 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.face_region import FaceEmbedder, FaceRegion, to_signed
-from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.diffusion.runtime import Runtime
+from pipeline_steps.diffusion.training.face_region import FaceEmbedder, FaceRegion, to_signed
+from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.runtime import Runtime
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 PROMPTS = ("photo of sks person", "photo of a person")
 IMAGES, PRIOR_IMAGES = 4, 16
@@ -90,7 +90,7 @@ def embedded_world(seed: int) -> World:
     """The embedded base model and recogniser with rendered faces, and the demo's settings."""
     import yaml
 
-    from pipeline_steps.settings.registry import read_models
+    from pipeline_steps.study.registry import read_models
 
     models = read_models(Path("config/models.yaml"))
     base = load_base_model(models["demo"])
@@ -115,7 +115,7 @@ def embedded_world(seed: int) -> World:
 
 def _photographs(seed: int, people: Sequence[int], side: int) -> Tensor:
     """A photograph of each of the numbered people, uint8 [n, 3, side, side]."""
-    from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
+    from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 
     pictures = [
         person(seed, HELD_OUT, number)

@@ -26,8 +26,6 @@ from pathlib import Path
 import numpy as np
 from measured import Row, add, proportion, table
 
-from pipeline_steps.files.errors import run_main
-from pipeline_steps.files.logs import progress
 from pipeline_steps.metrics.frechet import frechet_distance
 from pipeline_steps.metrics.intervals import Interval
 from pipeline_steps.metrics.jackknife import frechet_interval, verification_intervals
@@ -35,6 +33,8 @@ from pipeline_steps.metrics.pairs import Comparison, compare_between, compare_wi
 from pipeline_steps.metrics.score_tiles import tiles_between, tiles_within
 from pipeline_steps.metrics.streams import streamed_error_rates
 from pipeline_steps.metrics.verification import ErrorRates, error_rates
+from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.runtime.logs import progress
 
 DIMENSIONS = 16
 UNEVEN = 0.3  # sd of the logarithm of a person's scatter

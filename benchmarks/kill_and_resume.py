@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline_steps.files.atomic import write_json, write_text
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.files.tensors import save_features
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.atomic import write_json, write_text
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.tensors import save_features
+from pipeline_steps.io.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,9 +87,8 @@ def write_study(folder: Path, *, method: str = "idbooth", steps: int = 24) -> No
     """A base model, a dataset, a prior set, and the configuration of fine-tuning."""
     from pipeline_steps import prior
     from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-    from pipeline_steps.settings.base import load_frozen
-    from pipeline_steps.settings.finetune import FinetuneSettings
-    from pipeline_steps.settings.prior import PriorSettings
+    from pipeline_steps.study.settings.base import load_frozen
+    from pipeline_steps.study.settings.diffusion import FinetuneSettings, PriorSettings
 
     write_random_pipeline(folder / "tiny")
     write_dataset(folder / "dataset")
@@ -156,9 +155,9 @@ def train(folder: Path, out: Path, log: Path) -> None:
     import torch
 
     from pipeline_steps import finetune
-    from pipeline_steps.files.errors import run_main
-    from pipeline_steps.settings.base import load_frozen
-    from pipeline_steps.settings.finetune import FinetuneSettings
+    from pipeline_steps.runtime.errors import run_main
+    from pipeline_steps.study.settings.base import load_frozen
+    from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
     torch.set_num_threads(1)
 

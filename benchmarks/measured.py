@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_steps.files.atomic import write_json
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.io.atomic import write_json
+from pipeline_steps.runtime.errors import StepError
 
 REPLICATES = 1000
 

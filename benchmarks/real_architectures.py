@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import save_lora
 from pipeline_steps.diffusion.architectures import (
     Architecture,
     build,
@@ -38,16 +39,15 @@ from pipeline_steps.diffusion.architectures import (
     reduced,
 )
 from pipeline_steps.diffusion.base_models.base import PRECISIONS, BaseModel, Conditioning
-from pipeline_steps.diffusion.fleet import fine_tune
-from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.training.fleet import fine_tune
+from pipeline_steps.diffusion.training.latent_set import LatentSet
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.seeds import torch_generator
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 TOKENS = 77
 

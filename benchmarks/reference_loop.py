@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.faces.recogniser import Recogniser
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 
 class ReferenceLoop:

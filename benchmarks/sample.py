@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 from measured import hardware
 
-from pipeline_steps.files.allocator import keep_freed_memory
-from pipeline_steps.files.atomic import write_json
-from pipeline_steps.files.errors import run_main
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.atomic import write_json
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.allocator import keep_freed_memory
+from pipeline_steps.runtime.errors import run_main
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RANK = 4
@@ -129,10 +129,10 @@ def reference_loop(task: Task) -> Timed:
 
 def our_sampler(task: Task) -> Timed:
     """One base model, all adapters, static batches."""
+    from pipeline_steps.diffusion.adapters.lora_files import load_bank
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.diffusion.compiled_sampling import compiled_predict
-    from pipeline_steps.diffusion.lora_files import load_bank
-    from pipeline_steps.diffusion.sampler import ImageRequest, sample
+    from pipeline_steps.diffusion.sampling.compiled_sampling import compiled_predict
+    from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
 
     start = time.perf_counter()
     base = load_base_model(task.weights, task.device, task.precision)
@@ -172,9 +172,9 @@ def random_adapters(task_weights: Weights, folder: Path, identities: Sequence[st
     """Adapters of the paper's size, weak enough to leave half precision in its range."""
     import torch
 
-    from pipeline_steps.diffusion.adapters import AdapterBank
+    from pipeline_steps.diffusion.adapters.bank import AdapterBank
+    from pipeline_steps.diffusion.adapters.lora_files import save_lora
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.diffusion.lora_files import save_lora
 
     base = load_base_model(task_weights)
     bank = AdapterBank(base.unet, count=len(identities), rank=RANK, alpha=RANK, targets=TARGETS)
@@ -187,8 +187,8 @@ def random_adapters(task_weights: Weights, folder: Path, identities: Sequence[st
 def base_weights(model: str, folder: Path) -> Weights:
     """The embedded model's registry entry, or a random pipeline of a published architecture."""
     from pipeline_steps.diffusion.architectures import read_architecture, write_pipeline
-    from pipeline_steps.files.weights import PROJECT_ROOT, locate
-    from pipeline_steps.settings.registry import read_models
+    from pipeline_steps.io.weights import PROJECT_ROOT, locate
+    from pipeline_steps.study.registry import read_models
 
     if model == "demo":
         entry = read_models(PROJECT_ROOT / "config" / "models.yaml")["demo"]

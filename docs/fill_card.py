@@ -21,10 +21,10 @@ from typing import Any
 from fill_tables import ROOT, fill
 from table_text import pipes
 
-from pipeline_steps.evidence.findings import Estimate
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.evidence.report.findings import Estimate
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.runtime.errors import StepError, run_main
 
 
 def weights_table(folder: Path) -> str:

@@ -22,14 +22,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.files.atomic import write_bytes
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import read_manifest, write_manifest
-from pipeline_steps.settings.align import AlignSettings
-from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.io.atomic import write_bytes
+from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.photographs import AlignSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.faces.detection import Detector
@@ -114,8 +114,8 @@ def items_of_manifest(manifest: Path, root: Path) -> list[Item]:
     Raises:
         StepError: the manifest is missing, broken or lacks a column.
     """
-    from pipeline_steps.faces.photographs import unique_stems
-    from pipeline_steps.files.images import noted_bytes
+    from pipeline_steps.identities.photographs import unique_stems
+    from pipeline_steps.io.images import noted_bytes
 
     table = read_manifest(manifest, ("identity", "file"))
     if "kept" in table.columns:
@@ -143,7 +143,7 @@ def items_of_images(source: Path) -> list[Item]:
     Raises:
         StepError: the source is missing or broken.
     """
-    from pipeline_steps.faces.photographs import file_stem, list_photographs, unique_stems
+    from pipeline_steps.identities.photographs import file_stem, list_photographs, unique_stems
 
     photographs = list_photographs(source).photographs
     shelves = shelf_folders((item.folder, item.name) for item in photographs)
@@ -201,8 +201,8 @@ def align_batch(items: Sequence[Item], detector: Detector, padding: float, out: 
         A row for each item.
     """
     from pipeline_steps.faces.alignment import align_to_template
-    from pipeline_steps.files.hashes import sha256_bytes
-    from pipeline_steps.files.images import BadImage, encode_png, read_image
+    from pipeline_steps.io.hashes import sha256_bytes
+    from pipeline_steps.io.images import BadImage, encode_png, read_image
 
     rows: list[Row] = []
     images: dict[int, Any] = {}

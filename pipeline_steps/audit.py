@@ -19,29 +19,29 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.evidence.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS, Evidence, audit
-from pipeline_steps.evidence.copies import (
+from pipeline_steps.evidence.audit.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS, Evidence, audit
+from pipeline_steps.evidence.audit.copies import (
     SIDE,
     Patches,
     band_passed,
     copy_threshold,
     nearest_photographs,
 )
-from pipeline_steps.evidence.pair_page import render_pairs, with_pictures
-from pipeline_steps.evidence.resemblance import Faces, faces_of, thresholds_from
-from pipeline_steps.evidence.sources import identities_of, identity_of, source_of
-from pipeline_steps.evidence.suspicious_pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
-from pipeline_steps.evidence.tables_io import write_csv
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.images import BadImage, read_image
-from pipeline_steps.files.lineage import check_same_extractor, record_place, write_record
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.tensors import load_features
+from pipeline_steps.evidence.audit.suspicious_pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
+from pipeline_steps.evidence.report.pair_page import render_pairs, with_pictures
+from pipeline_steps.evidence.scores.resemblance import Faces, faces_of, thresholds_from
+from pipeline_steps.evidence.tables.tables_io import write_csv
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.images import BadImage, read_image
+from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import REAL, WILD
-from pipeline_steps.settings.audit import AuditSettings
-from pipeline_steps.settings.base import Frozen, load_frozen
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.record import check_same_extractor, record_place, write_record
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import AuditSettings
+from pipeline_steps.study.sources import identities_of, identity_of, source_of
 
 
 def run(

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.files.atomic import write_json
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.logs import get_logger
+from pipeline_steps.io.atomic import write_json
 from pipeline_steps.naming import natural_key
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.check_dataset import CheckDatasetSettings
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.photographs import CheckDatasetSettings
 
 
 def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any]:

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import yaml
 
-from pipeline_steps.command_line import add_study, command_line
-from pipeline_steps.files.errors import StepError, run_main
 from pipeline_steps.preflight.costs import STEP_TIMES, Cost, Costs, costs_of
 from pipeline_steps.preflight.needs import (
     Missing,
@@ -30,8 +28,10 @@ from pipeline_steps.preflight.needs import (
     missing_of,
     size_text,
 )
-from pipeline_steps.settings.plan import Plan, make_plan
-from pipeline_steps.settings.study import read_configs
+from pipeline_steps.runtime.command_line import add_study, command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.study.plan import Plan, make_plan
+from pipeline_steps.study.settings.study import read_configs
 
 
 def run(

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.embed import EmbedSettings
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.photographs import EmbedSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +52,9 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     """
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.recogniser import PREPROCESSING, load_recogniser, weights_file
-    from pipeline_steps.files.atomic import write_json
-    from pipeline_steps.files.hashes import sha256_file
-    from pipeline_steps.files.tensors import save_features
+    from pipeline_steps.io.atomic import write_json
+    from pipeline_steps.io.hashes import sha256_file
+    from pipeline_steps.io.tensors import save_features
     from pipeline_steps.naming import natural_key
 
     log = get_logger("embed")
@@ -149,7 +149,7 @@ def read_prepared(path: Path, sha256: str | None) -> NDArray[np.uint8]:
     Raises:
         StepError: it is missing or broken; prepare wrote it whole, so it was changed since.
     """
-    from pipeline_steps.files.images import BadImage, noted_bytes, read_image
+    from pipeline_steps.io.images import BadImage, noted_bytes, read_image
 
     try:
         return read_image(noted_bytes(path, sha256, "prepare"))

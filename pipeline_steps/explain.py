@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.command_line import command_line
 from pipeline_steps.evidence.ancestry import Ancestry, Node
-from pipeline_steps.files.errors import StepError, run_main
+from pipeline_steps.runtime.command_line import command_line
+from pipeline_steps.runtime.errors import StepError, run_main
 
 SHOWN = 3  # of many like parts, where not all are asked for
 

@@ -25,17 +25,17 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.evidence.dataset_card import CardFacts, dataset_card
-from pipeline_steps.files.atomic import atomic_path
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_bytes, sha256_file
-from pipeline_steps.files.images import BadImage, read_image
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import read_manifest, write_manifest
+from pipeline_steps.evidence.report.dataset_card import CardFacts, dataset_card
+from pipeline_steps.io.atomic import atomic_path
+from pipeline_steps.io.hashes import sha256_bytes, sha256_file
+from pipeline_steps.io.images import BadImage, read_image
+from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.export import ExportSettings
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import ExportSettings
 
 Row = dict[str, Any]
 

@@ -25,13 +25,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.command_line import command_line
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.features import FeaturesSettings
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.command_line import command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import FeaturesSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.faces.extractors import AlignedFaces
@@ -67,9 +67,9 @@ def run(
     import numpy as np
 
     from pipeline_steps.faces.extractors import load_extractor
-    from pipeline_steps.faces.feature_store import FeatureStore, image_hash
-    from pipeline_steps.files.hashes import sha256_json
-    from pipeline_steps.files.weights import content_hashes
+    from pipeline_steps.io.hashes import sha256_json
+    from pipeline_steps.io.weights import content_hashes
+    from pipeline_steps.study.store import FeatureStore, image_hash
 
     weights = frozen.weights.get("extractor")
     if weights is None:
@@ -149,7 +149,7 @@ def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
 
     from pipeline_steps.faces.alignment import template_transform, transform_points
     from pipeline_steps.faces.extractors import AlignedFaces
-    from pipeline_steps.files.images import BadImage, read_image
+    from pipeline_steps.io.images import BadImage, read_image
 
     images, landmarks = [], []
     for file, flat in zip(rows["file"], rows["landmarks"], strict=True):

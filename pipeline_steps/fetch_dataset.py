@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_steps.command_line import add_study, command_line
-from pipeline_steps.faces.containers import contents_of
-from pipeline_steps.files.download import download
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.settings.fetch_dataset import FetchDatasetSettings
-from pipeline_steps.settings.study import read_configs, read_study
+from pipeline_steps.identities.containers import contents_of
+from pipeline_steps.io.download import download
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.runtime.command_line import add_study, command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.settings.photographs import FetchDatasetSettings
+from pipeline_steps.study.settings.study import read_configs, read_study
 
 
 def run(settings: FetchDatasetSettings, root: Path = Path()) -> list[Path]:

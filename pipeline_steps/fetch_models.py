@@ -16,24 +16,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline_steps.command_line import add_study, command_line
-from pipeline_steps.files.download import download, extract
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.models import needed_weights, once, require_licences
-from pipeline_steps.files.weights import (
+from pipeline_steps.io.download import download, extract
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.weights import (
     NO_WEIGHTS,
     PROJECT_ROOT,
+    Weights,
     absent_files,
     expected_place,
     found_place,
     how_to_get,
     source_kind,
 )
-from pipeline_steps.settings.base import Weights
-from pipeline_steps.settings.registry import pick, read_models
-from pipeline_steps.settings.study import Study, read_configs, read_study
+from pipeline_steps.runtime.command_line import add_study, command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.registry import needed_weights, once, pick, read_models, require_licences
+from pipeline_steps.study.settings.study import Study, read_configs, read_study
 
 HUB = "https://huggingface.co"
 

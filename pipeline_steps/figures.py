@@ -24,18 +24,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipeline_steps.command_line import add_paths, step_command_line
-from pipeline_steps.evidence.coverage import (
+from pipeline_steps.evidence.figures.coverage import (
     ATTRIBUTES,
     PoseCloud,
     attribute_tables,
     attributes_figure,
     pose_figure,
 )
-from pipeline_steps.evidence.gallery import Gallery, distinct_words, unit_embeddings
-from pipeline_steps.evidence.names import Names, order_key
-from pipeline_steps.evidence.origins import check_features
-from pipeline_steps.evidence.plots import (
+from pipeline_steps.evidence.figures.gallery import Gallery, distinct_words, unit_embeddings
+from pipeline_steps.evidence.figures.plots import (
     Distribution,
     GridRow,
     Panel,
@@ -43,17 +40,20 @@ from pipeline_steps.evidence.plots import (
     grid_figure,
     save_figure,
 )
-from pipeline_steps.evidence.sources import Source, identities_of, source_of
-from pipeline_steps.evidence.variants import method_name, methods_of, settings_of
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lineage import record_place, write_record
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.files.tensors import Features, load_features
+from pipeline_steps.evidence.origins import check_features
+from pipeline_steps.evidence.tables.names import Names, order_key
+from pipeline_steps.evidence.tables.variants import method_name, methods_of, settings_of
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tensors import Features, load_features
 from pipeline_steps.metrics.pairs import compare_between, compare_within
+from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.figures import FiguresSettings
+from pipeline_steps.study.record import record_place, write_record
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import FiguresSettings
+from pipeline_steps.study.sources import Source, identities_of, source_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

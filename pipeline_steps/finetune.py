@@ -22,20 +22,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.command_line import step_command_line
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.files.atomic import write_json
-from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.signals import StopRequest, stop_requested
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.identities.dataset import Subject, cohort_of, read_subjects
+from pipeline_steps.io.atomic import write_json
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.runtime.signals import StopRequest, stop_requested
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.diffusion.face_region import FaceEmbedder
-    from pipeline_steps.diffusion.runtime import Switch
+    from pipeline_steps.diffusion.training.face_region import FaceEmbedder
+    from pipeline_steps.diffusion.training.runtime import Switch
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_MINUTES = 5.0
@@ -78,8 +78,8 @@ def run(
         StepError: inputs are missing, or some identities could not be trained.
         Interrupted: a signal asked to stop; what was reached is saved.
     """
-    from pipeline_steps.diffusion.finetune_key import common_key, subject_key
-    from pipeline_steps.diffusion.training_record import is_finished
+    from pipeline_steps.diffusion.training.finetune_key import common_key, subject_key
+    from pipeline_steps.diffusion.training.training_record import is_finished
 
     method = frozen.variant.get("method", "")
     if method not in METHODS:
@@ -148,15 +148,15 @@ def _train(
 ) -> dict[str, str]:
     """Train the identities and write their results; returns those that failed, with the reason."""
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.diffusion.checkpoints import Checkpoints
-    from pipeline_steps.diffusion.choice import Trials
-    from pipeline_steps.diffusion.cohort_plan import Backoff, plan_cohort
-    from pipeline_steps.diffusion.face_region import load_faces
-    from pipeline_steps.diffusion.fleet import Fleet
-    from pipeline_steps.diffusion.fleet_run import FleetRun, plan_fleets
-    from pipeline_steps.diffusion.runtime import Runtime
-    from pipeline_steps.diffusion.training_data import encode_subjects, prior_latents
-    from pipeline_steps.diffusion.training_record import save_result
+    from pipeline_steps.diffusion.training.checkpoints import Checkpoints
+    from pipeline_steps.diffusion.training.choice import Trials
+    from pipeline_steps.diffusion.training.cohort_plan import Backoff, plan_cohort
+    from pipeline_steps.diffusion.training.face_region import load_faces
+    from pipeline_steps.diffusion.training.fleet import Fleet
+    from pipeline_steps.diffusion.training.fleet_run import FleetRun, plan_fleets
+    from pipeline_steps.diffusion.training.runtime import Runtime
+    from pipeline_steps.diffusion.training.training_data import encode_subjects, prior_latents
+    from pipeline_steps.diffusion.training.training_record import save_result
 
     settings = frozen.settings
     with_faces = settings.needs_faces(method)

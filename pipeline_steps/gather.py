@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_steps.command_line import add_paths, command_line
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.manifests import read_manifest, write_manifest
+from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.naming import VARIANT, natural_key
+from pipeline_steps.runtime.command_line import add_paths, command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
 
 KEY = ["identity", "index", "attempt"]
 

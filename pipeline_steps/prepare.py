@@ -27,18 +27,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.files.atomic import write_bytes, write_json, write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.prepare import PrepareSettings
+from pipeline_steps.io.atomic import write_bytes, write_json, write_text
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.photographs import PrepareSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.faces.candidates import Candidate
     from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.identities.candidates import Candidate
 
 Row = dict[str, Any]
 
@@ -73,11 +73,11 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     Raises:
         StepError: a source is missing or broken, or no photograph at all can be used.
     """
-    from pipeline_steps.faces.candidates import collect
-    from pipeline_steps.faces.dataset import drop_duplicates, identity_table
-    from pipeline_steps.faces.dataset_report import dataset_report, sentences
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.faces.participants import read_participants, refused_of
+    from pipeline_steps.identities.candidates import collect
+    from pipeline_steps.identities.dataset_report import dataset_report, sentences
+    from pipeline_steps.identities.duplicates import drop_duplicates, identity_table
+    from pipeline_steps.identities.participants import read_participants, refused_of
     from pipeline_steps.naming import natural_key
 
     settings = frozen.settings
@@ -151,8 +151,8 @@ def _prepare_some(
     candidates: Sequence[Candidate], detector: Detector, settings: PrepareSettings, out: Path
 ) -> list[tuple[Row, str]]:
     from pipeline_steps.faces.framing import shrunk
-    from pipeline_steps.files.hashes import sha256_bytes
-    from pipeline_steps.files.images import BadImage, read_image
+    from pipeline_steps.io.hashes import sha256_bytes
+    from pipeline_steps.io.images import BadImage, read_image
 
     rows = [row_of(candidate) for candidate in candidates]
     digests = [""] * len(rows)
@@ -197,7 +197,7 @@ def frame(
         PNG bytes, or None where the photograph cannot be used.
     """
     from pipeline_steps.faces.framing import cut_square, face_square, into_square, unshrunk
-    from pipeline_steps.files.images import encode_png
+    from pipeline_steps.io.images import encode_png
 
     if face is None:
         row["reason"] = "no face"

@@ -15,19 +15,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.files.atomic import write_bytes
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_bytes
-from pipeline_steps.files.images import encode_png
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.files.tensors import save_features
+from pipeline_steps.io.atomic import write_bytes
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.images import encode_png
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.tensors import save_features
 from pipeline_steps.naming import GENERATED_BY
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.seeds import seed_for
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.prior import PriorSettings
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.diffusion import PriorSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline_steps.diffusion.base_models.base import BaseModel
-    from pipeline_steps.diffusion.face_region import FaceEmbedder
-    from pipeline_steps.diffusion.sampler import ImageRequest
+    from pipeline_steps.diffusion.sampling.sampler import ImageRequest
+    from pipeline_steps.diffusion.training.face_region import FaceEmbedder
 
     Face = tuple[NDArray[np.float32], Tensor]  # box, embedding
 
@@ -83,8 +83,8 @@ def run(
     from torch.nn.functional import normalize
 
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.diffusion.content_key import weights_hash
-    from pipeline_steps.diffusion.face_region import load_faces
+    from pipeline_steps.diffusion.training.face_region import load_faces
+    from pipeline_steps.study.key import weights_hash
 
     settings = frozen.settings
     log = get_logger("prior")
@@ -153,8 +153,8 @@ def _draw(
     batch_size: int,
 ) -> Iterator[tuple[ImageRequest, NDArray[np.uint8], Face | None]]:
     """One drawing of each image: what was asked for, uint8 [h, w, 3], and its largest face."""
-    from pipeline_steps.diffusion.face_region import embed_largest, to_arrays
-    from pipeline_steps.diffusion.sampler import ImageRequest, sample
+    from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+    from pipeline_steps.diffusion.training.face_region import embed_largest, to_arrays
 
     settings = frozen.settings
     wanted = [

@@ -29,18 +29,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline_steps.command_line import step_command_line
-from pipeline_steps.files.atomic import atomic_path, write_text
-from pipeline_steps.files.errors import run_main
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.render_demo_world import RenderDemoWorldSettings
+from pipeline_steps.io.atomic import atomic_path, write_text
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.photographs import RenderDemoWorldSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.demo_world.benchmarks import Nuisance as PairNuisance
-    from pipeline_steps.demo_world.nuisance import Nuisance
-    from pipeline_steps.demo_world.renderer import Photograph
+    from pipeline_steps.demo_world.rendering.benchmarks import Nuisance as PairNuisance
+    from pipeline_steps.demo_world.rendering.nuisance import Nuisance
+    from pipeline_steps.demo_world.rendering.renderer import Photograph
     from pipeline_steps.faces.detection import Detector
 
 ARCHIVES = 4
@@ -69,7 +69,7 @@ def participant_photographs(
         size: side of a photograph, pixels.
         participants: how many there are, which decides who shares an archive.
     """
-    from pipeline_steps.demo_world.population import CONSENTED, laboratory_session, person
+    from pipeline_steps.demo_world.rendering.population import CONSENTED, laboratory_session, person
 
     who = person(seed, CONSENTED, number)
     folder = f"TD_RGB_A_Set{archive_of(number, participants)}/{number}"
@@ -84,8 +84,8 @@ def participant_photographs(
 
 def wild_photograph(number: int, *, seed: int, size: int) -> Rendered:
     """One person of the in-the-wild set, `size` pixels wide: file name, PNG bytes and truth."""
-    from pipeline_steps.demo_world.population import WILD, person, wild_nuisance
-    from pipeline_steps.files.images import encode_png
+    from pipeline_steps.demo_world.rendering.population import WILD, person, wild_nuisance
+    from pipeline_steps.io.images import encode_png
 
     nuisance = wild_nuisance(seed, WILD, number, 0)
     photo = person(seed, WILD, number).photograph(nuisance, size)
@@ -128,8 +128,8 @@ def benchmark_face(
         seed: of the world.
         detector: finds the face.
     """
-    from pipeline_steps.demo_world.nuisance import in_the_wild
-    from pipeline_steps.demo_world.population import person
+    from pipeline_steps.demo_world.rendering.nuisance import in_the_wild
+    from pipeline_steps.demo_world.rendering.population import person
     from pipeline_steps.faces.alignment import align_to_template
 
     nuisance = replace(
@@ -149,7 +149,7 @@ def render_benchmark(name: str, pairs: int, *, seed: int) -> tuple[str, np.ndarr
     """One benchmark: its name, images uint8 [2n, 112, 112, 3] and flags bool [n]."""
     import torch
 
-    from pipeline_steps.demo_world.benchmarks import build_pairs, render_pairs
+    from pipeline_steps.demo_world.rendering.benchmarks import build_pairs, render_pairs
     from pipeline_steps.faces.detection import Detector
 
     torch.set_num_threads(1)  # this runs in one of several processes
@@ -171,7 +171,7 @@ def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 def gender_table(seed: int, participants: int) -> str:
     """CSV of every participant's number and gender, M or F."""
-    from pipeline_steps.demo_world.population import CONSENTED, person
+    from pipeline_steps.demo_world.rendering.population import CONSENTED, person
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -184,7 +184,7 @@ def gender_table(seed: int, participants: int) -> str:
 
 def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
     """Render everything below `out`; every file's bytes follow from the configuration."""
-    from pipeline_steps.demo_world.population import BENCHMARKS
+    from pipeline_steps.demo_world.rendering.population import BENCHMARKS
 
     settings, seed = frozen.settings, frozen.seed
     with ProcessPoolExecutor(settings.workers) as pool:
@@ -204,7 +204,7 @@ def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
 def _write_benchmarks(
     pool: ProcessPoolExecutor, settings: RenderDemoWorldSettings, seed: int, out: Path
 ) -> None:
-    from pipeline_steps.demo_world.population import BENCHMARKS, VALIDATION
+    from pipeline_steps.demo_world.rendering.population import BENCHMARKS, VALIDATION
     from pipeline_steps.recognition.benchmarks import write_bin
 
     pairs = [

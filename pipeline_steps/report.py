@@ -18,19 +18,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_steps.command_line import add_paths, step_command_line
-from pipeline_steps.evidence.findings import (
+from pipeline_steps.evidence.audit.suspicious_pairs import GENERATED, PAIR_COLUMNS
+from pipeline_steps.evidence.origins import check_page
+from pipeline_steps.evidence.report.findings import (
     error_sentences,
     order_claims,
     order_sentences,
     quality_sentences,
     recognition_sentences,
 )
-from pipeline_steps.evidence.image_counts import ImageCount, counts_of, is_dataset, people_in
-from pipeline_steps.evidence.judges import guide_of, judge_sentences
-from pipeline_steps.evidence.names import Names, order_key
-from pipeline_steps.evidence.origins import check_page
-from pipeline_steps.evidence.page import (
+from pipeline_steps.evidence.report.image_counts import ImageCount, counts_of, is_dataset, people_in
+from pipeline_steps.evidence.report.page import (
     Page,
     Picture,
     TableGroup,
@@ -40,19 +38,21 @@ from pipeline_steps.evidence.page import (
     provenance_excerpt,
     render,
 )
-from pipeline_steps.evidence.pair_page import with_pictures
-from pipeline_steps.evidence.paper_tables import paper_tables
-from pipeline_steps.evidence.report_texts import PICTURES, TITLES
-from pipeline_steps.evidence.sources import Source, audited, source_of
-from pipeline_steps.evidence.suspicious_pairs import GENERATED, PAIR_COLUMNS
-from pipeline_steps.evidence.tables_io import read_csv
-from pipeline_steps.evidence.variants import variant_name
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.logs import get_logger
+from pipeline_steps.evidence.report.pair_page import with_pictures
+from pipeline_steps.evidence.report.report_texts import PICTURES, TITLES
+from pipeline_steps.evidence.tables.judges import guide_of, judge_sentences
+from pipeline_steps.evidence.tables.names import Names, order_key
+from pipeline_steps.evidence.tables.paper_tables import paper_tables
+from pipeline_steps.evidence.tables.tables_io import read_csv
+from pipeline_steps.evidence.tables.variants import variant_name
+from pipeline_steps.io.atomic import write_text
 from pipeline_steps.naming import REFERENCES, UNTUNED, VARIANT
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.report import ReportSettings
+from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import ReportSettings
+from pipeline_steps.study.sources import Source, audited, source_of
 
 
 def run(

@@ -21,23 +21,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.command_line import step_command_line
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.files.dataset import Subject, cohort_of, read_subjects
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.files.signals import stop_requested
+from pipeline_steps.identities.dataset import Subject, cohort_of, read_subjects
+from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.naming import UNTUNED
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.sample import SampleSettings
+from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.runtime.signals import stop_requested
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.diffusion import SampleSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.diffusion.drawing import Gate
-    from pipeline_steps.diffusion.gate import Judge
-    from pipeline_steps.diffusion.runtime import Switch
-    from pipeline_steps.diffusion.sample_plan import Row
+    from pipeline_steps.diffusion.sampling.drawing import Gate
+    from pipeline_steps.diffusion.sampling.gate import Judge
+    from pipeline_steps.diffusion.sampling.sample_plan import Row
+    from pipeline_steps.diffusion.training.runtime import Switch
 
 BATCH_SIZE = {"cpu": 16, "cuda": 24}
 
@@ -77,11 +77,11 @@ def run(
         StepError: inputs are missing or do not fit each other.
         Interrupted: a signal asked to stop; finished images are kept.
     """
-    from pipeline_steps.diffusion.content_key import weights_hash
-    from pipeline_steps.diffusion.drawing import Drawings
-    from pipeline_steps.diffusion.painter import Painter
-    from pipeline_steps.diffusion.sample_plan import COLUMNS, image_keys, redrawn
-    from pipeline_steps.diffusion.sample_record import SampleRecord
+    from pipeline_steps.diffusion.sampling.drawing import Drawings
+    from pipeline_steps.diffusion.sampling.painter import Painter
+    from pipeline_steps.diffusion.sampling.sample_plan import COLUMNS, image_keys, redrawn
+    from pipeline_steps.diffusion.sampling.sample_record import SampleRecord
+    from pipeline_steps.study.key import weights_hash
 
     _check_method(frozen, loras)
     base_sha256 = weights_hash(frozen.weights["base_model"])
@@ -133,7 +133,7 @@ def _plan(
     base_sha256: str,
 ) -> list[Row]:
     """First drawings of all images of a cohort."""
-    from pipeline_steps.diffusion.sample_plan import BASE_MODEL, adapter_hash, plan_images
+    from pipeline_steps.diffusion.sampling.sample_plan import BASE_MODEL, adapter_hash, plan_images
 
     method = frozen.variant["method"]
     rows: list[Row] = []
@@ -154,8 +154,8 @@ def _gate(
 ) -> Gate | None:
     if frozen.settings.gate is None:
         return None
-    from pipeline_steps.diffusion.drawing import Gate
-    from pipeline_steps.diffusion.gate import FaceJudge, judge_key
+    from pipeline_steps.diffusion.sampling.drawing import Gate
+    from pipeline_steps.diffusion.sampling.gate import FaceJudge, judge_key
 
     keys = {subject.identity: judge_key(frozen, dataset, subject) for subject in subjects}
     return Gate(

@@ -28,9 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.command_line import add_paths, step_command_line
-from pipeline_steps.evidence.identity_scoring import identity_numbers
-from pipeline_steps.evidence.scoring import (
+from pipeline_steps.evidence.scores.identity_scoring import identity_numbers
+from pipeline_steps.evidence.scores.scoring import (
     IDENTITY_COLUMNS,
     POSE_COLUMNS,
     QUALITY_COLUMNS,
@@ -41,21 +40,22 @@ from pipeline_steps.evidence.scoring import (
     pose_row,
     quality_row,
 )
-from pipeline_steps.evidence.sources import Source, identities_of, source_of
-from pipeline_steps.evidence.tables_io import write_csv
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lineage import (
+from pipeline_steps.evidence.tables.tables_io import write_csv
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.study.record import (
     check_same_extractor,
     check_same_images,
     record_place,
     write_record,
 )
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.files.tensors import load_features
-from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.score import SCORE_KINDS, ScoreSettings
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import SCORE_KINDS, ScoreSettings
+from pipeline_steps.study.sources import Source, identities_of, source_of
 
 COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 

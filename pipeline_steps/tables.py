@@ -22,30 +22,30 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_steps.command_line import add_paths, step_command_line
-from pipeline_steps.evidence.audit import SUMMARY_COLUMNS
-from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS, compare_methods
-from pipeline_steps.evidence.judges import guide_of
-from pipeline_steps.evidence.markup import to_latex, to_markdown
-from pipeline_steps.evidence.names import Names, order_key
+from pipeline_steps.evidence.audit.audit import SUMMARY_COLUMNS
 from pipeline_steps.evidence.origins import check_records
-from pipeline_steps.evidence.paper_tables import paper_tables
-from pipeline_steps.evidence.scoring import (
+from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS, compare_methods
+from pipeline_steps.evidence.scores.scoring import (
     IDENTITY_COLUMNS,
     POSE_COLUMNS,
     QUALITY_COLUMNS,
     REPLICATE_COLUMNS,
 )
-from pipeline_steps.evidence.sources import trained_on
-from pipeline_steps.evidence.tables_io import read_csv, write_csv
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.lineage import record_place, write_record
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.evidence.tables.judges import guide_of
+from pipeline_steps.evidence.tables.markup import to_latex, to_markdown
+from pipeline_steps.evidence.tables.names import Names, order_key
+from pipeline_steps.evidence.tables.paper_tables import paper_tables
+from pipeline_steps.evidence.tables.tables_io import read_csv, write_csv
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.tables import TablesSettings
+from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.record import record_place, write_record
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.evidence import TablesSettings
+from pipeline_steps.study.sources import trained_on
 
 RECOGNITION_COLUMNS = ("trained_on", *VARIANT, "seed", *VERIFICATION_COLUMNS)
 COLUMNS = {

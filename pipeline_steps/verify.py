@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.command_line import add_paths, step_command_line
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.lineage import record_place, write_record
-from pipeline_steps.files.logs import get_logger
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.naming import VERIFICATION_COLUMNS
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.verify import VerifySettings
+from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.record import record_place, write_record
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.recognition import VerifySettings
 
 if TYPE_CHECKING:
     from pipeline_steps.recognition.protocol import Verification

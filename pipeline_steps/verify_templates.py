@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline_steps.command_line import add_paths, step_command_line
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.images import BadImage, read_image
-from pipeline_steps.files.lease import gpu_lease
-from pipeline_steps.files.logs import get_logger, progress
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.verify_templates import VerifyTemplatesSettings
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.images import BadImage, read_image
+from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.recognition import VerifyTemplatesSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.faces.iresnet import IResNet

@@ -26,21 +26,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.command_line import add_study, command_line
-from pipeline_steps.consent.digests import fingerprint
-from pipeline_steps.consent.inventory import inventory, owners_in
-from pipeline_steps.consent.record import new_place, read_record, write_record
-from pipeline_steps.consent.removal import Removal, carry_out, plan_notes, plan_removal
-from pipeline_steps.consent.traces import Hit, hashes_of_identity, photograph_hashes, search
-from pipeline_steps.faces.participants import identities_of_folders, read_withdrawn
-from pipeline_steps.faces.photographs import list_photographs
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.logs import get_logger
-from pipeline_steps.files.run_lock import claim_run, release_run
+from pipeline_steps.identities.consent.digests import fingerprint
+from pipeline_steps.identities.consent.inventory import inventory, owners_in
+from pipeline_steps.identities.consent.record import new_place, read_record, write_record
+from pipeline_steps.identities.consent.removal import Removal, carry_out, plan_notes, plan_removal
+from pipeline_steps.identities.consent.traces import (
+    Hit,
+    hashes_of_identity,
+    photograph_hashes,
+    search,
+)
+from pipeline_steps.identities.participants import identities_of_folders, read_withdrawn
+from pipeline_steps.identities.photographs import list_photographs
+from pipeline_steps.io.atomic import write_text
 from pipeline_steps.naming import natural_key
-from pipeline_steps.settings.plan import Plan, make_plan
-from pipeline_steps.settings.study import read_configs
+from pipeline_steps.runtime.command_line import add_study, command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.runtime.run_lock import claim_run, release_run
+from pipeline_steps.study.plan import Plan, make_plan
+from pipeline_steps.study.settings.study import read_configs
 
 WITHDRAWN = "consent withdrawn"
 GONE = "no longer among the study's identities"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.weights import Weights
 
 
 def entry(

@@ -17,12 +17,12 @@ from skimage.transform import SimilarityTransform, warp
 from pipeline_steps import align
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.detection import Detector
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import encode_png, read_image, write_png
-from pipeline_steps.files.manifests import read_manifest, write_manifest
-from pipeline_steps.settings.align import AlignSettings
-from pipeline_steps.settings.base import Frozen
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import encode_png, read_image, write_png
+from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.photographs import AlignSettings
 
 FACE = np.ascontiguousarray(data.astronaut()[40:200, 140:300])  # NASA, public domain
 CAT = np.ascontiguousarray(data.chelsea()[:160, :160])

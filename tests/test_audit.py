@@ -10,22 +10,22 @@ import pytest
 from PIL import Image
 
 from pipeline_steps.audit import main
-from pipeline_steps.demo_world.population import (
+from pipeline_steps.demo_world.rendering.population import (
     CONSENTED,
     HELD_OUT,
     laboratory_session,
     person,
     wild_nuisance,
 )
-from pipeline_steps.evidence.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS
-from pipeline_steps.evidence.suspicious_pairs import PAIR_COLUMNS
-from pipeline_steps.evidence.verdicts import VERDICTS
+from pipeline_steps.evidence.audit.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS
+from pipeline_steps.evidence.audit.suspicious_pairs import PAIR_COLUMNS
+from pipeline_steps.evidence.audit.verdicts import VERDICTS
 from pipeline_steps.faces.alignment import align_to_template
 from pipeline_steps.faces.recogniser import load_recogniser
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import read_image, write_png
-from pipeline_steps.files.tensors import load_features, save_features
-from pipeline_steps.settings.registry import read_models
+from pipeline_steps.io.images import read_image, write_png
+from pipeline_steps.io.tensors import load_features, save_features
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.registry import read_models
 
 ROOT = Path(__file__).parents[1]
 JUDGE = "demo_recogniser"

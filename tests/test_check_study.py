@@ -14,11 +14,11 @@ import yaml
 
 from pipeline_steps import check_study
 from pipeline_steps.check_study import notice, refuse_unready
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.weights import FOLDER_VARIABLE
+from pipeline_steps.io.weights import FOLDER_VARIABLE
 from pipeline_steps.preflight import needs
-from pipeline_steps.settings.plan import make_plan
-from pipeline_steps.settings.study import read_configs
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.plan import make_plan
+from pipeline_steps.study.settings.study import read_configs
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "config" / "paper_sd21.yaml"

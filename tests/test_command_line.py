@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.command_line import add_paths, add_study, command_line, step_command_line
+from pipeline_steps.runtime.command_line import (
+    add_paths,
+    add_study,
+    command_line,
+    step_command_line,
+)
 
 
 def test_the_help_of_a_step_is_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from pipeline_steps import embed
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.files.dataset import read_embeddings
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.files.tensors import load_features
-from pipeline_steps.settings.base import Frozen
-from pipeline_steps.settings.embed import EmbedSettings
+from pipeline_steps.identities.dataset import read_embeddings
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.photographs import EmbedSettings
 from tests.registry import entry
 
 FACE = np.ascontiguousarray(data.astronaut()[40:200, 140:300])  # NASA, public domain

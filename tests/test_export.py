@@ -16,13 +16,14 @@ from PIL import Image
 from skimage import data
 
 from pipeline_steps import export, prepare
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import encode_png, read_image
-from pipeline_steps.files.manifests import read_manifest, write_manifest
-from pipeline_steps.settings.base import Frozen, Weights
-from pipeline_steps.settings.export import ExportSettings
-from pipeline_steps.settings.prepare import PrepareSettings
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import encode_png, read_image
+from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.evidence import ExportSettings
+from pipeline_steps.study.settings.photographs import PrepareSettings
 
 PHOTOGRAPH = np.ascontiguousarray(data.astronaut()[:256, 96:352])  # NASA, public domain
 VARIANT = {"base_model": "sd21", "method": "idbooth", "prompts": "base"}

@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline_steps import features
-from pipeline_steps.faces import feature_store
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import load_recogniser
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import read_manifest, write_manifest
-from pipeline_steps.files.tensors import load_features
-from pipeline_steps.settings.base import Frozen
-from pipeline_steps.settings.features import FeaturesSettings
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study import store as feature_store
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.evidence import FeaturesSettings
 from tests.registry import entry
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)

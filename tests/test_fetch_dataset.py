@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from pipeline_steps import fetch_dataset
-from pipeline_steps.files import download as download_module
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_bytes
-from pipeline_steps.settings.fetch_dataset import FetchDatasetSettings
-from tests.files.local_server import LocalServer, local_server
+from pipeline_steps.io import download as download_module
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.photographs import FetchDatasetSettings
+from tests.io.local_server import LocalServer, local_server
 
 
 def archive(number: int) -> bytes:

@@ -16,13 +16,12 @@ import pytest
 import yaml
 
 from pipeline_steps.fetch_models import main
-from pipeline_steps.files import download as downloads
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_bytes
-from pipeline_steps.files.models import missing_weights
-from pipeline_steps.settings.registry import read_models
-from pipeline_steps.settings.study import read_study
-from tests.files.local_server import LocalServer, local_server
+from pipeline_steps.io import download as downloads
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.registry import missing_weights, read_models
+from pipeline_steps.study.settings.study import read_study
+from tests.io.local_server import LocalServer, local_server
 
 ROOT = Path(__file__).parents[1]
 UNET, FACE = b"unet " * 1000, b"face " * 1000

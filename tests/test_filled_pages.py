@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
-from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
+from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).parents[1]

@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 
 from pipeline_steps import finetune, prior
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.files.errors import Interrupted, StepError, run_main
-from pipeline_steps.settings.base import Frozen, Weights, load_frozen
-from pipeline_steps.settings.choice import ChoiceSettings
-from pipeline_steps.settings.finetune import FinetuneSettings
-from pipeline_steps.settings.prior import PriorSettings
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import Interrupted, StepError, run_main
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings, PriorSettings
 from tests.diffusion.tiny_study import (
     EveryFace,
     base_weights,
@@ -244,7 +243,7 @@ def test_results_that_could_not_be_written_are_written_later_without_training(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline_steps.diffusion.training_record.save_result", killed)
+        patch.setattr("pipeline_steps.diffusion.training.training_record.save_result", killed)
         with pytest.raises(Killed):
             train()
     faces = EveryFace()

@@ -119,8 +119,8 @@ def insert(path: Path, before: str, text: str) -> None:
 
 
 def test_adding_a_metric(project: Path) -> None:
-    scoring = project / "pipeline_steps/evidence/scoring.py"
-    further = project / "pipeline_steps/evidence/further_tables.py"
+    scoring = project / "pipeline_steps/evidence/scores/scoring.py"
+    further = project / "pipeline_steps/evidence/tables/further_tables.py"
     places = {
         "from pipeline_steps.metrics.mean_shift": (scoring, "from pipeline_steps.metrics.mmd"),
         '    "mean_shift",': (scoring, '    "extractors",\n)'),

@@ -15,13 +15,12 @@ from skimage import data
 
 from pipeline_steps import check_dataset, prepare
 from pipeline_steps.faces.detection import Detector
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import read_image
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.settings.base import Frozen
-from pipeline_steps.settings.check_dataset import CheckDatasetSettings
-from pipeline_steps.settings.prepare import PrepareSettings
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.photographs import CheckDatasetSettings, PrepareSettings
 
 PHOTOGRAPH = np.ascontiguousarray(data.astronaut()[:256, 96:352])  # NASA, public domain
 CAT = data.chelsea()[:256, :256]

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from pipeline_steps import prepare
-from pipeline_steps.demo_world.population import CONSENTED, laboratory_session, person
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.settings.base import Frozen
-from pipeline_steps.settings.prepare import PrepareSettings
+from pipeline_steps.demo_world.rendering.population import CONSENTED, laboratory_session, person
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.photographs import PrepareSettings
 
 PARTICIPANTS = 113
 MISSING = (31, 77)

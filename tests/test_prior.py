@@ -11,13 +11,13 @@ import torch
 
 from pipeline_steps import prior
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import read_image
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.files.tensors import load_features
-from pipeline_steps.settings.base import Frozen, load_frozen
-from pipeline_steps.settings.prior import PriorSettings
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.diffusion import PriorSettings
 from tests.diffusion.tiny_study import EveryFace, base_weights, recogniser_weights, write_frozen
 
 SETTINGS: dict[str, Any] = {"images": 5, "steps": 2, "attempts": 3}

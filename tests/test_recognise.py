@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from pipeline_steps import recognise
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
 from pipeline_steps.recognition.checkpoints import FOLDER
-from pipeline_steps.settings.recognise import RecogniseSettings
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.recognition import RecogniseSettings
 
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40], [40, 180, 180]])
 SMALL = {

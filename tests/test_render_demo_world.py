@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world import population
-from pipeline_steps.demo_world.population import CONSENTED, person
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import read_image
-from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.demo_world.rendering import population
+from pipeline_steps.demo_world.rendering.population import CONSENTED, person
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import read_image
+from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.recognition.benchmarks import read_bin
 from pipeline_steps.render_demo_world import archive_of, main, run, write_zip
-from pipeline_steps.settings.base import Frozen
-from pipeline_steps.settings.render_demo_world import RenderDemoWorldSettings
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.photographs import RenderDemoWorldSettings
 
 MEMBER = re.compile(r"TD_RGB_A_Set([1-4])/(\d+)/TD_RGB_A_([1-3])_([0-8])\.jpg")
 

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.audit import SUMMARY_COLUMNS
-from pipeline_steps.evidence.comparison import COMPARISON_COLUMNS
-from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.evidence.suspicious_pairs import PAIR_COLUMNS
-from pipeline_steps.evidence.verdicts import VERDICTS
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.evidence.audit.audit import SUMMARY_COLUMNS
+from pipeline_steps.evidence.audit.suspicious_pairs import PAIR_COLUMNS
+from pipeline_steps.evidence.audit.verdicts import VERDICTS
+from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
+from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.report import main
-from pipeline_steps.settings.code import modules_behind
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.key import modules_behind
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 METHODS = ("untuned", "dreambooth", "portraitbooth", "idbooth")

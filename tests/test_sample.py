@@ -13,17 +13,18 @@ import pytest
 import torch
 
 from pipeline_steps import sample
-from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import save_lora
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.diffusion.sample_plan import COLUMNS
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import read_image
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.settings.base import Frozen, Weights
-from pipeline_steps.settings.sample import SampleSettings, read_prompt_set
+from pipeline_steps.diffusion.sampling.sample_plan import COLUMNS
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"

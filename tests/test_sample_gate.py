@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from pipeline_steps import align, sample
-from pipeline_steps.diffusion.gate import Measured
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.settings.base import Frozen, Weights
-from pipeline_steps.settings.sample import GateSettings, SampleSettings, read_prompt_set
+from pipeline_steps.diffusion.sampling.gate import Measured
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"

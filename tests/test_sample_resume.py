@@ -15,15 +15,16 @@ import pytest
 import torch
 
 from pipeline_steps import sample
-from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import FILE_NAME
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.lora_files import FILE_NAME
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.files.tensors import save_tensors
-from pipeline_steps.settings.base import Weights, load_frozen
-from pipeline_steps.settings.sample import SampleSettings, read_prompt_set
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tensors import save_tensors
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.study.settings.base import load_frozen
+from pipeline_steps.study.settings.diffusion import SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"

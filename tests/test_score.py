@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from pyeer.eer_info import get_eer_stats
 
-from pipeline_steps.evidence import identity_scoring
-from pipeline_steps.evidence.scoring import (
+from pipeline_steps.evidence.scores import identity_scoring
+from pipeline_steps.evidence.scores.scoring import (
     IDENTITY_COLUMNS,
     POSE_COLUMNS,
     QUALITY_COLUMNS,
     pose_row,
 )
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.tensors import save_features
+from pipeline_steps.io.tensors import save_features
 from pipeline_steps.metrics.frechet import frechet_distance
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.score import main
 
 SETTINGS: dict[str, Any] = {
@@ -69,7 +69,7 @@ class World:
         return self.root / "features" / source / f"{extractor}.safetensors"
 
     def features(self, source: str, extractor: str) -> np.ndarray:
-        from pipeline_steps.files.tensors import load_features
+        from pipeline_steps.io.tensors import load_features
 
         return load_features(self.path(source, extractor)).features
 
@@ -183,7 +183,7 @@ def test_identity_of_the_real_images_among_themselves(world: World) -> None:
 
 
 def test_replicates_of_two_variants_are_paired(world: World) -> None:
-    from pipeline_steps.files.manifests import read_manifest
+    from pipeline_steps.io.manifests import read_manifest
 
     world.write(
         "demo/dreambooth/base", [f"ID_{i}/{j}.png" for i in range(1, 6) for j in range(5)], 0

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.audit import SUMMARY_COLUMNS
-from pipeline_steps.evidence.further_tables import diversity_tables
-from pipeline_steps.evidence.names import Names
-from pipeline_steps.evidence.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.evidence.audit.audit import SUMMARY_COLUMNS
+from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.tables.further_tables import diversity_tables
+from pipeline_steps.evidence.tables.names import Names
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.tables import main
 
 METHODS = ("idbooth", "dreambooth", "untuned", "portraitbooth")

@@ -14,12 +14,12 @@ from scipy import stats
 from torch.nn import functional
 
 from pipeline_steps import verify
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.metrics.intervals import wilson_interval
 from pipeline_steps.naming import VERIFICATION_COLUMNS
 from pipeline_steps.recognition.backbones import architecture, save_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
+from pipeline_steps.runtime.errors import StepError
 
 
 def benchmark(path: Path, seed: int, n_pairs: int = 40) -> Path:

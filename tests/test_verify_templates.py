@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from pipeline_steps import verify_templates
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import write_png
+from pipeline_steps.io.images import write_png
 from pipeline_steps.recognition.backbones import architecture, save_backbone
 from pipeline_steps.recognition.inference import embed_both_ways
+from pipeline_steps.runtime.errors import StepError
 
 PEOPLE, TEMPLATES, IMAGES = 12, 3, 3
 
@@ -72,7 +72,7 @@ def run(root: Path, out: Path) -> list[dict[str, str]]:
 
 
 def test_rates_equal_a_computation_by_hand(folder: Path, tmp_path: Path) -> None:
-    from pipeline_steps.files.images import read_image
+    from pipeline_steps.io.images import read_image
     from pipeline_steps.recognition.backbones import load_backbone
 
     rows = run(folder, tmp_path / "templates.csv")

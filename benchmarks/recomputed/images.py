@@ -23,8 +23,7 @@ from PIL import Image
 from pipeline_steps.faces.attributes import AttributeNet
 from pipeline_steps.faces.recogniser import build_network, read_state_dict, weights_file
 from pipeline_steps.faces.sixdrepnet import SixDRepNet
-from pipeline_steps.files.weights import locate
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.weights import Weights, locate
 from recomputed.landmarks import landmark_pose
 
 Array = np.ndarray[Any, Any]

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from pipeline_steps.diffusion.random_pipeline import SPECIAL_TOKENS, byte_vocabulary
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.weights import PROJECT_ROOT
+from pipeline_steps.io.weights import PROJECT_ROOT
+from pipeline_steps.runtime.errors import StepError
 
 FOLDER = PROJECT_ROOT / "resources" / "architectures"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2", "vision")

@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_steps.evidence.sources import NOT_APPLICABLE
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.lineage import read_record
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.files.tensors import load_features
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import VARIANT, natural_key
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.record import read_record
+from pipeline_steps.study.sources import NOT_APPLICABLE
 
 LORA = "pytorch_lora_weights.safetensors"
 RECORDED = ("step", "seed", "config_sha256", "code_sha256", "versions")

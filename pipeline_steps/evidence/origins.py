@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.evidence.sources import source_of
-from pipeline_steps.files.lineage import (
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.study.record import (
     Record,
     check_same_extractor,
     check_same_images,
@@ -16,9 +17,8 @@ from pipeline_steps.files.lineage import (
     refuse_mixtures,
     refuse_other_study,
 )
-from pipeline_steps.files.manifests import read_manifest
-from pipeline_steps.files.tensors import load_features
-from pipeline_steps.settings.base import Frozen
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.sources import source_of
 
 
 def check_records(frozen: Frozen[Any], paths: Sequence[Path]) -> dict[Path, Record]:

@@ -32,9 +32,8 @@ from pipeline_steps.faces.recogniser import (
 )
 from pipeline_steps.faces.sixdrepnet import BORDER, SixDRepNet, pose_of
 from pipeline_steps.faces.sixdrepnet import INPUT_SIZE as SIXDREPNET_SIDE
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.weights import locate, verify
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.weights import Weights, locate, verify
+from pipeline_steps.runtime.errors import StepError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.runtime.errors import StepError
 
 
 def _flat(x: Tensor) -> Tensor:

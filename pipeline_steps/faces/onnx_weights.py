@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.runtime.errors import StepError
 
 EPSILON = 1e-5  # of every batch normalisation in IResNet
 ALIASES = ("Identity", "Unsqueeze")  # of a stored tensor: the same numbers

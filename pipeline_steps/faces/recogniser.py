@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.weights import locate, verify
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.weights import Weights, locate, verify
+from pipeline_steps.runtime.errors import StepError
 
 WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
 FAR_OUTSIDE = 4.0  # a decoder overshoots [-1, 1] a little; 0..255 goes far beyond

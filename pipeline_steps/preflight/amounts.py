@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline_steps.settings.plan import WORLD, Plan
+from pipeline_steps.study.plan import WORLD, Plan
 
 PHOTOGRAPHS_PER_PERSON = 27  # three cameras at nine positions, before any is left out
 IMAGES_PER_PERSON = 21

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.yaml_mapping import read_mapping
+from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.preflight.amounts import amounts_of, disk, units
 from pipeline_steps.preflight.jobs import done, planned_jobs
-from pipeline_steps.settings.plan import Plan
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.plan import Plan
 
 STEP_TIMES = Path(__file__).with_name("step_times.yaml")
 ON_A_CARD = frozenset(

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import yaml
 
-from pipeline_steps.command_line import add_study, command_line
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.errors import StepError, run_main
-from pipeline_steps.files.weights import PROJECT_ROOT
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.preflight.needs import missing_data
-from pipeline_steps.settings.plan import Plan, make_plan
-from pipeline_steps.settings.study import read_configs
+from pipeline_steps.runtime.command_line import add_study, command_line
+from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.study.plan import Plan, make_plan
+from pipeline_steps.study.settings.study import read_configs
 
 
 def run(plan: Plan, config: dict[str, object]) -> tuple[dict[str, int], tuple[float, float]]:

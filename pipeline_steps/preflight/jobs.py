@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline_steps.naming import REAL, WILD
-from pipeline_steps.settings.plan import WORLD, Plan
-from pipeline_steps.settings.score import SCORE_KINDS
+from pipeline_steps.study.plan import WORLD, Plan
+from pipeline_steps.study.settings.evidence import SCORE_KINDS
 
 
 def planned_jobs(plan: Plan) -> dict[str, list[str]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from pipeline_steps.files.lease import candidate_gpus
-from pipeline_steps.files.models import missing_weights, needed_weights, unaccepted
-from pipeline_steps.settings.base import Weights
-from pipeline_steps.settings.plan import WORLD, Plan
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.lease import candidate_gpus
+from pipeline_steps.study.plan import WORLD, Plan
+from pipeline_steps.study.registry import missing_weights, needed_weights, unaccepted
 
 # One identity at a time, in bytes; estimates. More identities at once are faster.
 GPU_MEMORY = {"stable-diffusion@512": 10e9, "stable-diffusion-xl@1024": 24e9}

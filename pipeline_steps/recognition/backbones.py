@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.tensors import save_tensors
+from pipeline_steps.io.tensors import save_tensors
+from pipeline_steps.runtime.errors import StepError
 
 STANDARD_WIDTHS = (64, 64, 128, 256, 512)
 

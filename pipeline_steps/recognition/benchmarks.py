@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline_steps.files.atomic import write_bytes
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import encode_png
+from pipeline_steps.io.atomic import write_bytes
+from pipeline_steps.io.images import encode_png
 from pipeline_steps.recognition.binary_pairs import Array, RefusedFile, read_plain_pickle
+from pipeline_steps.runtime.errors import StepError
 
 IMAGE_SIZE = 112
 MAX_FILE_BYTES = 2 * 2**30

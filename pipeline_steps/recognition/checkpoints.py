@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline_steps.files.tensors import save_tensors
+from pipeline_steps.io.tensors import save_tensors
 
 FOLDER = ".training"  # beside the results, declared nowhere, gone after success
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.hashes import sha256_json
-from pipeline_steps.files.images import BadImage, noted_bytes, read_image
-from pipeline_steps.files.manifests import read_manifest
+from pipeline_steps.io.hashes import sha256_json
+from pipeline_steps.io.images import BadImage, noted_bytes, read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.errors import StepError
 
 IMAGE_SIZE = 112
 

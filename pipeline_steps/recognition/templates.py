@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.runtime.errors import StepError
 
 BLOCK = 65536  # pairs scored at once
 MEMBERS = ("template", "media", "file")

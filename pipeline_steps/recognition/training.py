@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline_steps.faces.transfer import send
-from pipeline_steps.files.errors import Interrupted
 from pipeline_steps.recognition.checkpoints import Checkpoints
 from pipeline_steps.recognition.inference import to_input
 from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.recognition.schedule import Epoch, Progress, Schedule
+from pipeline_steps.runtime.errors import Interrupted
 from pipeline_steps.seeds import seed_for, torch_generator
 
 REFERENCE_BATCH = 512

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from pipeline_steps.demo_world import autoencoder_training
-from pipeline_steps.demo_world.autoencoder_training import (
+from pipeline_steps.demo_world.pretraining import autoencoder_training
+from pipeline_steps.demo_world.pretraining.autoencoder_training import (
     contrast_weight,
     face_weight,
     halve,

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline_steps.demo_world.benchmarks import BENCHMARKS, Nuisance, build_pairs, render_pairs
+from pipeline_steps.demo_world.rendering.benchmarks import (
+    BENCHMARKS,
+    Nuisance,
+    build_pairs,
+    render_pairs,
+)
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))

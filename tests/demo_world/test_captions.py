@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline_steps.demo_world.captions import caption, caption_batch
-from pipeline_steps.demo_world.nuisance import EXPRESSIONS, PLACES
-from pipeline_steps.demo_world.vocabulary import NEGATIVE_PROMPT
+from pipeline_steps.demo_world.rendering.captions import caption, caption_batch
+from pipeline_steps.demo_world.rendering.nuisance import EXPRESSIONS, PLACES
+from pipeline_steps.demo_world.rendering.vocabulary import NEGATIVE_PROMPT
 
 
 def facts(rng: np.random.Generator) -> dict[str, int | float | bool]:

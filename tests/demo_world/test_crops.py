@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline_steps.demo_world.crops import face_crops, stretched_box
-from pipeline_steps.demo_world.training_images import TrainingImages
+from pipeline_steps.demo_world.pretraining.training_images import TrainingImages
+from pipeline_steps.demo_world.rendering.crops import face_crops, stretched_box
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 
 MARKS = np.array([[50.0, 54.0], [78.0, 54.0], [64.0, 70.0], [53.0, 84.0], [75.0, 84.0]])

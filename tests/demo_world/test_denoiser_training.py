@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_steps.demo_world import denoiser_training
-from pipeline_steps.demo_world.denoiser_training import (
+from pipeline_steps.demo_world.pretraining import denoiser_training
+from pipeline_steps.demo_world.pretraining.denoiser_training import (
     SCHEDULE,
     Denoiser,
     learning_rate_factor,
     noise_schedule,
     train_denoiser,
 )
-from pipeline_steps.demo_world.training_images import TrainingImages
-from pipeline_steps.demo_world.vocabulary import build_tokenizer
+from pipeline_steps.demo_world.pretraining.training_images import TrainingImages
+from pipeline_steps.demo_world.rendering.vocabulary import build_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

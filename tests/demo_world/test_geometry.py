@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from pipeline_steps.demo_world.geometry import Camera, meet_ellipsoid, meet_sphere, rotation
+from pipeline_steps.demo_world.rendering.geometry import (
+    Camera,
+    meet_ellipsoid,
+    meet_sphere,
+    rotation,
+)
 
 NOSE, CROWN = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0])
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.runtime.errors import StepError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "demo_world.py"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world.nuisance import PLACES
-from pipeline_steps.demo_world.places import paint_place
+from pipeline_steps.demo_world.rendering.nuisance import PLACES
+from pipeline_steps.demo_world.rendering.places import paint_place
 
 
 def thumbnail(place: str, seed: int) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pipeline_steps.demo_world.identity import sample_identity
-from pipeline_steps.demo_world.population import (
+from pipeline_steps.demo_world.rendering.identity import sample_identity
+from pipeline_steps.demo_world.rendering.population import (
     CONSENTED,
     HELD_OUT,
     PRETRAINING,

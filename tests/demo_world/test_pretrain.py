@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_steps.demo_world import pretrain_stages
-from pipeline_steps.demo_world.attributes_training import CLASSES
-from pipeline_steps.demo_world.pretrain import run
-from pipeline_steps.demo_world.pretrain_plan import RECOGNISERS, Plan, RecogniserPlan
-from pipeline_steps.demo_world.pretrain_stages import half_size
+from pipeline_steps.demo_world.pretraining import pretrain_stages
+from pipeline_steps.demo_world.pretraining.attributes_training import CLASSES
+from pipeline_steps.demo_world.pretraining.pretrain import run
+from pipeline_steps.demo_world.pretraining.pretrain_plan import RECOGNISERS, Plan, RecogniserPlan
+from pipeline_steps.demo_world.pretraining.pretrain_stages import half_size
 from pipeline_steps.faces.attributes import AttributeNet
 from pipeline_steps.faces.recogniser import load_recogniser, read_state_dict
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.weights import Weights
 
 PLAN = Plan(
     seed=5,

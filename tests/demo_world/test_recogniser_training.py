@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from pipeline_steps.demo_world.recogniser_training import (
+from pipeline_steps.demo_world.pretraining.recogniser_training import (
     certainty_ratio,
     degrade,
     fit_quality_head,

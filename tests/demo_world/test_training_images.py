@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world import training_images
-from pipeline_steps.demo_world.nuisance import EXPRESSIONS, PLACES
-from pipeline_steps.demo_world.population import person, wild_nuisance
-from pipeline_steps.demo_world.training_images import TrainingImages, load_or_render
+from pipeline_steps.demo_world.pretraining import training_images
+from pipeline_steps.demo_world.pretraining.training_images import TrainingImages, load_or_render
+from pipeline_steps.demo_world.rendering.nuisance import EXPRESSIONS, PLACES
+from pipeline_steps.demo_world.rendering.population import person, wild_nuisance
 
 
 def load(folder: Path, *, identities: int = 3, workers: int = 1) -> TrainingImages:

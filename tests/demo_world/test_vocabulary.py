@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from pipeline_steps.demo_world.vocabulary import MAX_TOKENS, build_tokenizer, names
-from pipeline_steps.diffusion.prompts import draw_prompts
-from pipeline_steps.settings.sample import PromptSet
+from pipeline_steps.demo_world.rendering.vocabulary import MAX_TOKENS, build_tokenizer, names
+from pipeline_steps.diffusion.sampling.prompts import draw_prompts
+from pipeline_steps.study.settings.diffusion import PromptSet
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.architectures import build, read_architecture
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.fleet import Fleet
-from pipeline_steps.diffusion.frozen_face_network import frozen_copy
-from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.diffusion.runtime import Runtime
+from pipeline_steps.diffusion.training.fleet import Fleet
+from pipeline_steps.diffusion.training.frozen_face_network import frozen_copy
+from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.runtime import Runtime
 from pipeline_steps.faces.crop import crop_and_resize
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.transfer import send
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 TOKENS = 77
 

@@ -14,23 +14,23 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.choice import Trials
-from pipeline_steps.diffusion.cohort_plan import plan_cohort
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.diffusion.runtime import Runtime
-from pipeline_steps.diffusion.sampler import ImageRequest, Sampling, sample, sample_latents
-from pipeline_steps.diffusion.schedulers import SCHEDULERS
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample, sample_latents
+from pipeline_steps.diffusion.sampling.schedulers import SCHEDULERS
+from pipeline_steps.diffusion.training.choice import Trials
+from pipeline_steps.diffusion.training.cohort_plan import plan_cohort
+from pipeline_steps.diffusion.training.runtime import Runtime
 from pipeline_steps.faces.crop import crop_and_resize
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.faces.transfer import send
-from pipeline_steps.files.lease import gpu_lease
 from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.margins import MARGINS, MarginHead
 from pipeline_steps.recognition.schedule import Schedule
 from pipeline_steps.recognition.training import Recipe, train
-from pipeline_steps.settings.choice import ChoiceSettings
+from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.study.settings.diffusion import ChoiceSettings
 from tests.devices import full_width
 from tests.devices.card_tensor import CardTensor
 from tests.devices.pretended_card import pretended_card

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.adapters import AdapterBank
-from pipeline_steps.diffusion.lora_files import load_lora, save_lora
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import load_lora, save_lora
+from pipeline_steps.runtime.errors import StepError
 
 TARGETS = ("to_q", "to_out.0")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion import fleet
-from pipeline_steps.diffusion.adapters import Adapter, AdapterBank
+from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.draws import Draw, draw_step
-from pipeline_steps.diffusion.fleet import fine_tune
-from pipeline_steps.diffusion.latent_set import LatentSet
+from pipeline_steps.diffusion.training import fleet
+from pipeline_steps.diffusion.training.draws import Draw, draw_step
+from pipeline_steps.diffusion.training.fleet import fine_tune
+from pipeline_steps.diffusion.training.latent_set import LatentSet
 from pipeline_steps.seeds import torch_generator
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from tests.diffusion.toy_fleet import CentreFace, latent_set
 
 SIX = tuple(f"ID_{i}" for i in range(6))

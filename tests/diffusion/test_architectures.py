@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import save_lora
 from pipeline_steps.diffusion.architectures import (
     build,
     parameter_count,
@@ -23,16 +24,15 @@ from pipeline_steps.diffusion.architectures import (
 )
 from pipeline_steps.diffusion.base_models import ARCHITECTURES, load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.face_region import to_arrays
-from pipeline_steps.diffusion.fleet import FineTuned, fine_tune
-from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.diffusion.lora_files import save_lora
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.training.face_region import to_arrays
+from pipeline_steps.diffusion.training.fleet import FineTuned, fine_tune
+from pipeline_steps.diffusion.training.latent_set import LatentSet
 from pipeline_steps.faces.extractors import EXTRACTORS
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.finetune import FinetuneSettings
-from pipeline_steps.settings.registry import read_models
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.registry import read_models
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from tests.diffusion.tiny_study import EveryFace, base_weights
 
 ROOT = Path(__file__).parents[2]

@@ -10,14 +10,14 @@ import torch
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.face_region import to_arrays
-from pipeline_steps.diffusion.fleet import fine_tune
-from pipeline_steps.diffusion.latent_set import LatentSet
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.diffusion.sampler import ImageRequest, sample
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.base import Weights
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.training.face_region import to_arrays
+from pipeline_steps.diffusion.training.fleet import fine_tune
+from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from tests.diffusion.tiny_study import base_weights
 
 REQUEST = ImageRequest("ID_1", 0, "photo of sks person", "cartoon, cgi", seed=5)

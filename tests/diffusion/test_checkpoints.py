@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline_steps.diffusion import checkpoints
-from pipeline_steps.diffusion.checkpoints import Checkpoints
-from pipeline_steps.diffusion.fleet_state import State, join_rows, take_rows
+from pipeline_steps.diffusion.training import checkpoints
+from pipeline_steps.diffusion.training.checkpoints import Checkpoints
+from pipeline_steps.diffusion.training.fleet_state import State, join_rows, take_rows
 
 KEYS = {"ID_1": "a", "ID_2": "b", "ID_10": "c"}
 
@@ -102,11 +102,11 @@ def test_a_generation_that_was_not_completed_is_never_read_and_later_removed(
 
     with monkeypatch.context() as patch:
         # As after SIGKILL between the writing of the members and the rename of their folder.
-        patch.setattr("pipeline_steps.files.atomic._remove", lambda path: None)
+        patch.setattr("pipeline_steps.io.atomic._remove", lambda path: None)
         calls = iter(range(99))
         rename = os.replace
         patch.setattr(
-            "pipeline_steps.files.atomic.os.replace",
+            "pipeline_steps.io.atomic.os.replace",
             lambda a, b: rename(a, b) if next(calls) < len(KEYS) else no_rename(a, b),
         )
         with pytest.raises(Killed):

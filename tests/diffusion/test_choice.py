@@ -7,11 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline_steps.diffusion.choice import Trial, choose, diversity, similarity
-from pipeline_steps.diffusion.training_data import hold_out
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.choice import ChoiceSettings
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.diffusion.training.choice import Trial, choose, diversity, similarity
+from pipeline_steps.diffusion.training.training_data import hold_out
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings
 
 
 def images(*patterns: np.ndarray) -> torch.Tensor:

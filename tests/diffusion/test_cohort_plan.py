@@ -8,12 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion import cohort_plan, memory
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.cohort_plan import Backoff, MemoryNeed, plan_cohort, split_evenly
-from pipeline_steps.diffusion.fleet import Fleet
-from pipeline_steps.diffusion.runtime import Runtime
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.diffusion.training import cohort_plan, memory
+from pipeline_steps.diffusion.training.cohort_plan import (
+    Backoff,
+    MemoryNeed,
+    plan_cohort,
+    split_evenly,
+)
+from pipeline_steps.diffusion.training.fleet import Fleet
+from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.runtime.errors import StepError
 from tests.diffusion.toy_fleet import NAMES, a_fleet, relative
 
 GIB = 2**30

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion import fleet
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.fleet import fine_tune
-from pipeline_steps.diffusion.fleet_loss import LOSSES
-from pipeline_steps.diffusion.fleet_state import join_rows, take_rows
-from pipeline_steps.diffusion.latent_set import LatentSet
+from pipeline_steps.diffusion.training import fleet
+from pipeline_steps.diffusion.training.fleet import fine_tune
+from pipeline_steps.diffusion.training.fleet_loss import LOSSES
+from pipeline_steps.diffusion.training.fleet_state import join_rows, take_rows
+from pipeline_steps.diffusion.training.latent_set import LatentSet
 from tests.diffusion.toy_fleet import (
     NAMES,
     SETTINGS,
@@ -70,7 +70,7 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel, kind: str) 
     from peft import LoraConfig
     from torch.nn import functional as F
 
-    from pipeline_steps.diffusion.draws import draw_step
+    from pipeline_steps.diffusion.training.draws import draw_step
     from pipeline_steps.seeds import torch_generator
 
     base.to("cpu", torch.float64)

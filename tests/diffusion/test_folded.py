@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.folded import can_fold, folded
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.cpu_layers import FrozenGeglu, FrozenLinear, onednn_available
-from pipeline_steps.diffusion.folded import can_fold, folded
+from pipeline_steps.diffusion.sampling.cpu_layers import FrozenGeglu, FrozenLinear, onednn_available
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
-from pipeline_steps.diffusion.gate import (
+from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
+from pipeline_steps.diffusion.sampling.gate import (
     FaceJudge,
     Measured,
     as_json,
@@ -21,13 +21,13 @@ from pipeline_steps.diffusion.gate import (
 from pipeline_steps.embed import embed_images
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.recogniser import load_recogniser
-from pipeline_steps.files.dataset import Subject
-from pipeline_steps.files.tensors import save_features
-from pipeline_steps.files.weights import PROJECT_ROOT
-from pipeline_steps.settings.align import AlignSettings
-from pipeline_steps.settings.base import Frozen
-from pipeline_steps.settings.registry import read_models
-from pipeline_steps.settings.sample import GateSettings, SampleSettings
+from pipeline_steps.identities.dataset import Subject
+from pipeline_steps.io.tensors import save_features
+from pipeline_steps.io.weights import PROJECT_ROOT
+from pipeline_steps.study.registry import read_models
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
+from pipeline_steps.study.settings.photographs import AlignSettings
 from tests.diffusion.tiny_study import recogniser_weights
 
 SUBJECTS = [Subject("ID_1", None, (), ()), Subject("ID_2", None, (), ())]

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.adapters import Adapter, AdapterBank
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.lora_files import (
+from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import (
     FILE_NAME,
     METADATA_KEY,
     load_bank,
     load_lora,
     save_lora,
 )
-from pipeline_steps.diffusion.lora_keys import parse_key
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.tensors import save_tensors
+from pipeline_steps.diffusion.adapters.lora_keys import parse_key
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.io.tensors import save_tensors
+from pipeline_steps.runtime.errors import StepError
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline_steps.diffusion.optimisers import (
+from pipeline_steps.diffusion.training.optimisers import (
     BLOCK,
     AdamW,
     AdamW8bit,
@@ -16,7 +16,7 @@ from pipeline_steps.diffusion.optimisers import (
     open_optimiser,
     quantise,
 )
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 SETTINGS = FinetuneSettings(learning_rate=1e-2, optimiser="adamw8bit")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.diffusion.prompts import draw_prompts
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.sample import PromptSet, read_prompt_set
+from pipeline_steps.diffusion.sampling.prompts import draw_prompts
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
 from tests.published import PLACES
 
 FOLDER = Path(__file__).parents[2] / "config" / "prompts"

@@ -7,10 +7,10 @@ import logging
 import pytest
 import torch
 
-from pipeline_steps.diffusion import compiling
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.fleet import FineTuned
-from pipeline_steps.diffusion.runtime import Runtime
+from pipeline_steps.diffusion.training import compiling
+from pipeline_steps.diffusion.training.fleet import FineTuned
+from pipeline_steps.diffusion.training.runtime import Runtime
 from tests.diffusion.toy_fleet import NAMES, CentreFace, a_fleet, finish, relative
 
 

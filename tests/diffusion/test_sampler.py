@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_steps.diffusion.adapters import AdapterBank
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.lora_files import save_lora
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.compiled_sampling import compiled_predict, with_fallback
-from pipeline_steps.diffusion.face_region import to_arrays
-from pipeline_steps.diffusion.lora_files import save_lora
-from pipeline_steps.diffusion.sampler import (
+from pipeline_steps.diffusion.sampling.compiled_sampling import compiled_predict, with_fallback
+from pipeline_steps.diffusion.sampling.sampler import (
     ImageRequest,
     Predict,
     Sampling,
@@ -22,8 +21,9 @@ from pipeline_steps.diffusion.sampler import (
     sample,
     sample_latents,
 )
-from pipeline_steps.diffusion.schedulers import SCHEDULERS
-from pipeline_steps.settings.prior import Scheduler
+from pipeline_steps.diffusion.sampling.schedulers import SCHEDULERS
+from pipeline_steps.diffusion.training.face_region import to_arrays
+from pipeline_steps.study.settings.diffusion import Scheduler
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 NEGATIVE = "cartoon, cgi"

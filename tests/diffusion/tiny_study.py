@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline_steps.files.hashes import sha256_file
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
-from pipeline_steps.files.tensors import save_features, save_tensors
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.tensors import save_features, save_tensors
+from pipeline_steps.io.weights import Weights
 from tests.registry import entry
 
 SIDE = 32

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.fleet import FineTuned, Fleet, fine_tune
-from pipeline_steps.diffusion.latent_set import LatentSet
-from pipeline_steps.diffusion.runtime import Runtime
-from pipeline_steps.settings.finetune import FinetuneSettings
+from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, fine_tune
+from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 SETTINGS = FinetuneSettings(
     steps=6, learning_rate=1e-2, rank=2, alpha=2.0, clip_norm=0.02, identity_weight=1.0

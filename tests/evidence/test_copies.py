@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pipeline_steps.evidence.copies import (
+from pipeline_steps.evidence.audit.copies import (
     band_passed,
     copy_threshold,
     nearest_photographs,

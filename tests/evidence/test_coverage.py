@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.evidence.coverage import (
+from pipeline_steps.evidence.figures.coverage import (
     ATTRIBUTES,
     PoseCloud,
     attribute_rows,

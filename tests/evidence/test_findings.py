@@ -5,15 +5,15 @@ import math
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.findings import (
+from pipeline_steps.evidence.report.findings import (
     Estimate,
     error_sentences,
     order_claims,
     order_sentences,
     recognition_sentences,
 )
-from pipeline_steps.evidence.image_counts import count_images
-from pipeline_steps.evidence.names import Names
+from pipeline_steps.evidence.report.image_counts import count_images
+from pipeline_steps.evidence.tables.names import Names
 
 ORDER = ("dreambooth", "portraitbooth", "idbooth")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import math
 
-from pipeline_steps.evidence.layout import Column, Record, build_table, rank_marks
-from pipeline_steps.evidence.markup import latex_escape, to_html, to_latex, to_markdown
+from pipeline_steps.evidence.tables.layout import Column, Record, build_table, rank_marks
+from pipeline_steps.evidence.tables.markup import latex_escape, to_html, to_latex, to_markdown
 
 LOWER = Column("EER", "", "x", "lower", digits=2, low="low", high="high")
 HIGHER = Column("Precision", "TFD", "y", "higher", digits=2, sd="sd")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline_steps.evidence.plots import (
+from pipeline_steps.evidence.figures.plots import (
     COLOURS,
     Distribution,
     GridRow,

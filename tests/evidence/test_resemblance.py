@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline_steps.evidence.resemblance import (
+from pipeline_steps.evidence.audit.verdicts import verdicts
+from pipeline_steps.evidence.scores.resemblance import (
     closest_identities,
     faces_of,
     similarity_to_people,
@@ -14,7 +15,6 @@ from pipeline_steps.evidence.resemblance import (
     threshold_at,
     thresholds_from,
 )
-from pipeline_steps.evidence.verdicts import verdicts
 
 
 def faces(rng: np.random.Generator, people: dict[str, np.ndarray], images: int, noise: float):

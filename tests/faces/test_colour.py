@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world.population import HELD_OUT, person, wild_nuisance
+from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.faces.alignment import align_to_template
 from pipeline_steps.faces.colour import MIN_FACES, check_rgb, redness
 

@@ -14,7 +14,7 @@ from pipeline_steps.faces.extractors import AlignedFaces, load_extractor
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.pixels import normalised, resized
 from pipeline_steps.faces.recogniser import load_recogniser
-from pipeline_steps.files.errors import StepError
+from pipeline_steps.runtime.errors import StepError
 from tests.registry import entry
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)

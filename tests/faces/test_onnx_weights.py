@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError
 from tests.registry import entry
 
 LAYERS, WIDTHS = (2, 3, 2, 1), (4, 4, 6, 6, 8)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import load_recogniser
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.settings.base import Weights
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError
 
 LAYERS, WIDTHS = [1, 1, 1, 1], [4, 4, 4, 6, 8]
 

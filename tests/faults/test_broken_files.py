@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_steps.files.images import encode_png
+from pipeline_steps.io.images import encode_png
 from tests.workflow.small_study import snakemake, start, write_config
 
 sys.path.insert(0, str(Path(__file__).parent))

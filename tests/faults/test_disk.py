@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.io.hashes import sha256_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 

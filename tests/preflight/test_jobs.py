@@ -8,8 +8,8 @@ import pytest
 
 from pipeline_steps.preflight import dry_run
 from pipeline_steps.preflight.jobs import done, planned_jobs
-from pipeline_steps.settings.plan import make_plan
-from pipeline_steps.settings.study import read_configs
+from pipeline_steps.study.plan import make_plan
+from pipeline_steps.study.settings.study import read_configs
 
 ROOT = Path(__file__).parents[2]
 CHANGES = [{}, {"methods": ["untuned"], "training_sets": ["real"], "template_sets": ["data/ijb"]}]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline_steps.files.errors import StepError
 from pipeline_steps.recognition.backbones import (
     architecture,
     load_backbone,
     parameter_count,
     save_backbone,
 )
+from pipeline_steps.runtime.errors import StepError
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_steps.files.errors import StepError
 from pipeline_steps.recognition.benchmarks import read_bin, write_bin
+from pipeline_steps.runtime.errors import StepError
 from tests.recognition.bin_files import encode, pictures, put
 
 SAME = [True, False, True]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.images import write_png
-from pipeline_steps.files.manifests import write_manifest
+from pipeline_steps.io.images import write_png
+from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.recognition.dataset import load_training_set
+from pipeline_steps.runtime.errors import StepError
 
 
 def aligned(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline_steps.files.errors import StepError
 from pipeline_steps.recognition import binary_pairs
 from pipeline_steps.recognition.benchmarks import read_bin
+from pipeline_steps.runtime.errors import StepError
 from tests.recognition.bin_files import encode, pictures, put
 
 

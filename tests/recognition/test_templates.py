@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.files.errors import StepError
 from pipeline_steps.recognition.templates import (
     pair_scores,
     pool,
     read_template_set,
     tpr_at_fmr,
 )
+from pipeline_steps.runtime.errors import StepError
 
 
 def test_media_are_averaged_and_templates_added_and_normalised() -> None:

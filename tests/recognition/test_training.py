@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.files.errors import Interrupted
 from pipeline_steps.recognition import training
 from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.checkpoints import FOLDER, Checkpoints
@@ -20,6 +19,7 @@ from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.recognition.protocol import pair_distances
 from pipeline_steps.recognition.schedule import Epoch, Schedule
 from pipeline_steps.recognition.training import Recipe, train
+from pipeline_steps.runtime.errors import Interrupted
 
 
 class Linear(nn.Module):

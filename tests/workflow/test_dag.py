@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.settings.plan import make_plan
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.study.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 

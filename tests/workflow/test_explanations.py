@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline_steps.files.hashes import sha256_file
+from pipeline_steps.io.hashes import sha256_file
 
 TABLE = "results/demo/tables/identity.csv"
 

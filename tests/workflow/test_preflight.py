@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline_steps.files.atomic import write_text
-from pipeline_steps.files.weights import FOLDER_VARIABLE
-from pipeline_steps.settings.plan import make_plan
-from pipeline_steps.settings.study import read_configs
+from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.weights import FOLDER_VARIABLE
+from pipeline_steps.study.plan import make_plan
+from pipeline_steps.study.settings.study import read_configs
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "config" / "paper_sd21.yaml"

@@ -68,7 +68,7 @@ def touched(study: Path) -> None:
 
 
 def changed_words_of_a_module_that_only_presents(study: Path) -> None:
-    edit(study / "pipeline_steps/files/logs.py", '"""', '"""In short: ')
+    edit(study / "pipeline_steps/runtime/logs.py", '"""', '"""In short: ')
 
 
 def changed_code_of_a_metric(study: Path) -> None:

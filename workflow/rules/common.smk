@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from pipeline_steps.check_study import notice, refuse_unready
-from pipeline_steps.consent.at_start import remove_refused
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.lease import candidate_gpus
-from pipeline_steps.files.run_lock import claim_run, clear_stale_locks, release_run
-from pipeline_steps.settings.plan import WORLD, project_file
-from pipeline_steps.settings.snapshot import MARKERS, open_plan
+from pipeline_steps.identities.consent.at_start import remove_refused
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.lease import candidate_gpus
+from pipeline_steps.runtime.run_lock import claim_run, clear_stale_locks, release_run
+from pipeline_steps.study.plan import WORLD, project_file
+from pipeline_steps.study.snapshot import MARKERS, open_plan
 
 try:
     PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.files.errors import StepError
-from pipeline_steps.files.weights import locate
+from pipeline_steps.io.weights import locate
+from pipeline_steps.runtime.errors import StepError
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.base_models.base import BaseModel
-    from pipeline_steps.settings.base import Weights
+    from pipeline_steps.io.weights import Weights
 
 
 def _stable_diffusion(folder: Path, name: str, resolution: int) -> BaseModel:

@@ -18,5 +18,5 @@ METHODS: dict[str, Method] = {
 
 
 def module_of(method: str) -> str:
-    """A method's module within the package, as ``settings.code.modules_behind`` takes it."""
+    """A method's module within the package, as ``study.key.modules_behind`` takes it."""
     return f"diffusion.methods.{method}"

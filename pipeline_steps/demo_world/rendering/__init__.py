@@ -1,0 +1,1 @@
+"""Rendered people and the photographs taken of them."""

@@ -1,0 +1,215 @@
+"""From an identity, an expression and an age to a head's radius and colour maps, and landmarks.
+
+Lengths are in decimetres, map coordinates those of canvas.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from pipeline_steps.demo_world.rendering.canvas import (
+    EXTENT,
+    Array,
+    Canvas,
+    smoothstep,
+    to_direction,
+)
+from pipeline_steps.demo_world.rendering.face_layout import Expression, FaceLayout, layout_of
+from pipeline_steps.demo_world.rendering.face_paint import paint_face
+from pipeline_steps.demo_world.rendering.geometry import unit
+from pipeline_steps.demo_world.rendering.hair import add_hair
+from pipeline_steps.demo_world.rendering.identity import Identity
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head's surface, its maps as in canvas.py, in its own frame (x right, y up, z to the front).
+
+    Attributes:
+        radius: float32 [n, n], distance from the head's centre, hair included.
+        colour: float32 [n, n, 3], RGB in [0, 1].
+        gloss: float32 [n, n].
+        normal: float32 [n, n, 3], outward unit vectors.
+        occlusion: float32 [n, n], share of the ambient light that arrives, in [0.35, 1].
+        landmarks: float64 [5, 3]: left eye, right eye, nose tip, left and right mouth corner, left
+            and right as seen from the front.
+        max_radius: of all the map.
+        hair_back: (half width, length) of hair behind the neck, or None.
+    """
+
+    radius: Array
+    colour: Array
+    gloss: Array
+    normal: Array
+    occlusion: Array
+    landmarks: Array
+    max_radius: float
+    hair_back: tuple[float, float] | None
+
+
+def _skull(identity: Identity, directions: Array) -> Array:
+    """Radius [n, n] of the bare head: a rounded box, narrower at the jaw, longer or shorter."""
+    s = identity.shape
+    dx, dy, dz = (directions[..., i] for i in range(3))
+    widest = 0.79 * (1 + 0.045 * s["head_width"])
+    b_up = 1.18 * (1 + 0.03 * s["head_height"] + 0.02 * s["forehead"])
+    b_down = 1.30 * (1 + 0.028 * s["chin_length"])
+    c = 0.98 * (1 + 0.03 * s["head_depth"])
+    low = smoothstep(-0.15, -0.95, dy)
+    a = widest * (1 - low * (0.24 - 0.055 * s["jaw_width"]))
+    b = np.where(dy > 0, b_up, b_down)
+    back_low = smoothstep(-0.2, -0.8, dy) * smoothstep(0.1, -0.4, dz)
+    b = b * (1 - 0.25 * back_low)
+    p = 2.35
+    return (np.abs(dx / a) ** p + np.abs(dy / b) ** p + np.abs(dz / c) ** p) ** (-1 / p)
+
+
+def _relief(canvas: Canvas, identity: Identity, f: FaceLayout, e: Expression, age: float) -> None:
+    """Hills and dents of the face on the skull, for a jaw that opening lowers."""
+    shift = -0.55 * e.opening
+    _chin_and_cheeks(canvas, identity, f, e, age, shift)
+    _eyes_and_nose(canvas, identity, f)
+    _lips(canvas, f, e, shift)
+    s = identity.shape
+    canvas.bump(
+        1.80, -0.08, 0.10, 0.20 + 0.02 * s["ear_size"], 0.13 + 0.03 * s["ear_size"], mirror=True
+    )
+    canvas.bump(0.3, 0.0, 0.5, 0.6, 0.012 * s["asymmetry"])
+
+
+def _chin_and_cheeks(
+    canvas: Canvas, identity: Identity, f: FaceLayout, e: Expression, age: float, shift: float
+) -> None:
+    s = identity.shape
+    canvas.bump(
+        0, f.chin_v + shift, 0.20 + 0.025 * s["chin_width"], 0.15, 0.085 + 0.02 * s["jaw_drop"]
+    )
+    canvas.bump(0, -0.78 + shift, 0.34, 0.28, 0.05)
+    canvas.bump(0.47, -0.30, 0.17, 0.15, 0.035 + 0.015 * s["cheekbone"], mirror=True)
+    canvas.bump(
+        0.45,
+        -0.60,
+        0.17,
+        0.20,
+        -0.02 + 0.018 * s["cheek_full"] + 0.25 * e.corners - 0.015 * age,
+        mirror=True,
+    )
+
+
+def _eyes_and_nose(canvas: Canvas, identity: Identity, f: FaceLayout) -> None:
+    s = identity.shape
+    canvas.bump(f.eye_u, f.brow_v - 0.02, 0.20, 0.075, 0.035 + 0.012 * s["brow_ridge"], mirror=True)
+    canvas.bump(f.eye_u, f.eye_v, 0.17, 0.10, -0.085, mirror=True)
+    canvas.bump(f.eye_u, f.eye_v, 0.115, 0.075, 0.055, mirror=True)
+    bridge_v = 0.5 * (f.eye_v + f.nose_v)
+    w = f.nose_width
+    height = 0.165 + 0.02 * s["nose_height"]
+    canvas.bump(0, f.eye_v + 0.02, 0.062, 0.13, 0.05 + 0.018 * s["nose_bridge"])
+    canvas.bump(
+        0, bridge_v, 0.062 + 0.1 * (w - 0.165), 0.15, 0.5 * height + 0.012 * s["nose_bridge"]
+    )
+    canvas.bump(
+        0, f.nose_v + 0.05, 0.082 + 0.2 * (w - 0.165), 0.085, 0.82 * height + 0.012 * s["nose_tip"]
+    )
+    canvas.bump(0.72 * w, f.nose_v, 0.052, 0.055, 0.085, mirror=True)
+    canvas.bump(0, f.nose_v - 0.12, 0.07, 0.06, -0.012)
+
+
+def _lips(canvas: Canvas, f: FaceLayout, e: Expression, shift: float) -> None:
+    canvas.bump(
+        0, f.mouth_v + 0.6 * f.lip_upper, 0.8 * f.mouth_half, 0.05, 0.036 + 0.3 * f.lip_upper
+    )
+    canvas.bump(
+        0,
+        f.mouth_v - 0.6 * f.lip_lower + shift,
+        0.6 * f.mouth_half,
+        0.05,
+        0.036 + 0.3 * f.lip_lower,
+    )
+    canvas.bump(0, f.mouth_v - 0.17 + shift, 0.20, 0.05, -0.035)
+    if e.opening > 0.03:
+        canvas.bump(
+            0, f.mouth_v - 0.5 * e.opening, 0.6 * f.mouth_half, 0.5 * e.opening, -0.9 * e.opening
+        )
+
+
+def _normals(radius: Array, directions: Array) -> Array:
+    """Outward unit normals [n, n, 3] of the star-shaped surface, from differences on the grid."""
+    p = radius[..., None] * directions
+    du = np.empty_like(p)
+    dv = np.empty_like(p)
+    du[:, 1:-1], du[:, 0], du[:, -1] = p[:, 2:] - p[:, :-2], p[:, 1] - p[:, 0], p[:, -1] - p[:, -2]
+    dv[1:-1], dv[0], dv[-1] = p[2:] - p[:-2], p[1] - p[0], p[-1] - p[-2]
+    n = np.cross(du, dv)
+    return unit(n, 1e-9)
+
+
+def _occlusion(relief: Array, texel: float) -> Array:
+    """Ambient occlusion [n, n] from how far a place lies below its surroundings."""
+    hollow = gaussian_filter(relief, 0.09 / texel, mode="nearest", truncate=2.5) - relief
+    return np.clip(1 - 4.5 * np.maximum(hollow, 0), 0.35, 1).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _directions(n: int) -> Array:
+    """Unit directions float32 [n, n, 3] of the map's texels; kept, because they are costly."""
+    axis = np.linspace(-EXTENT, EXTENT, n, dtype=np.float32)
+    grid = to_direction(axis[None, :].repeat(n, 0), axis[:, None].repeat(n, 1)).astype(np.float32)
+    grid.setflags(write=False)
+    return grid
+
+
+def _landmarks(f: FaceLayout, e: Expression, radius: Array, texel: float) -> Array:
+    """Landmarks [5, 3] on the surface: eyes, nose tip, mouth corners."""
+    corner_v = f.mouth_v + 0.012 + 0.8 * e.corners - 0.4 * e.opening
+    half = 0.95 * f.mouth_half * (1 + e.stretch)
+    marks = np.array(
+        [
+            [-f.eye_u, f.eye_v + 0.012],
+            [f.eye_u, f.eye_v + 0.012],
+            [0, f.nose_v + 0.072],
+            [-half, corner_v],
+            [half, corner_v],
+        ],
+        np.float64,
+    )
+    index = (marks + EXTENT) / texel
+    at = np.clip(np.round(index).astype(int), 0, len(radius) - 1)
+    return to_direction(marks[:, 0], marks[:, 1]) * radius[at[:, 1], at[:, 0], None]
+
+
+def build_head(
+    identity: Identity, expression: Expression, age: float, n: int, texture_seed: int = 0
+) -> Head:
+    """Build a head.
+
+    Args:
+        identity: whose.
+        expression: of the face.
+        age: in [0, 1].
+        n: texels of the maps per axis.
+        texture_seed: of hair and skin grain; the same for all photographs of an identity.
+    """
+    canvas = Canvas(n, identity.skin)
+    f = layout_of(identity)
+    directions = _directions(n)
+    _relief(canvas, identity, f, expression, age)
+    grain = np.random.default_rng(texture_seed)
+    paint_face(canvas, identity, f, expression, age, grain)
+    occlusion = _occlusion(canvas.relief, canvas.texel)
+    thickness, back = add_hair(canvas, identity, age, grain)
+    radius = (_skull(identity, directions) + canvas.relief + thickness).astype(np.float32)
+    return Head(
+        radius=radius,
+        colour=np.clip(canvas.colour, 0, 1),
+        gloss=canvas.gloss,
+        normal=_normals(radius, directions).astype(np.float32),
+        occlusion=occlusion,
+        landmarks=_landmarks(f, expression, radius, canvas.texel),
+        max_radius=float(radius.max()),
+        hair_back=back,
+    )

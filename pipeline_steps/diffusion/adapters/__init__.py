@@ -1,0 +1,1 @@
+"""Low-rank adapters: stacked while they train, folded in to sample, files for diffusers."""

@@ -1,0 +1,1 @@
+"""Sampling: the same prompts and noise for every method, and which images are kept."""

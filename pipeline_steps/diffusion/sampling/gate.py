@@ -1,0 +1,192 @@
+"""Which sampled images are usable: a face is found, it resembles the identity, it is good enough.
+
+Measuring an image and deciding on it are apart: a threshold that changes needs no image anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_steps.identities.dataset import Subject, embeddings_file
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.naming import UNTUNED
+from pipeline_steps.study.key import content_key, weights_hash
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
+
+if TYPE_CHECKING:
+    from pipeline_steps.faces.detection import Detection
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of an image.
+
+    Attributes:
+        face: Whether a face was found.
+        similarity: Cosine to the mean of the identity's photographs, in [-1, 1]; None: not asked
+            for, or no face.
+        quality: Face quality; None likewise.
+    """
+
+    face: bool
+    similarity: float | None = None
+    quality: float | None = None
+
+
+class Judge(Protocol):
+    """Measures images."""
+
+    def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Measured]:
+        """Measure images uint8 [n, h, w, 3] that shall show an identity."""
+
+
+def reason_against(measured: Measured, gate: GateSettings) -> str:
+    """Why an image is not usable; empty where it is."""
+    if not measured.face:
+        return "no face"
+    limits = (
+        ("similarity", measured.similarity, gate.min_similarity),
+        ("quality", measured.quality, gate.min_quality),
+    )
+    for name, value, least in limits:
+        if value is not None and least is not None and value < least:
+            return f"low {name}"
+    return ""
+
+
+class FaceJudge:
+    """The align step's detector, and the networks that the gate asks for.
+
+    Args:
+        frozen: Configuration of the sample step, with a gate; its weights have the role recogniser
+            where similarity counts, and quality where quality does.
+        dataset: Folder of the dataset, with the embeddings of the identities.
+        subjects: The identities.
+        device: "cpu" or "cuda".
+
+    Raises:
+        StepError: weights or embeddings are missing or unfit.
+    """
+
+    def __init__(
+        self,
+        frozen: Frozen[SampleSettings],
+        dataset: Path,
+        subjects: Iterable[Subject],
+        device: str,
+    ) -> None:
+        from pipeline_steps.faces.detection import Detector
+        from pipeline_steps.faces.recogniser import load_recogniser
+
+        gate = gate_of(frozen)
+        self._padding = gate.align.padding
+        self._detector = Detector(
+            device, gate.align.detector.min_face_size, gate.align.detector.thresholds
+        )
+        self._device = device
+        self._recogniser = self._quality = None
+        self._centres: dict[str, NDArray[np.float32]] = {}
+        if asks_for_similarity(frozen):
+            self._recogniser = load_recogniser(frozen.weights["recogniser"], device)
+            self._centres = {s.identity: _centre(embeddings_file(dataset, s)) for s in subjects}
+        if gate.min_quality is not None:
+            self._quality = load_recogniser(frozen.weights["quality"], device)
+
+    def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Measured]:
+        """Measure images uint8 [n, h, w, 3] that shall show an identity."""
+        found = self._detector.detect(list(images), padding=self._padding)
+        where = [i for i, face in enumerate(found) if face is not None]
+        faces = [face for face in found if face is not None]
+        similarities = self._similarities(identity, images[where], faces)
+        qualities = self._qualities(images[where], faces)
+        measured = [Measured(False)] * len(images)
+        for i, similarity, quality in zip(where, similarities, qualities, strict=True):
+            measured[i] = Measured(True, similarity, quality)
+        return measured
+
+    def _similarities(
+        self, identity: str, images: NDArray[np.uint8], faces: Sequence[Detection]
+    ) -> list[float | None]:
+        if self._recogniser is None or not faces:
+            return [None] * len(faces)
+        import torch
+
+        from pipeline_steps.diffusion.training.face_region import to_signed
+        from pipeline_steps.faces.crop import crop_and_resize
+
+        # The embed step's face region: the detector's box, stretched, not aligned.
+        pixels = to_signed(torch.from_numpy(images).permute(0, 3, 1, 2)).to(self._device)
+        boxes = torch.from_numpy(np.stack([face.box for face in faces])).to(self._device)
+        with torch.inference_mode():
+            regions = crop_and_resize(pixels, boxes, self._recogniser.input_size)
+            rows = self._recogniser.embed_tensor(regions).float()
+            rows = torch.nn.functional.normalize(rows).cpu()
+        return [float(value) for value in rows.numpy() @ self._centres[identity]]
+
+    def _qualities(
+        self, images: NDArray[np.uint8], faces: Sequence[Detection]
+    ) -> list[float | None]:
+        if self._quality is None or not faces:
+            return [None] * len(faces)
+        from pipeline_steps.faces.alignment import align_to_template
+
+        aligned = [
+            align_to_template(image, face.landmarks)
+            for image, face in zip(images, faces, strict=True)
+        ]
+        return [float(value) for value in self._quality.quality(np.stack(aligned))]
+
+
+def judge_key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str:
+    """Content key of how one identity's images are measured; thresholds are no part of it."""
+    gate = gate_of(frozen)
+    parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json")}
+    if asks_for_similarity(frozen):
+        parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
+        parts["embeddings"] = sha256_file(embeddings_file(dataset, subject))
+    if gate.min_quality is not None:
+        parts["quality"] = weights_hash(frozen.weights["quality"])
+    return content_key(**parts)
+
+
+def asks_for_similarity(frozen: Frozen[SampleSettings]) -> bool:
+    """Whether similarity to the identity counts; the untuned model knows no identity."""
+    limit = gate_of(frozen).min_similarity
+    return limit is not None and frozen.variant.get("method") != UNTUNED
+
+
+def gate_of(frozen: Frozen[SampleSettings]) -> GateSettings:
+    """The gate of a configuration that has one."""
+    gate = frozen.settings.gate
+    if gate is None:
+        raise ValueError("the configuration has no gate")
+    return gate
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """As plain data, for the record of finished images."""
+    return {
+        "face": measured.face,
+        "similarity": measured.similarity,
+        "quality": measured.quality,
+    }
+
+
+def from_json(plain: Mapping[str, Any]) -> Measured:
+    """What :func:`as_json` wrote."""
+    return Measured(bool(plain["face"]), plain["similarity"], plain["quality"])
+
+
+def _centre(path: Path) -> NDArray[np.float32]:
+    """Mean direction of an identity's embeddings, of length 1."""
+    mean = load_features(path, key="embeddings").features.mean(0)
+    result: NDArray[np.float32] = mean / np.linalg.norm(mean)
+    return result

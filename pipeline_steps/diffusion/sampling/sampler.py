@@ -1,0 +1,214 @@
+"""Sampling: many images, of one or several identities, in one batch with guidance.
+
+Initial noise and each step's noise come from a generator per image, seeded by (study seed, base
+model, identity, index) and nothing else: the batch, the cohort and the method change no image's
+noise. A plain diffusers pipeline with the same seed, prompt and scheduler gives the same image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.folded import can_fold, folded
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
+from pipeline_steps.diffusion.sampling.schedulers import make_scheduler, takes_generator
+from pipeline_steps.diffusion.training.face_region import to_uint8
+from pipeline_steps.faces.transfer import send
+
+DECODE_CHUNK = 8
+
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image to sample.
+
+    Attributes:
+        identity: Name of the identity.
+        index: Number of the image among the identity's.
+        prompt: What it shall show.
+        negative_prompt: What it shall not show.
+        seed: Of its generator.
+        adapter: Row of the adapter bank; None: the untouched base model.
+    """
+
+    identity: str
+    index: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    adapter: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are denoised.
+
+    Attributes:
+        steps: Denoising steps.
+        guidance: Classifier-free guidance; 1 means none.
+        scheduler: A key of ``schedulers.SCHEDULERS``.
+        batch_size: Most images of a batch; changes no image beyond float error.
+    """
+
+    steps: int
+    guidance: float
+    scheduler: str
+    batch_size: int
+
+
+# A batch: groups of requests, one group per adapter, all groups equally long.
+Batch = list[list[ImageRequest]]
+
+
+def sample(
+    base: BaseModel,
+    requests: Sequence[ImageRequest],
+    *,
+    steps: int,
+    guidance: float,
+    scheduler: str,
+    batch_size: int,
+    bank: AdapterBank | None = None,
+    predict: Predict | None = None,
+) -> Iterator[tuple[list[ImageRequest], Tensor]]:
+    """Sample images batch by batch.
+
+    Args:
+        base: Base model, with ``bank`` on its network where one is given.
+        requests: Images wanted.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance; 1 means none.
+        scheduler: A key of ``schedulers.SCHEDULERS``.
+        batch_size: Most images of a batch (guidance doubles what the network sees).
+        bank: Adapters that the requests refer to.
+        predict: A compiled ``base.predict``; then all batches have the same shape, smaller ones
+            are filled up with copies that are thrown away. None: the network as it is.
+
+    Yields:
+        The requests of a batch and their images, uint8 [n, 3, h, w] on the CPU.
+    """
+    how = Sampling(steps, guidance, scheduler, batch_size)
+    for batch, latents in sample_latents(base, requests, how, bank=bank, predict=predict):
+        with torch.inference_mode():
+            parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(DECODE_CHUNK)]
+        yield batch, torch.cat(parts).contiguous()
+
+
+def sample_latents(
+    base: BaseModel,
+    requests: Sequence[ImageRequest],
+    how: Sampling,
+    *,
+    bank: AdapterBank | None = None,
+    predict: Predict | None = None,
+) -> Iterator[tuple[list[ImageRequest], Tensor]]:
+    """Sample latents batch by batch; arguments as of :func:`sample`.
+
+    Yields:
+        The requests of a batch and their latents [n, c, h, w], in the denoising network's scale.
+    """
+    fold = predict is None and can_fold(base.unet)
+    batches = plan_batches(requests, how.batch_size, mixed=not fold)
+    shape = _largest(batches) if predict is not None else None
+    for batch in batches:
+        filled = batch if shape is None else _fill(batch, *shape)
+        layers: AbstractContextManager[None] = nullcontext()
+        with torch.inference_mode():
+            if fold:
+                layers = folded(base.unet, None if bank is None else _row(batch[0][0]))
+            elif bank is not None:
+                bank.activate([_row(group[0]) for group in filled])
+            with layers:
+                latents = _denoise(base, filled, how, predict or base.predict)
+            latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]
+        yield [request for group in batch for request in group], latents.flatten(0, 1)
+
+
+def plan_batches(
+    requests: Sequence[ImageRequest], batch_size: int, *, mixed: bool = True
+) -> list[Batch]:
+    """Batches of groups: a group is of one adapter, groups of a batch are equally long.
+
+    Several adapters share a batch where one alone does not fill it and ``mixed`` allows it.
+    """
+    by_adapter: dict[int | None, list[ImageRequest]] = {}
+    for request in requests:
+        by_adapter.setdefault(request.adapter, []).append(request)
+    groups: dict[int, list[list[ImageRequest]]] = {}
+    for wanted in by_adapter.values():
+        pieces = -(-len(wanted) // batch_size)
+        for i in range(pieces):  # pieces as equal as can be
+            piece = wanted[len(wanted) * i // pieces : len(wanted) * (i + 1) // pieces]
+            groups.setdefault(len(piece), []).append(piece)
+    batches = []
+    for length, same in sorted(groups.items(), reverse=True):
+        per_batch = max(1, batch_size // length) if mixed else 1
+        batches += [same[i : i + per_batch] for i in range(0, len(same), per_batch)]
+    return batches
+
+
+def _largest(batches: Sequence[Batch]) -> tuple[int, int]:
+    """Groups and their length that every batch can be filled up to."""
+    return (
+        max((len(batch) for batch in batches), default=0),
+        max((len(batch[0]) for batch in batches), default=0),
+    )
+
+
+def _fill(batch: Batch, groups: int, length: int) -> Batch:
+    longer = [group + [group[-1]] * (length - len(group)) for group in batch]
+    return longer + [longer[-1]] * (groups - len(longer))
+
+
+def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> Tensor:
+    """Latents [groups * length, c, h, w] of a batch's images, in the batch's order."""
+    groups, length = len(batch), len(batch[0])
+    guided = how.guidance > 1.0
+    condition = _conditioning(base, batch, guided)
+    generators = [
+        torch.Generator().manual_seed(request.seed) for group in batch for request in group
+    ]
+    scheduler = make_scheduler(base.scheduler_config, how.scheduler)
+    # The scheduler branches on the time: on the CPU, so that nobody waits for the device.
+    scheduler.set_timesteps(how.steps)
+    times = send(scheduler.timesteps, base.device)
+    options = {"generator": generators} if takes_generator(scheduler) else {}
+    noise = [torch.randn((1, *base.latent_shape), generator=g) for g in generators]
+    latents = torch.cat(noise).to(base.device) * scheduler.init_noise_sigma
+    for t, time in zip(scheduler.timesteps, times, strict=True):
+        scaled = scheduler.scale_model_input(latents, t)
+        if guided:  # each group: first without the prompt, then with it
+            grouped = scaled.view(groups, 1, length, *scaled.shape[1:])
+            scaled = grouped.expand(-1, 2, *grouped.shape[2:]).reshape(-1, *scaled.shape[1:])
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+        output = predict(scaled, time.expand(len(scaled)), condition)
+        if guided:
+            paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
+            without, given = paired.unbind(dim=1)
+            output = (without + how.guidance * (given - without)).flatten(0, 1)
+        latents = scheduler.step(output, t, latents, **options, return_dict=False)[0]
+    return latents
+
+
+def _conditioning(base: BaseModel, batch: Batch, guided: bool) -> Conditioning:
+    """Prompts in the order of the network's batch."""
+    prompts: list[str] = []
+    for group in batch:
+        if guided:
+            prompts += [request.negative_prompt for request in group]
+        prompts += [request.prompt for request in group]
+    return base.encode_prompts(prompts)
+
+
+def _row(request: ImageRequest) -> int:
+    if request.adapter is None:
+        raise ValueError(f"{request.identity} {request.index}: which adapter?")
+    return request.adapter

@@ -1,0 +1,1 @@
+"""Fine-tuning: many identities at once over one frozen network."""

@@ -1,0 +1,208 @@
+"""Which step of a fine-tuning to keep: similarity to the identity against diversity.
+
+At a few steps images are sampled with the adapters as they are, always from the same noise.
+Similarity is the mean cosine of their faces to photographs that were not trained on; an image
+without a face counts 0. Diversity is one minus the mean correlation of two images shrunk to 16 x 16
+grey pixels: 0 where all look alike. Both first rise or hold; an adapter that has learned its
+photographs by heart loses diversity, and in the end similarity to photographs it has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.training.face_region import FaceEmbedder, embed_largest
+from pipeline_steps.diffusion.training.fleet import Fleet
+from pipeline_steps.diffusion.training.fleet_state import State
+from pipeline_steps.seeds import seed_for
+from pipeline_steps.study.settings.diffusion import ChoiceSettings
+
+SIDE = 16  # of the shrunk images, pixels
+BATCH = 16  # images sampled together
+WEIGHTS, SCORES = "trial_weights", "trial_scores"  # float [K, n, P] and float64 [K, n, 4]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was sampled at one step.
+
+    Attributes:
+        step: Optimiser steps done; 0 is the untuned model.
+        similarity: Mean cosine of the images' faces to the held-out photographs', in [-1, 1].
+        diversity: 1 - mean correlation of two images, in [0, 2].
+        faces: Share of the images with a face.
+    """
+
+    step: int
+    similarity: float
+    diversity: float
+    faces: float
+
+
+def diversity(images: Tensor) -> float:
+    """One minus the mean Pearson correlation of two of the images, shrunk to 16 x 16 grey pixels.
+
+    Args:
+        images: uint8 [n, 3, h, w], n >= 2.
+
+    Returns:
+        A number in [0, 2]; 0 for images that are equal but for brightness and contrast.
+    """
+    grey = images.double().mean(dim=1, keepdim=True)
+    rows = torch.nn.functional.adaptive_avg_pool2d(grey, SIDE).flatten(1)
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    n = len(rows)
+    return float(1 - ((rows @ rows.T).sum() - rows.square().sum()) / (n * (n - 1)))
+
+
+def similarity(faces: Tensor, held_out: Tensor) -> float:
+    """Mean cosine of the faces [n, d] to the held-out ones [m, d]; NaN rows, no face, count 0."""
+    unit = torch.nn.functional.normalize(faces.double().nan_to_num(0.0))
+    return float((unit @ torch.nn.functional.normalize(held_out.double()).T).mean())
+
+
+def choose(trials: Sequence[Trial], min_diversity: float) -> Trial:
+    """The rule: most similar among the trials that are diverse enough; if none is, most diverse.
+
+    Args:
+        trials: That of the untuned model, step 0, and at least one other.
+        min_diversity: Least share of the untuned model's diversity.
+    """
+    untuned, *tuned = sorted(trials, key=lambda trial: trial.step)
+    fit = [trial for trial in tuned if trial.diversity >= min_diversity * untuned.diversity]
+    if not fit:
+        return max(tuned, key=lambda trial: trial.diversity)
+    return max(fit, key=lambda trial: trial.similarity)
+
+
+class Trials:
+    """The trials of identities in training, with the weights that each had.
+
+    Args:
+        settings: What is sampled, and when.
+        held_out: Identity to the face embeddings of its held-out photographs, float [m, d].
+        faces: Detector and recogniser.
+        seed: The study seed.
+        token: Rare word that stands for the identity.
+    """
+
+    def __init__(
+        self,
+        settings: ChoiceSettings,
+        held_out: Mapping[str, Tensor],
+        faces: FaceEmbedder,
+        *,
+        seed: int,
+        token: str,
+    ) -> None:
+        self._settings = settings
+        self._held_out = held_out
+        self._faces = faces
+        self._seed = seed
+        self._prompts = [prompt.format(token=token) for prompt in settings.prompts]
+        self._trials: dict[str, list[Trial]] = {}
+        self._weights: dict[str, list[Tensor]] = {}
+
+    def __call__(self, fleet: Fleet) -> None:
+        """Sample with a fleet's adapters if its step is one of those to be tried."""
+        step = fleet.step_number
+        if step not in (0, *self._settings.steps):
+            return
+        images: dict[str, list[Tensor]] = {identity: [] for identity in fleet.subjects}
+        for requests, batch in sample(
+            fleet.base,
+            [
+                self._request(fleet.base.name, identity, k, index)
+                for k, identity in enumerate(fleet.subjects)
+                for index in range(self._settings.images)
+            ],
+            steps=self._settings.sampling_steps,
+            guidance=self._settings.guidance,
+            scheduler=self._settings.scheduler,
+            batch_size=BATCH,
+            bank=fleet.bank,
+        ):
+            for request, image in zip(requests, batch, strict=True):
+                images[request.identity].append(image)
+        fleet.bank.activate(None)
+        for k, identity in enumerate(fleet.subjects):
+            trial = self._judge(step, identity, torch.stack(images[identity]), fleet.base.device)
+            self._keep(identity, trial, fleet.bank.weights.detach()[k].cpu().clone())
+
+    def apply(self, fleet: Fleet) -> None:
+        """Give a finished fleet's adapters the weights of their chosen steps."""
+        with torch.no_grad():
+            for k, identity in enumerate(fleet.subjects):
+                chosen = choose(self._trials[identity], self._settings.min_diversity)
+                place = self._trials[identity].index(chosen)
+                fleet.bank.weights[k] = self._weights[identity][place].to(fleet.bank.weights)
+
+    def record(self, identity: str) -> dict[str, Any]:
+        """What was tried and chosen, as JSON."""
+        trials = self._trials[identity]
+        return {
+            "trials": [asdict(trial) for trial in trials],
+            "chosen": choose(trials, self._settings.min_diversity).step,
+        }
+
+    def state(self, identities: Sequence[str]) -> State:
+        """The trials so far, one row per identity; part of a checkpoint."""
+        scores = [
+            [[t.step, t.similarity, t.diversity, t.faces] for t in self._trials[identity]]
+            for identity in identities
+        ]
+        weights = [torch.stack(self._weights[identity]) for identity in identities]
+        return {
+            SCORES: torch.tensor(scores, dtype=torch.float64),
+            WEIGHTS: torch.stack(weights),
+        }
+
+    def load_state(self, identities: Sequence[str], state: State) -> None:
+        """Go on from a checkpoint."""
+        rows = zip(identities, state[SCORES], state[WEIGHTS], strict=True)
+        for identity, scores, weights in rows:
+            self._trials[identity] = [Trial(int(s[0]), *s[1:]) for s in scores.tolist()]
+            self._weights[identity] = list(weights)
+
+    def _request(self, base_model: str, identity: str, row: int, index: int) -> ImageRequest:
+        return ImageRequest(
+            identity=identity,
+            index=index,
+            prompt=self._prompts[index % len(self._prompts)],
+            negative_prompt=self._settings.negative_prompt,
+            seed=seed_for(self._seed, "choice", base_model, identity, index),
+            adapter=row,
+        )
+
+    def _judge(self, step: int, identity: str, images: Tensor, device: torch.device) -> Trial:
+        """Score the images uint8 [n, 3, h, w] of one identity; faces are looked for on a device."""
+        found = embed_largest(self._faces, images.to(device))
+        held_out = self._held_out[identity]
+        nothing = torch.full(held_out.shape[1:], torch.nan)
+        rows = torch.stack([nothing if face is None else face[1] for face in found])
+        share = sum(face is not None for face in found) / len(found)
+        return Trial(step, similarity(rows, held_out), diversity(images), share)
+
+    def _keep(self, identity: str, trial: Trial, weights: Tensor) -> None:
+        """Note a trial; one of the same step, after an attempt that did not end, is replaced."""
+        trials = self._trials.setdefault(identity, [])
+        kept = self._weights.setdefault(identity, [])
+        if trials and trials[-1].step == trial.step:
+            trials.pop()
+            kept.pop()
+        trials.append(trial)
+        kept.append(weights)
+
+
+def split_state(state: State) -> tuple[State, State | None]:
+    """A checkpoint's state of the fleet, and of its trials where there is one."""
+    names = (SCORES, WEIGHTS)
+    fleet = {name: value for name, value in state.items() if name not in names}
+    return fleet, {name: state[name] for name in names} if SCORES in state else None

@@ -1,0 +1,282 @@
+"""Fine-tuning of many identities at once over one frozen denoising network.
+
+Each step draws one batch per identity, runs the network once for all of them, and sums the losses
+over identities: slice k of the stacked adapters gets identity k's gradient alone. Gradient clipping
+and random draws are per identity, so a cohort changes the speed and not the result. A fleet can be
+interrupted after any step and go on from its state, in a cohort of another size if need be.
+
+Source: ID-Booth, DreamBooth, PortraitBooth (see fleet_loss); LoRA, AdamW, cosine schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.training.draws import Draw, draw_step, stack_draws
+from pipeline_steps.diffusion.training.face_region import FaceEmbedder
+from pipeline_steps.diffusion.training.fleet_loss import LOSSES, FleetLoss
+from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.optimisers import open_optimiser
+from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.seeds import torch_generator
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """Result of one identity.
+
+    Attributes:
+        adapter: Layer name to A [r, in] and B [out, r].
+        losses: Name to one value per step; "identity" is unweighted, 0 without a face;
+            "face_found" is the share of the step's instance samples with a face.
+        finite: Whether every weight is a number. One identity's divergence touches no other.
+    """
+
+    adapter: Adapter
+    losses: dict[str, list[float]]
+    finite: bool
+
+
+class Fleet:
+    """K identities in training: their adapters over the base model's network, and the optimiser.
+
+    Use it as a context manager, or call :meth:`close`: the network is then as before.
+
+    Args:
+        base: Frozen base model; its network carries the adapters until :meth:`close`.
+        method: A key of ``methods.METHODS``.
+        subjects: Identity to its images.
+        prior: Prior preservation images.
+        settings: Resolved for this base model and method.
+        seed: The study seed.
+        faces: Needed by methods with an identity term.
+        runtime: How it runs; changes no result beyond float error.
+
+    Attributes:
+        step_number: Steps done.
+        sound: Whether the state is that of a whole number of steps; False after a failure within an
+            optimiser's update.
+
+    Raises:
+        ValueError: the method needs faces or embeddings that are not given.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        method: str,
+        subjects: Mapping[str, LatentSet],
+        prior: LatentSet,
+        settings: FinetuneSettings,
+        *,
+        seed: int,
+        faces: FaceEmbedder | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.base = base
+        self.subjects = dict(subjects)
+        self.prior = prior
+        self.settings = settings
+        self.seed = seed
+        self.step_number = 0
+        self.sound = True
+        runtime = runtime or Runtime()
+        self.loss = FleetLoss(base, method, self.subjects, prior, settings, faces, runtime)
+        self.bank = AdapterBank(
+            base.unet,
+            count=len(self.subjects),
+            rank=settings.rank,
+            alpha=settings.alpha,
+            targets=settings.targets,
+        )
+        for k, identity in enumerate(self.subjects):
+            stream = torch_generator(seed, "finetune", base.name, identity, "lora")
+            self.bank.initialise(k, stream, settings.init)
+        self._log = torch.zeros(settings.steps, len(self.subjects), len(LOSSES), device=base.device)
+        self._optimiser = open_optimiser(self.bank.weights, settings)
+        self._checkpointing = runtime.checkpointing
+        if self._checkpointing:
+            base.unet.enable_gradient_checkpointing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def finished(self) -> bool:
+        return self.step_number >= self.settings.steps
+
+    def step(self) -> Tensor:
+        """One optimiser step of all identities.
+
+        Returns:
+            The step's losses, float [K, 4] in the order of ``LOSSES`` on the base model's device.
+
+        Raises:
+            ValueError: all steps are done.
+        """
+        if self.finished:
+            raise ValueError(f"all {self.settings.steps} steps are done")
+        step, settings = self.step_number, self.settings
+        losses = self._backward(self._draw(step))
+        clip_rows(self.bank.collect_gradients(), settings.clip_norm)
+        rate = learning_rate(settings.learning_rate, settings.schedule, step, settings.steps)
+        self.sound = False
+        self._optimiser.update(rate)
+        self._log[step] = losses
+        self.step_number += 1
+        self.sound = True
+        return losses
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the steps to come follow from, as copies on the CPU.
+
+        Row k of each tensor is identity k, and rows may be taken to a fleet of other identities:
+        ``weights`` float [K, P], the optimiser's moments (``exp_avg`` and ``exp_avg_sq``, [K, P],
+        or their 8-bit codes and scales), ``losses`` float32 [K, steps done, 4], ``step`` int64 [K].
+        Random draws are keyed by identity and step and need no state.
+        """
+        held = {
+            "weights": self.bank.weights,
+            "losses": self._log[: self.step_number].transpose(0, 1),
+            **self._optimiser.moments(),
+        }
+        state = {name: _copy(value) for name, value in held.items()}
+        return state | {"step": torch.full((len(self.bank),), self.step_number)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of the same identities, in the same order.
+
+        Raises:
+            ValueError: it is of other shapes, or its rows are of different steps.
+        """
+        steps = sorted(set(state["step"].tolist()))
+        if len(steps) != 1:
+            raise ValueError(f"the rows of a state are of one step, these of {steps}")
+        done = int(steps[0])
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        moments = self._optimiser.moments()
+        expected = {name: tuple(value.shape) for name, value in moments.items()} | {
+            "weights": tuple(self.bank.weights.shape),
+            "losses": (len(self.bank), done, len(LOSSES)),
+            "step": (len(self.bank),),
+        }
+        if shapes != expected or done > self.settings.steps:
+            raise ValueError(f"the state has shapes {shapes} at step {done}; expected {expected}")
+        with torch.no_grad():
+            self.bank.weights.copy_(state["weights"])
+        self._optimiser.load({name: state[name] for name in moments}, done)
+        self._log.zero_()
+        self._log[:done] = state["losses"].transpose(0, 1).to(self._log)
+        self.step_number = done
+
+    def results(self) -> dict[str, FineTuned]:
+        """Identity to what it has come to so far."""
+        history = self._log[: self.step_number].cpu()
+        finite = self.bank.weights.detach().isfinite().all(dim=1).cpu()
+        return {
+            identity: FineTuned(
+                adapter=self.bank.adapter(k),
+                losses={name: history[:, k, i].tolist() for i, name in enumerate(LOSSES)},
+                finite=bool(finite[k]),
+            )
+            for k, identity in enumerate(self.subjects)
+        }
+
+    def close(self) -> None:
+        """Give the base model its network back."""
+        if self._checkpointing:
+            self.base.unet.disable_gradient_checkpointing()
+        self.bank.remove()
+
+    def _backward(self, draw: Draw) -> Tensor:
+        """Leave the gradients with the bank's layers; without compiling, where that fails."""
+        try:
+            return self.loss.backward(draw)
+        except Exception as error:
+            self.bank.drop_gradients()
+            if isinstance(error, torch.OutOfMemoryError) or not self.loss.compiled:
+                raise
+            get_logger("finetune").warning("compiling failed, going on without: %s", error)
+        self.loss.stop_compiling()
+        return self.loss.backward(draw)
+
+    def _draw(self, step: int) -> Draw:
+        return stack_draws(
+            [
+                draw_step(
+                    self.seed,
+                    self.base.name,
+                    identity,
+                    step,
+                    n_instance=len(subject),
+                    n_prior=len(self.prior),
+                    batch_size=self.settings.batch_size,
+                    latent_shape=self.base.latent_shape,
+                    train_timesteps=self.base.train_timesteps,
+                )
+                for identity, subject in self.subjects.items()
+            ]
+        )
+
+
+def fine_tune(
+    base: BaseModel,
+    method: str,
+    subjects: Mapping[str, LatentSet],
+    prior: LatentSet,
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    faces: FaceEmbedder | None = None,
+) -> dict[str, FineTuned]:
+    """Fine-tune adapters of several identities together, to the last step.
+
+    Arguments and errors are those of :class:`Fleet`.
+
+    Returns:
+        Identity to its result, independent of the other identities beyond float error.
+    """
+    with Fleet(base, method, subjects, prior, settings, seed=seed, faces=faces) as fleet:
+        while not fleet.finished:
+            fleet.step()
+        return fleet.results()
+
+
+def clip_rows(gradients: Tensor, largest: float) -> Tensor:
+    """Scale each row of [K, P] to a norm of at most ``largest``, in place; returns the norms [K].
+
+    What ``torch.nn.utils.clip_grad_norm_`` does for one identity, row by row.
+    """
+    norms = torch.linalg.vector_norm(gradients, dim=1)
+    gradients.mul_((largest / (norms + 1e-6)).clamp(max=1.0)[:, None])
+    return norms
+
+
+def learning_rate(peak: float, schedule: str, step: int, steps: int) -> float:
+    """Learning rate of step 0 ... steps - 1; "cosine" falls from the peak to zero, no warm-up."""
+    if schedule == "constant":
+        return peak
+    return peak * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)

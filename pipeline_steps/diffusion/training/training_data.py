@@ -1,0 +1,203 @@
+"""Images of the dataset and of the prior set, encoded once for all steps of fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.training.face_region import to_signed
+from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.identities.dataset import Subject, embeddings_file, read_embeddings
+from pipeline_steps.io.images import BadImage, noted_bytes, read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.errors import Interrupted, StepError
+from pipeline_steps.runtime.signals import StopRequest
+from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
+
+
+@dataclass
+class TrainingData:
+    """What a cohort is trained on.
+
+    Attributes:
+        images: Identity to its images.
+        subjects: Identity to its subject, whose files are those that are trained on.
+        held_out: Identity to the files that are not, and their embeddings, float32 [m, d].
+        failures: Identity to the reason why it cannot be trained.
+    """
+
+    images: dict[str, LatentSet] = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    held_out: dict[str, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def encode_subjects(
+    base: BaseModel,
+    subjects: Sequence[Subject],
+    settings: FinetuneSettings,
+    dataset: Path,
+    stop: StopRequest,
+    *,
+    seed: int,
+    with_faces: bool,
+) -> TrainingData:
+    """Encode the images of a cohort; one that cannot be read becomes a failure of its identity.
+
+    Args:
+        base: Base model with its autoencoder in float32.
+        subjects: The cohort.
+        settings: Of the fine-tuning.
+        dataset: Folder of the prepared dataset.
+        stop: Whether somebody asked the process to stop.
+        seed: The study seed.
+        with_faces: Whether embeddings are needed.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+    """
+    data = TrainingData()
+    for subject in subjects:
+        if stop:
+            raise Interrupted(f"{stop.name}: no training had begun; run again")
+        try:
+            embeddings = None
+            trained = np.ones(len(subject.files), dtype=bool)
+            if with_faces:
+                embeddings = read_embeddings(embeddings_file(dataset, subject), subject.files)
+            if settings.choice is not None and embeddings is not None:
+                count = settings.choice.held_out
+                trained = ~hold_out(embeddings, count, seed=seed, identity=subject.identity)
+                files = tuple(compress(subject.files, ~trained))
+                data.held_out[subject.identity] = files, torch.from_numpy(embeddings[~trained])
+                embeddings = embeddings[trained]
+            chosen = replace(
+                subject,
+                files=tuple(compress(subject.files, trained)),
+                sha256=tuple(compress(subject.sha256, trained)),
+            )
+            prompt = settings.instance_prompt_for(subject.gender)
+            paths = [dataset / file for file in chosen.files]
+            contents = [
+                noted_bytes(path, digest, "prepare")
+                for path, digest in zip(paths, chosen.sha256, strict=True)
+            ]
+            data.images[subject.identity] = encode_files(base, paths, contents, prompt, embeddings)
+            data.subjects[subject.identity] = chosen
+        except (StepError, BadImage) as error:
+            data.failures[subject.identity] = str(error)
+    return data
+
+
+def hold_out(
+    embeddings: NDArray[np.float32], count: int, *, seed: int, identity: str
+) -> NDArray[np.bool_]:
+    """Draw the images of an identity that are not trained on.
+
+    Args:
+        embeddings: float32 [n, d] of its images; NaN for one without a face, never held out.
+        count: How many are held out.
+        seed: The study seed.
+        identity: Its name.
+
+    Returns:
+        bool [n], True for ``count`` images.
+
+    Raises:
+        StepError: there are too few images.
+    """
+    faces = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
+    if len(faces) < count or len(embeddings) <= count:
+        raise StepError(
+            f"{len(embeddings)} images, {len(faces)} of them with a face, are too few to hold out "
+            f"{count}: lower finetune.choice.held_out"
+        )
+    held = np.zeros(len(embeddings), dtype=bool)
+    held[numpy_generator(seed, "choice", "held out", identity).permutation(faces)[:count]] = True
+    return held
+
+
+def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> LatentSet:
+    """The prior set.
+
+    Args:
+        base: Base model with its autoencoder in float32.
+        prior: Folder with manifest.parquet, images/ and embeddings.safetensors.
+        with_embeddings: Whether the method needs them.
+
+    Raises:
+        StepError: a file is missing or broken, or the images have more than one prompt.
+    """
+    manifest = read_manifest(prior / "manifest.parquet", ["file", "sha256", "prompt", "kept"])
+    kept = manifest[manifest["kept"].astype(bool)]
+    prompts = sorted(set(kept["prompt"]))
+    if len(prompts) != 1:
+        raise StepError(f"the prior set {prior} has {len(prompts)} prompts; one is expected")
+    files = list(kept["file"])
+    path = prior / "embeddings.safetensors"
+    embeddings = read_embeddings(path, files) if with_embeddings else None
+    if embeddings is not None and not np.isfinite(embeddings).all():
+        raise StepError(f"{path} does not fit the manifest beside it: run prior again")
+    try:
+        paths = [prior / file for file in files]
+        contents = [
+            noted_bytes(path, digest, "prior")
+            for path, digest in zip(paths, kept["sha256"], strict=True)
+        ]
+        return encode_files(base, paths, contents, prompts[0], embeddings)
+    except BadImage as error:
+        raise StepError(f"prior set {prior}: {error}; delete it and run prior again") from error
+
+
+def encode_files(
+    base: BaseModel,
+    files: Sequence[Path],
+    contents: Sequence[bytes],
+    prompt: str,
+    embeddings: NDArray[np.float32] | None = None,
+) -> LatentSet:
+    """Latents of square image files, resized to the base model's resolution where they differ.
+
+    Args:
+        base: Base model with its autoencoder in float32.
+        files: Names of the images, for messages.
+        contents: Their bytes.
+        prompt: The one prompt of all of them.
+        embeddings: float32 [n, d], row by row those of the files; NaN for none.
+
+    Returns:
+        Tensors on the CPU.
+
+    Raises:
+        BadImage: an image is broken or not square.
+    """
+    pixels = [
+        _square(file, content, base.resolution)
+        for file, content in zip(files, contents, strict=True)
+    ]
+    mean, std = base.encode_images(
+        to_signed(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
+    )
+    rows = None if embeddings is None else torch.from_numpy(embeddings)
+    return LatentSet(mean.cpu(), std.cpu(), rows, prompt)
+
+
+def _square(file: Path, content: bytes, side: int) -> NDArray[np.uint8]:
+    image = read_image(content)
+    height, width = image.shape[:2]
+    if height != width:
+        raise BadImage("not square", f"{file} {width}x{height}")
+    if height == side:
+        return image
+    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(resized)

@@ -1,0 +1,1 @@
+"""Rows of the score tables from features: arrays in, rows out."""

@@ -1,0 +1,1 @@
+"""Tables as the paper lays them out, as CSV, Markdown and LaTeX."""

@@ -1,1 +1,0 @@
-"""Reading and writing: atomic files, images, manifests, features, weights, logs and GPU leases."""

@@ -1,0 +1,123 @@
+"""The prepared dataset as fine-tuning and sampling see it: identities, images, cohorts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.naming import natural_key
+from pipeline_steps.runtime.errors import StepError
+
+AGAIN = "delete it and run again"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One identity of the dataset.
+
+    Attributes:
+        identity: Its name.
+        gender: As in the identity table, None where that says nothing.
+        files: Kept images, relative to the dataset.
+        sha256: Hash of each file.
+    """
+
+    identity: str
+    gender: str | None
+    files: tuple[str, ...]
+    sha256: tuple[str, ...]
+
+
+def read_subjects(dataset: Path) -> list[Subject]:
+    """All identities of a dataset in natural order (ID_2 before ID_10).
+
+    Args:
+        dataset: Folder with manifest.parquet and identities.csv.
+
+    Raises:
+        StepError: a table is missing or lacks a column, or there is no identity.
+    """
+    table = dataset / "identities.csv"
+    if not table.is_file():
+        raise StepError(f"identity table {table} is missing: run prepare first")
+    try:
+        identities = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # pandas' errors of a cut file are ValueErrors
+        raise StepError(f"identity table {table} is broken ({error}): {AGAIN}") from error
+    if not {"identity", "gender"} <= set(identities.columns):
+        raise StepError(f"{table} lacks the columns identity and gender: run prepare again")
+    if not len(identities):
+        raise StepError(f"{table} names no identity: the sources hold no usable image")
+    manifest = read_manifest(dataset / "manifest.parquet", ["identity", "file", "sha256", "kept"])
+    kept = manifest[manifest["kept"].astype(bool)].sort_values("file")
+    images = {str(identity): rows for identity, rows in kept.groupby("identity")}
+    absent = sorted(set(images) - set(identities["identity"]), key=natural_key)
+    if absent:
+        raise StepError(
+            f"{table} lacks {', '.join(absent)}, whom the manifest beside it keeps: it was cut or "
+            f"changed: {AGAIN}"
+        )
+    subjects = []
+    for identity, gender in zip(identities["identity"], identities["gender"], strict=True):
+        rows = images.get(identity)
+        subjects.append(
+            Subject(
+                identity=identity,
+                gender=gender or None,
+                files=() if rows is None else tuple(rows["file"]),
+                sha256=() if rows is None else tuple(rows["sha256"]),
+            )
+        )
+    return sorted(subjects, key=lambda subject: natural_key(subject.identity))
+
+
+def cohort_of(subjects: Sequence[Subject], cohort: int, cohorts: int) -> list[Subject]:
+    """Every ``cohorts``-th subject, beginning with number ``cohort``.
+
+    Raises:
+        StepError: there is no such cohort.
+    """
+    if not 0 <= cohort < cohorts:
+        raise StepError(f"cohort {cohort} of {cohorts}: a number from 0 to {cohorts - 1} expected")
+    return list(subjects[cohort::cohorts])
+
+
+def embeddings_file(dataset: Path, subject: Subject) -> Path:
+    """Where the embed step puts a subject's embeddings."""
+    return dataset / "embeddings" / f"{subject.identity}.safetensors"
+
+
+def read_embeddings(path: Path, files: Sequence[str]) -> NDArray[np.float32]:
+    """Embeddings of the named images, whatever the order in the file.
+
+    Args:
+        path: Written with the key "embeddings".
+        files: Images; those of one folder are told apart by their file names.
+
+    Returns:
+        float32 [len(files), d]; NaN for an image without an embedding, in which no face was found.
+
+    Raises:
+        StepError: the file is missing or broken, or has an embedding of none of the images.
+    """
+    stored = load_features(path, key="embeddings")
+    if not stored.files:
+        raise StepError(
+            f"{path} is empty, for no face is found in any of the images: replace the photographs"
+        )
+    rows = {PurePosixPath(name).name: row for row, name in enumerate(stored.files)}
+    names = [PurePosixPath(name).name for name in files]
+    if not set(names) & set(rows):
+        raise StepError(f"{path} has no embedding of any wanted image: run its step again")
+    found = np.full((len(names), stored.features.shape[1]), np.nan, dtype=np.float32)
+    for place, name in enumerate(names):
+        if name in rows:
+            found[place] = stored.features[rows[name]]
+    return found

@@ -1,0 +1,200 @@
+"""What a prepared dataset lacks or has too much of: counted and named, and nothing of it hidden."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline_steps.identities.candidates import NO_CONSENT
+from pipeline_steps.identities.participants import Participant
+from pipeline_steps.identities.photographs import Listing
+from pipeline_steps.identities.positions import FOLLOWS, not_following, yaw_by_position
+from pipeline_steps.naming import natural_key
+from pipeline_steps.study.settings.photographs import ExpectedSettings
+
+Row = dict[str, Any]
+Json = dict[str, Any]
+
+
+def dataset_report(
+    rows: Sequence[Row],
+    identities: Sequence[str],
+    listings: Sequence[Listing],
+    participants: Mapping[str, Participant],
+    expected: ExpectedSettings,
+    resolution: int,
+) -> Json:
+    """The content of dataset/report.json.
+
+    Args:
+        rows: the manifest.
+        identities: all identities that the sources name, usable or not.
+        listings: the sources.
+        participants: the user's table.
+        expected: what the database should hold.
+        resolution: side of the prepared images in pixels.
+
+    Returns:
+        Counts, reasons with the files they hit, and findings: each a sentence with a number of
+        cases and their names.
+    """
+    kept = Counter(row["identity"] for row in rows if row["kept"])
+    left_out: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if not row["kept"]:
+            left_out[row["reason"].split(" of ")[0]].append(row["source"])
+    correlations = yaw_by_position(rows, resolution)
+    findings = [
+        *_about_sources(rows, listings),
+        *_about_people(rows, identities, kept, participants, expected),
+        *_about_views(rows, expected),
+        *_about_positions(correlations),
+    ]
+    return {
+        "photographs": len(rows),
+        "kept": sum(kept.values()),
+        "identities": len(kept),
+        "images_per_identity": {name: kept[name] for name in sorted(kept, key=natural_key)},
+        "yaw_by_position": {
+            name: round(correlations[name], 3) for name in sorted(correlations, key=natural_key)
+        },
+        "sources": [
+            {
+                "source": listing.source,
+                "photographs": len(listing.photographs),
+                "system_files": listing.junk,
+                "other_files": listing.ignored,
+                "broken": listing.broken,
+            }
+            for listing in listings
+        ],
+        "left_out": {
+            reason: {"count": len(files), "files": files}
+            for reason, files in sorted(left_out.items())
+        },
+        "without_image": without_image(rows, identities),
+        "findings": findings,
+    }
+
+
+def without_image(rows: Sequence[Row], identities: Sequence[str]) -> dict[str, list[str]]:
+    """Identities that consent and have no usable photograph, and why theirs were left out."""
+    kept = {row["identity"] for row in rows if row["kept"]}
+    reasons: dict[str, set[str]] = {name: set() for name in identities if name not in kept}
+    for row in rows:
+        if row["identity"] in reasons:
+            reasons[row["identity"]].add(row["reason"])
+    return {name: sorted(why) for name, why in reasons.items() if NO_CONSENT not in why}
+
+
+def sentences(report: Json) -> list[str]:
+    """The report's reasons and findings for the log, at most ten names in each."""
+    lines = [f"left out: {item['count']} x {name}" for name, item in report["left_out"].items()]
+    for finding in report["findings"]:
+        which = ", ".join(finding["which"][:10]) + (", ..." if len(finding["which"]) > 10 else "")
+        lines.append(f"{finding['finding']}: {which}" if which else finding["finding"])
+    return lines
+
+
+def _finding(sentence: str, which: Sequence[str] = ()) -> Json:
+    names = sorted(which, key=natural_key)
+    return {"finding": sentence, "count": len(names) or 1, "which": names}
+
+
+def _about_sources(rows: Sequence[Row], listings: Sequence[Listing]) -> list[Json]:
+    found = [
+        _finding(f"incomplete source, {listing.broken}; download it again", [listing.source])
+        for listing in listings
+        if listing.broken
+    ]
+    places: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["identity"] is not None:
+            places[row["identity"]].add(row["source"].split("/", 1)[0])
+    several = [f"{name} ({', '.join(sorted(at))})" for name, at in places.items() if len(at) > 1]
+    if several:
+        found.append(_finding(f"{len(several)} people stand in several sources", several))
+    return found
+
+
+def _about_people(
+    rows: Sequence[Row],
+    identities: Sequence[str],
+    kept: Mapping[str, int],
+    participants: Mapping[str, Participant],
+    expected: ExpectedSettings,
+) -> list[Json]:
+    found = []
+    low, high = expected.identities or (0, len(kept))
+    if not low <= len(kept) <= high:
+        found.append(_finding(f"{len(kept)} people where {low} to {high} are expected"))
+    refused = {row["identity"] for row in rows if row["reason"] == NO_CONSENT}
+    if refused:
+        found.append(_finding(f"{len(refused)} people without consent are left out", [*refused]))
+    empty = without_image(rows, identities)
+    if empty:
+        found.append(_finding(f"{len(empty)} people have no usable photograph", [*empty]))
+    numbers = {int(name[3:]) for name in identities if name[3:].isdecimal()}
+    gaps = [str(n) for n in range(1, max(numbers, default=0)) if n not in numbers]
+    if gaps and expected.identities is not None:
+        found.append(_finding(f"{len(gaps)} participant numbers are missing", gaps))
+    wanted = expected.images_per_identity
+    if wanted is not None and kept:
+        odd = [f"{name} ({count})" for name, count in kept.items() if count != wanted]
+        if odd:
+            found.append(_finding(f"{len(odd)} people have not {wanted} images", odd))
+    if participants:
+        unknown = [name for name in kept if name not in participants]
+        if unknown:
+            found.append(_finding(f"the participant table lacks {len(unknown)} people", unknown))
+        absent = [name for name in participants if name not in identities]
+        if absent:
+            found.append(_finding(f"{len(absent)} people of the table have no folder", absent))
+    return found
+
+
+def _about_views(rows: Sequence[Row], expected: ExpectedSettings) -> list[Json]:
+    found = []
+    for what, known in (("camera", expected.cameras), ("position", expected.positions)):
+        odd = [row for row in rows if known and row[what] is not None and row[what] not in known]
+        if odd:
+            shown = ", ".join(map(str, known or ()))
+            names = [f"{row['source']} ({row[what]})" for row in odd]
+            found.append(_finding(f"{len(odd)} files name a {what} other than {shown}", names))
+    used = [row for row in rows if row["kept"]]
+    views = {(row["camera"], row["position"]) for row in used} - {(None, None)}
+    per_person = list(Counter(row["identity"] for row in used).values())
+    if views and float(np.median(per_person)) < len(views) / 2:
+        found.append(
+            _finding(
+                f"people have {np.median(per_person):g} images in the median where the file names "
+                f"tell {len(views)} views apart: check prepare.file_pattern"
+            )
+        )
+    return found
+
+
+def _about_positions(correlations: Mapping[str, float]) -> list[Json]:
+    odd = not_following(correlations)
+    if not odd:
+        return []
+    named = [f"{name} ({correlations[name]:.2f})" for name in odd]
+    typical = abs(float(np.median(list(correlations.values()))))
+    if typical < FOLLOWS:
+        return [
+            _finding(
+                "estimated yaw does not follow the position in the file names (rank correlation "
+                f"{typical:.2f}): check prepare.file_pattern and prepare.positions",
+                named,
+            )
+        ]
+    return [
+        _finding(
+            f"estimated yaw does not follow the position in the file names of {len(odd)} of "
+            f"{len(correlations)} people",
+            named,
+        )
+    ]

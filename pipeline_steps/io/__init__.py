@@ -1,0 +1,1 @@
+"""Reading and writing: atomic files, images, manifests, tensors, weights, downloads."""

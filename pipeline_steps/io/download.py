@@ -1,0 +1,229 @@
+"""Downloads that go on where they stopped, and that replace a file only by the right one."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import shutil
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline_steps.io.atomic import atomic_path
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.logs import get_logger, progress
+
+BLOCK = 1 << 20  # bytes
+TIMEOUT = 60.0  # seconds without a byte
+STALLS = 3  # attempts in a row that bring nothing
+PAUSE = 2.0  # seconds before another attempt, doubled each time
+PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may better
+GONE = (401, 403, 404, 410)
+
+log = get_logger("download")
+
+
+class _Cut(Exception):
+    """The connection ended before the file did."""
+
+
+def download(url: str, target: Path, sha256: str | None = None) -> None:
+    """Fetch a file.
+
+    What has arrived lies in ``<target>.part``; after a cut connection or a stopped program the
+    next attempt asks for the rest only, if the server still has the same file. An existing target
+    is replaced in one rename, and only by a whole file with the right hash.
+
+    Args:
+        url: http or https address.
+        target: Where the file goes; folders are made.
+        sha256: Its hash; None: not known, any file is taken.
+
+    Raises:
+        StepError: the address cannot be reached or has no such file, the connection keeps
+            breaking, the disk is too small, or the file has another hash (it is thrown away).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with _alone(part):
+        _fetch_all(url, part)
+        found = sha256_file(part)
+        if sha256 is not None and found != sha256.lower():
+            _forget(part)
+            kept = f"; the present {target} is kept" if target.exists() else ""
+            raise StepError(
+                f"{url} gave a file with SHA-256 {found}, the registry says {sha256}: it was "
+                f"thrown away{kept}. Use another source, or correct config/models.yaml"
+            )
+        part.replace(target)
+        _forget(part)
+
+
+def extract(archive: Path, folder: Path, files: Mapping[str, str | None]) -> None:
+    """Take named files out of a zip archive.
+
+    Args:
+        archive: The archive; a file's folders inside it do not matter.
+        folder: Where the files go, under their names alone.
+        files: Name to SHA-256, or None where it is not known.
+
+    Raises:
+        StepError: no such archive, it has a path that leads outside, does not hold each file
+            exactly once, or a file has another hash; a present file is kept then.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            for member in members:
+                path = PurePosixPath(member.filename.replace("\\", "/"))
+                if path.is_absolute() or ".." in path.parts:
+                    raise StepError(f"{archive} is refused: it holds the path {member.filename!r}")
+            for name, sha256 in files.items():
+                found = [m for m in members if PurePosixPath(m.filename).name == name]
+                if len(found) != 1:
+                    raise StepError(f"{archive} holds {len(found)} files named {name}, expected 1")
+                with atomic_path(folder / name) as temporary:
+                    with opened.open(found[0]) as source, temporary.open("wb") as out:
+                        shutil.copyfileobj(source, out, BLOCK)
+                    digest = sha256_file(temporary)
+                    if sha256 is not None and digest != sha256.lower():
+                        raise StepError(
+                            f"{name} of {archive} has SHA-256 {digest}, the registry "
+                            f"says {sha256}: nothing was replaced"
+                        )
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise StepError(f"{archive} cannot be read as a zip archive: {error}") from error
+
+
+def _fetch_all(url: str, part: Path) -> None:
+    stalls, pause = 0, PAUSE
+    while True:
+        had = _size(part)
+        try:
+            return _fetch_rest(url, part)
+        except (_Cut, OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error or type(error).__name__
+            stalls = 0 if _size(part) > had else stalls + 1
+            if stalls == STALLS or (isinstance(error, urllib.error.URLError) and not had):
+                advice = (
+                    "run the same command again to go on there"
+                    if _size(part)
+                    else "without internet access, fetch on another machine and copy the folder"
+                )
+                raise StepError(
+                    f"{url} cannot be fetched after {_size(part)} bytes: {reason}; {advice}"
+                ) from error
+            log.warning("%s: %s; going on at %d bytes", url, reason, _size(part))
+            time.sleep(pause if stalls else 0.0)
+            pause *= 2
+
+
+def _fetch_rest(url: str, part: Path) -> None:
+    """One request, appended to what is there.
+
+    Raises:
+        StepError: the server has no such file, or the disk is too small.
+        _Cut, OSError, HTTPException: worth another attempt.
+    """
+    note = part.with_name(f"{part.name}.version")  # of the file that has arrived in part
+    version = note.read_text("utf-8") if note.is_file() else ""
+    have = _size(part) if version else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "consented-faces"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", version)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have == _range(error.headers)[1]:
+            return
+        if error.code == 416:
+            _forget(part)
+            raise _Cut("the server has another file by now") from error
+        if error.code in PASSING:
+            raise _Cut(f"the server answers {error.code} {error.reason}") from error
+        gone = " (it is gone, or asks for a login)" if error.code in GONE else ""
+        raise StepError(
+            f"{url} cannot be fetched: the server answers {error.code} {error.reason}{gone}. "
+            "Write another source, or a mirror, to config/models.yaml"
+        ) from error
+    with response:
+        start, total = 0, int(response.headers.get("Content-Length") or -1)
+        if response.status == 206:
+            start, total = _range(response.headers)
+        found = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if start and (start != have or found != version):
+            _forget(part)
+            raise _Cut("the server has another file by now")
+        note.write_text("" if found.startswith("W/") else found, "utf-8")
+        _require_space(part, total - start)
+        blocks = iter(lambda: response.read(BLOCK), b"")
+        with part.open("ab" if start else "wb") as out:
+            for block in _shown(blocks, part.stem, total - start):
+                out.write(block)
+    if total >= 0 and _size(part) != total:
+        raise _Cut(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _shown(blocks: Iterator[bytes], name: str, size: int) -> Iterator[bytes]:
+    """Blocks, and a progress bar of their bytes."""
+    total = size if size >= 0 else None
+    bar: Any = progress((), description=name, total=total, unit="B", scaled=True)
+    with bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block))
+
+
+def _range(headers: Message) -> tuple[int, int]:
+    """First byte and whole size of a Content-Range; -1 where it does not say."""
+    unit, _, rest = (headers.get("Content-Range") or "").partition(" ")
+    span, _, total = rest.partition("/")
+    first = span.partition("-")[0]
+    if unit != "bytes":
+        return -1, -1
+    return int(first) if first.isdigit() else -1, int(total) if total.isdigit() else -1
+
+
+def _require_space(part: Path, more: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if more > free:
+        raise StepError(
+            f"{part.parent} has {free / 1e9:.1f} GB free, {part.stem} needs {more / 1e9:.1f} GB "
+            "more: make room, or set CONSENTED_FACES_WEIGHTS to another folder"
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _forget(part: Path) -> None:
+    for path in (part, part.with_name(f"{part.name}.version")):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Keep a second program from writing the same file.
+
+    Raises:
+        StepError: one is at it.
+    """
+    lock = part.with_name(f".{part.name}.lock")
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StepError(f"another program is fetching {part.stem} right now") from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

@@ -1,0 +1,256 @@
+"""Where pretrained weights lie on this machine, and whether they are the ones that were named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.runtime.errors import StepError
+
+FOLDER_VARIABLE = "CONSENTED_FACES_WEIGHTS"  # where fetched weights lie; see weights_folder
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+NO_WEIGHTS = "none"  # source of a method that needs no weights
+FETCHED = "resources/weights/"  # how a local source names the folder of fetched weights
+HASHED = (".safetensors", ".json", ".txt", ".pth", ".pt", ".bin", ".model", ".onnx")
+
+
+class Weights(BaseModel):
+    """One entry of the weights registry, ``config/models.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    name: str = Field(description="Name by which a study refers to the entry.")
+    task: str = Field(description="What the weights do: base_model, recogniser, features, ...")
+    architecture: str = Field(description="Code that reads them, e.g. stable-diffusion, iresnet.")
+    source: str = Field(
+        description="Local path (relative to the project's root), hub:<owner>/<name>, or https URL."
+    )
+    revision: str | None = Field(default=None, description="Revision of a hub source.")
+    mirrors: tuple[str, ...] = Field(
+        default=(),
+        description="Further sources of the same files, tried in this order where the first has "
+        "none: hub:<owner>/<name> or https URLs.",
+    )
+    files: tuple[str, ...] = Field(
+        default=(),
+        description="Files that are needed, relative to the entry's folder; of an archive (.zip), "
+        "what to take out of it.",
+    )
+    sha256: dict[str, str] = Field(
+        default_factory=dict,
+        description="File (relative to the folder, or the file's name) to SHA-256; empty: not "
+        "pinned yet.",
+    )
+    size: int | None = Field(
+        default=None, ge=0, description="Bytes to download, about; null where nobody says."
+    )
+    licence: str = Field(description="Licence of the weights.")
+    commercial_use: bool = Field(description="Whether that licence allows commercial use.")
+    purpose: str = Field(default="", description="What a study uses the weights for.")
+    page: str | None = Field(
+        default=None,
+        description="Web page of the weights: licence text, and the place to fetch them by hand.",
+    )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="What the architecture needs to know, e.g. layer counts."
+    )
+    components: dict[str, Weights] = Field(
+        default_factory=dict,
+        description="Parts that other entries replace, e.g. {vae: sdxl_vae_fp16_fix}; in the file "
+        "by name, here the entries themselves.",
+    )
+
+    def frozen(self) -> dict[str, Any]:
+        """What a step has to know of the entry: all but what downloads and readers need."""
+        hidden = {"mirrors", "size", "purpose", "page", "components"}
+        parts = {part: entry.frozen() for part, entry in self.components.items()}
+        return self.model_dump(mode="json", exclude=hidden) | {"components": parts}
+
+    def with_components(self) -> list[Weights]:
+        """The entry and the entries of its parts."""
+        return [
+            self,
+            *(part for entry in self.components.values() for part in entry.with_components()),
+        ]
+
+
+def weights_folder() -> Path:
+    """Folder of fetched weights: ``$CONSENTED_FACES_WEIGHTS``, or ``resources/weights``."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or PROJECT_ROOT / "resources" / "weights")
+
+
+def source_kind(source: str) -> tuple[str, str]:
+    """A source as ("hub", owner/name), ("url", address) or ("local", path)."""
+    if source.startswith("hub:"):
+        return "hub", source.removeprefix("hub:")
+    if source.startswith(("https://", "http://")):
+        return "url", source
+    return "local", source
+
+
+def expected_place(weights: Weights) -> Path:
+    """Where the weights of an entry are looked for first, whether they are there or not.
+
+    A local source's path, where ``resources/weights`` means the folder of fetched weights. A hub
+    source's folder ``<weights folder>/<name>``. A URL's file in that folder, or the folder itself
+    where the entry needs several files.
+    """
+    kind, place = source_kind(weights.source)
+    if kind == "local":
+        if place.startswith(FETCHED):
+            return weights_folder() / place.removeprefix(FETCHED)
+        return Path(place)
+    folder = weights_folder() / weights.name
+    if kind == "hub" or len(weights.files) > 1:
+        return folder
+    return folder / (weights.files[0] if weights.files else place.rpartition("/")[2])
+
+
+def found_place(weights: Weights) -> Path | None:
+    """The folder or file of an entry where one is there, whole or not.
+
+    A local source is looked up from the working folder, then from the project's root; a hub source
+    also in the hub's own cache. For the rest see :func:`expected_place`.
+    """
+    kind, place = source_kind(weights.source)
+    expected = expected_place(weights)
+    candidates = [expected, PROJECT_ROOT / place] if kind == "local" else [expected]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    return _hub_cache(place, weights.revision) if kind == "hub" else None
+
+
+def locate(weights: Weights) -> Path:
+    """The local folder or file of a registry entry, see :func:`found_place`. Nothing is downloaded.
+
+    Raises:
+        StepError: it is not there, or a file that the entry lists is not; the message says where
+            from and how to fetch it, and under which licence.
+    """
+    place = found_place(weights)
+    absent = [] if place is None else absent_files(weights)
+    if place is not None and not absent:
+        return place
+    what = (
+        f"at {place} lack {', '.join(absent)}" if place else f"are not at {expected_place(weights)}"
+    )
+    use = "allowed" if weights.commercial_use else "not allowed"
+    raise StepError(
+        f"weights {weights.name!r} ({weights.task}) {what}. Source: {weights.source}; licence: "
+        f"{weights.licence} (commercial use {use}). To get them beforehand: {how_to_get(weights)}"
+    )
+
+
+def how_to_get(weights: Weights) -> str:
+    """What to do about absent weights, in one line."""
+    if any(source_kind(source)[0] != "local" for source in (weights.source, *weights.mirrors)):
+        return f"python -m pipeline_steps.fetch_models {weights.name} --study <configuration>"
+    page = f" from {weights.page}" if weights.page else ""
+    return f"fetch the file or folder{page} and put it at {expected_place(weights)}"
+
+
+def absent_files(weights: Weights) -> list[str]:
+    """Files that an entry needs and that are not there, its components left aside.
+
+    Returns:
+        Names as in ``files``; of an entry without that list, its file's or folder's name.
+    """
+    if weights.source == NO_WEIGHTS:
+        return []
+    place = found_place(weights)
+    if place is None:
+        return list(weights.files or (expected_place(weights).name,))
+    if place.is_file():
+        return []
+    return [name for name in weights.files if not (place / name).is_file()]
+
+
+def verify(weights: Weights) -> dict[str, str]:
+    """Check every pinned hash of an entry and of its components.
+
+    Returns:
+        File to SHA-256, as pinned; empty where the registry pins nothing. Files of a component
+        are called ``<part>:<file>``.
+
+    Raises:
+        StepError: the weights or one of their files are missing, or have another hash.
+    """
+    place = locate(weights)
+    for name in weights.sha256:
+        file = place / name if place.is_dir() else place
+        if not file.is_file():
+            raise StepError(f"weights {weights.name!r}: {file} is missing; fetch them again")
+        _compare(weights, name, file, sha256_file(file))
+    parts = {part: verify(entry) for part, entry in weights.components.items()}
+    return dict(weights.sha256) | _prefixed(parts)
+
+
+def content_hashes(weights: Weights) -> dict[str, str]:
+    """SHA-256 of every weight and configuration file of an entry, whether pinned or not.
+
+    Where the entry lists its files, others in the same folder do not count. Files of a component
+    are called ``<part>:<file>``.
+
+    Raises:
+        StepError: the weights or one of their files are missing.
+    """
+    parts = {part: content_hashes(entry) for part, entry in weights.components.items()}
+    return {name: sha256_file(file) for name, file in _files(weights).items()} | _prefixed(parts)
+
+
+def verified_hashes(weights: Weights) -> dict[str, str]:
+    """:func:`content_hashes`, checked against what the registry pins, in one pass.
+
+    Raises:
+        StepError: the weights or one of their files are missing, or have another hash.
+    """
+    files = _files(weights)
+    hashes = {name: sha256_file(file) for name, file in files.items()}
+    for name in weights.sha256:
+        if name not in files:
+            raise StepError(f"weights {weights.name!r}: {name} is missing; fetch them again")
+        _compare(weights, name, files[name], hashes[name])
+    parts = {part: verified_hashes(entry) for part, entry in weights.components.items()}
+    return hashes | _prefixed(parts)
+
+
+def _files(weights: Weights) -> dict[str, Path]:
+    """The entry's own files by name."""
+    place = locate(weights)
+    if place.is_file():
+        return {place.name: place}
+    if not weights.files:
+        found = sorted(file for file in place.rglob("*") if file.is_file())
+        return {f.relative_to(place).as_posix(): f for f in found if f.suffix in HASHED}
+    return {name: place / name for name in sorted(weights.files)}
+
+
+def _compare(weights: Weights, name: str, file: Path, found: str) -> None:
+    if found != weights.sha256[name].lower():
+        raise StepError(
+            f"weights {weights.name!r}: {file} has SHA-256 {found}, the registry says "
+            f"{weights.sha256[name]}: fetch it again, or correct config/models.yaml"
+        )
+
+
+def _prefixed(parts: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {f"{part}:{name}": digest for part, of in parts.items() for name, digest in of.items()}
+
+
+def _hub_cache(repository: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = os.environ.get("HF_HUB_CACHE")  # the library itself reads it at its import only
+    try:
+        found = snapshot_download(
+            repository, revision=revision, local_files_only=True, cache_dir=folder
+        )
+        return Path(found)
+    except LocalEntryNotFoundError:
+        return None

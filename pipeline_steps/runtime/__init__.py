@@ -1,0 +1,1 @@
+"""The running process: errors, logs, signals, GPU leases, locks. Nothing that computes."""

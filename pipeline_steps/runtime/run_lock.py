@@ -1,0 +1,206 @@
+"""One run of a study at a time, and no lock that outlives the process that took it.
+
+Snakemake notes the files it works on in ``.snakemake/locks``, and the notes of a run that was
+killed stay there until somebody removes them. Here a run holds a ``flock`` as long as it lives;
+the kernel (or the file server) lets go of it however the run ends. Whoever holds it knows that
+notes which name the study's results are left over, and removes them.
+
+The steps of a run hold a second lock, shared among them. Snakemake may be killed alone; its steps
+then work on, and the next run waits for them instead of working on the same files.
+
+Where a file system knows no ``flock``, nothing is held and Snakemake's own notes stand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
+
+from pipeline_steps.runtime.errors import Interrupted, StepError
+
+VARIABLE = "CONSENTED_FACES_RUN"  # "<token>:<path of the run's lock>", of the run that a step is in
+FOLDER = Path(".snakemake")
+CLAIM_SECONDS = 10.0
+POLL_SECONDS = 0.5
+LEFT_HALF = re.compile(r"\.[^/]*\.[0-9a-f]{8}(\.[^./]+)?")  # names that atomic_path makes
+_held: list[TextIOWrapper] = []  # open as long as the process lives
+
+
+def clear_stale_locks(results: str, folder: Path = FOLDER) -> bool:
+    """Remove Snakemake's lock files of runs of this study that no longer live.
+
+    Args:
+        results: Folder of the study's results; files of its runs' locks name it.
+        folder: Snakemake's own folder.
+
+    Returns:
+        Whether it is certain that nobody else runs this study just now.
+    """
+    with _open(_path(results, folder)) as stream:
+        if not _lock(stream, fcntl.LOCK_EX):
+            return False
+        for path in (folder / "locks").glob("*.lock"):
+            try:
+                names = path.read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:  # of another study's run, which ended
+                continue
+            # A file cut by a kill may name nothing, and then locks nothing.
+            if any(name.startswith(f"{results}/") for name in names):
+                path.unlink(missing_ok=True)
+        return True
+
+
+def claim_run(
+    results: str, folder: Path = FOLDER, *, tell: Callable[[str], None] | None = None
+) -> None:
+    """Hold the study's lock until this process ends, then wait for steps of an earlier run.
+
+    Steps that this process starts find the lock through an environment variable. What a killed run
+    left half-written is removed.
+
+    Raises:
+        StepError: another run of the study lives.
+    """
+    path = _path(results, folder)
+    stream = _open(path)
+    limit = time.monotonic() + CLAIM_SECONDS  # another one may be looking for stale locks
+    while not _lock(stream, fcntl.LOCK_EX):
+        if not _supported(stream):
+            stream.close()
+            return
+        if time.monotonic() > limit:
+            stream.seek(0)
+            who = stream.read().partition(" ")[2] or "unknown"
+            stream.close()
+            raise StepError(
+                f"{results} is being made by another Snakemake ({who}): wait until it ends, or end "
+                "it"
+            )
+        time.sleep(POLL_SECONDS)
+    _held.append(stream)
+    stream.seek(0)
+    crashed = bool(stream.read())
+    token = secrets.token_hex(8)
+    stream.seek(0)
+    stream.truncate()
+    stream.write(f"{token} process {os.getpid()} on {socket.gethostname()}")
+    stream.flush()
+    os.environ[VARIABLE] = f"{token}:{path.resolve()}"
+    with _open(_steps(path)) as steps:
+        _wait_for_steps(steps, results, tell or _print)
+    if crashed:
+        _remove_half_written(Path(results))
+
+
+def release_run() -> None:
+    """Say that the run came to its end, so that the next one need not look for leftovers."""
+    while _held:
+        stream = _held.pop()
+        stream.seek(0)
+        stream.truncate()
+        stream.close()
+
+
+def join_run() -> None:
+    """In a step: be known to the run as alive, until this process ends.
+
+    Raises:
+        Interrupted: the run that started this step is gone, and a newer one works in its place.
+    """
+    token, _, name = os.environ.get(VARIABLE, "").partition(":")
+    path = Path(name)
+    if not name or not path.is_file():
+        return
+    steps = _open(_steps(path))
+    if not _lock(steps, fcntl.LOCK_SH, wait=True):
+        steps.close()
+        return
+    _held.append(steps)
+    # Only now: a newer run writes its token before it looks for steps.
+    if not path.read_text(encoding="utf-8").startswith(token):
+        raise Interrupted("this step's run is gone and a newer one has taken its place")
+
+
+def _path(results: str, folder: Path) -> Path:
+    path = folder / "runs" / f"{results.replace('/', '_')}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _steps(path: Path) -> Path:
+    return path.with_suffix(".steps")
+
+
+def _open(path: Path) -> TextIOWrapper:
+    return path.open("a+", encoding="utf-8")
+
+
+def _lock(stream: TextIOWrapper, kind: int, *, wait: bool = False) -> bool:
+    try:
+        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+    except OSError:  # held by another, or no locks on this file system
+        return False
+    return True
+
+
+def _supported(stream: TextIOWrapper) -> bool:
+    """Whether the file system knows locks; asked when one could not be had."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.flock(stream, fcntl.LOCK_UN)
+    return True
+
+
+def _wait_for_steps(stream: TextIOWrapper, results: str, tell: Callable[[str], None]) -> None:
+    if _lock(stream, fcntl.LOCK_EX):
+        return
+    tell(
+        f"Waiting for steps of an earlier run that still work on {results}, though their Snakemake "
+        f"is gone: {', '.join(_holders(Path(stream.name))) or 'see squeue --me'}. They save what "
+        "they have when you end them (kill, scancel)."
+    )
+    while not _lock(stream, fcntl.LOCK_EX) and _supported(stream):
+        time.sleep(POLL_SECONDS)
+
+
+def _holders(path: Path) -> list[str]:
+    """Processes of this machine that have a file open, other than this one."""
+    found = []
+    wanted = os.stat(path)
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            status = entry.stat()
+        except OSError:  # gone, or somebody else's
+            continue
+        process = entry.parts[2]
+        if os.path.samestat(status, wanted) and process != str(os.getpid()):
+            found.append(f"process {process}")
+    return sorted(set(found))
+
+
+def _remove_half_written(results: Path) -> None:
+    for parent, folders, files in os.walk(results):
+        for name in [*folders, *files]:
+            if LEFT_HALF.fullmatch(name):
+                path = Path(parent, name)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

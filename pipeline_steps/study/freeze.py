@@ -1,0 +1,203 @@
+"""Frozen configurations: for every step one JSON with all it depends on, and nothing else.
+
+A job reads only its own file, and the workflow reruns a job when that file's content changes.
+So whatever one step does not use must not stand in its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.registry import pick
+from pipeline_steps.study.settings.base import Section
+from pipeline_steps.study.settings.diffusion import PromptSet
+from pipeline_steps.study.settings.evidence import SCORE_KINDS
+from pipeline_steps.study.settings.study import (
+    Study,
+    audit_recogniser,
+    extractors,
+    figures_recogniser,
+    recognise_path,
+    trained_on,
+)
+
+JsonObject = dict[str, Any]
+Entry = tuple[str, JsonObject]
+
+
+def freeze(
+    study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
+) -> dict[str, JsonObject]:
+    """All frozen configurations of a study.
+
+    Args:
+        study: The study.
+        models: The weights registry.
+        prompt_sets: The study's prompt sets by name.
+
+    Returns:
+        Path relative to ``results/<study>/config`` to the JSON object of that file.
+
+    Raises:
+        StepError: the study names weights that the registry lacks or has for another task, or
+            whose resolution is above that of the prepared images.
+    """
+    return dict(
+        [
+            *_of_photographs(study, models),
+            *_of_generation(study, models, prompt_sets),
+            *_of_scores(study, models),
+            *_of_recognition(study),
+            *_of_presentation(study, models),
+        ]
+    )
+
+
+def _entry(
+    study: Study,
+    step: str,
+    settings: Section | JsonObject,
+    *,
+    variant: Mapping[str, str] | None = None,
+    weights: Mapping[str, Weights] | None = None,
+    path: str | None = None,
+) -> Entry:
+    """Path and content of one frozen configuration; the path follows the variant's values."""
+    named = dict(variant or {})
+    path = path or "/".join((step, *named.values()))
+    return f"{path}.json", {
+        "study": study.name,
+        "step": step,
+        "seed": study.seed,
+        "settings": settings.model_dump(mode="json") if isinstance(settings, Section) else settings,
+        "weights": {role: entry.frozen() for role, entry in (weights or {}).items()},
+        "variant": named,
+    }
+
+
+def _judge(study: Study, models: Mapping[str, Weights]) -> Weights:
+    """The recogniser of the identity losses."""
+    return pick(models, study.recogniser, "recogniser", "recogniser")
+
+
+def _of_photographs(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
+    yield _entry(study, "prepare", study.prepare)
+    yield _entry(study, "check_dataset", study.check_dataset)
+    yield _entry(study, "embed", study.embed, weights={"recogniser": _judge(study, models)})
+    yield _entry(study, "align", study.align)
+
+
+def _of_generation(
+    study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
+) -> Iterator[Entry]:
+    """Prior sets, fine-tuning and sampling, and what is exported of it."""
+    judge = {"recogniser": _judge(study, models)}
+    for base_model in study.base_models:
+        entry = pick(models, base_model, "base_models", "base_model")
+        resolution = entry.options.get("resolution")
+        if not isinstance(resolution, int) or resolution > study.prepare.resolution:
+            raise StepError(
+                f"prepare.resolution is {study.prepare.resolution}, but base model {base_model!r} "
+                f"has {resolution}: prepare at that resolution at least; larger images are shrunk"
+            )
+        of_model = {"base_model": base_model}
+        weights = {"base_model": entry}
+        yield _entry(study, "prior", study.prior, variant=of_model, weights=weights | judge)
+        for method in study.methods:
+            of_method = of_model | {"method": method}
+            if method in METHODS:
+                tuning = study.finetune.resolved(base_model, method)
+                judges = weights | (judge if tuning.needs_faces(method) else {})
+                yield _entry(study, "finetune", tuning, variant=of_method, weights=judges)
+            gate = weights | _gate_weights(study, models, method)
+            for name in study.prompt_sets:
+                variant = of_method | {"prompts": name}
+                sampling = study.sample.with_prompts(prompt_sets[name])
+                sampling = sampling.finding_faces_as(study.align)
+                yield _entry(study, "sample", sampling, variant=variant, weights=gate)
+                if method in METHODS:
+                    judges = weights | (judge if uses_judge(study, method) else {})
+                    yield _entry(study, "export", study.export, variant=variant, weights=judges)
+
+
+def _of_scores(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
+    """Features, scores and audits."""
+    for extractor in extractors(study):
+        yield _entry(
+            study,
+            "features",
+            study.features,
+            variant={"extractor": extractor},
+            weights={"extractor": pick(models, extractor, "score")},
+        )
+    for kind in SCORE_KINDS:
+        part = {kind: getattr(study.score, kind).model_dump(mode="json")}
+        yield _entry(study, "score", part, variant={"kind": kind})
+    audit = study.audit.model_copy(update={"recogniser": audit_recogniser(study)})
+    yield _entry(study, "audit", audit)
+
+
+def _of_recognition(study: Study) -> Iterator[Entry]:
+    # How many repetitions there are changes none of them.
+    once = study.recognise.model_copy(update={"repetitions": 1})
+    for source in study.training_sets:
+        for repetition in range(study.recognise.repetitions):
+            named = {"trained_on": trained_on(source), "repetition": str(repetition)}
+            path = f"recognise/{recognise_path(source, repetition)}"
+            yield _entry(study, "recognise", once, variant=named, path=path)
+    yield _entry(study, "verify", study.verify)
+    if study.template_sets:
+        yield _entry(study, "verify_templates", study.verify_templates)
+
+
+def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
+    """Figures, tables and page; the latter two say which of the judges trained the images."""
+    guides = any(uses_judge(study, method) for method in study.methods)
+    guide = {"recogniser": _judge(study, models)} if guides else {}
+    shown = figures_recogniser(study)
+    yield _entry(study, "figures", study.figures.model_copy(update={"recogniser": shown}))
+    yield _entry(study, "tables", study.tables, weights=guide)
+    judge_of_figures = pick(models, shown, "figures.recogniser", "recogniser")
+    yield _entry(study, "report", study.report, weights=guide | {"figures": judge_of_figures})
+
+
+def freeze_world(study: Study) -> JsonObject:
+    """The frozen configuration of the rendered world, which all studies of one machine share."""
+    return {
+        "study": "demo_world",
+        "step": "render_demo_world",
+        "seed": 0,
+        "settings": study.render_demo_world.model_dump(mode="json"),
+        "weights": {},
+        "variant": {},
+    }
+
+
+def uses_judge(study: Study, method: str) -> bool:
+    """Whether a method's fine-tuning looks at faces, and so needs recogniser and embeddings."""
+    return method in METHODS and any(
+        study.finetune.resolved(base_model, method).needs_faces(method)
+        for base_model in study.base_models
+    )
+
+
+def gates_by_identity(study: Study, method: str) -> bool:
+    """Whether sampled images must resemble their identity; the untuned model knows none."""
+    gate = study.sample.gate
+    return gate is not None and gate.min_similarity is not None and method in METHODS
+
+
+def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> dict[str, Weights]:
+    """Networks by which the gate of the sample step judges images."""
+    gate, weights = study.sample.gate, {}
+    if gates_by_identity(study, method):
+        weights["recogniser"] = _judge(study, models)
+    if gate is not None and gate.min_quality is not None:
+        where = "score.quality.face_quality_extractor"
+        name = study.score.quality.face_quality_extractor
+        weights["quality"] = pick(models, name, where, "quality")
+    return weights

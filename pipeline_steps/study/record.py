@@ -1,0 +1,219 @@
+"""Records beside tables and figures: what made them, from what, with what settings and code.
+
+Images, weights and features say in their own manifests and headers where they come from. Tables and
+figures cannot; a ``.record.json`` beside them does. A record holds no time and no machine, so
+equal results have equal records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.io.atomic import write_json
+from pipeline_steps.io.hashes import sha256_bytes, sha256_file, sha256_json
+from pipeline_steps.io.weights import PROJECT_ROOT
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.key import modules_behind
+from pipeline_steps.study.settings.base import Frozen
+
+ENDING = ".record.json"
+PACKAGES = ("numpy", "pandas", "torch")
+
+Record = dict[str, Any]
+
+
+def record_place(artefact: Path) -> Path:
+    """Record of a file, ``<name up to the first dot>.record.json``, or of a folder's files."""
+    if artefact.suffix:
+        return artefact.with_name(artefact.name.split(".", 1)[0] + ENDING)
+    return artefact / f"all{ENDING}"
+
+
+def write_record(
+    place: Path,
+    frozen: Frozen[Any],
+    outputs: Iterable[Path],
+    inputs: Iterable[Path],
+) -> None:
+    """Write what a step made, and from what.
+
+    Args:
+        place: see :func:`record_place`.
+        frozen: the step's configuration.
+        outputs: files that were made.
+        inputs: files that they were made from; of feature files the header's facts go along.
+    """
+    modules = modules_behind(frozen.step)
+    content = {
+        "study": frozen.study,
+        "step": frozen.step,
+        "seed": frozen.seed,
+        "config_sha256": config_hash(frozen),
+        "code_sha256": sha256_json({name: sha256_file(PROJECT_ROOT / name) for name in modules}),
+        "versions": {name: version(name) for name in PACKAGES},
+        "outputs": {path.name: sha256_file(path) for path in outputs},
+        "inputs": {path.as_posix(): _facts(path) for path in inputs},
+    }
+    write_json(place, content)
+
+
+def config_hash(frozen: Frozen[Any]) -> str:
+    """SHA-256 of a frozen configuration's content, as provenance.json names it."""
+    content = asdict(frozen)
+    content["settings"] = frozen.settings.model_dump(mode="json")
+    content["weights"] = {role: entry.frozen() for role, entry in frozen.weights.items()}
+    return sha256_json(content)
+
+
+def read_record(artefact: Path) -> Record | None:
+    """The record of a file; None where there is none, as of a file from elsewhere.
+
+    Raises:
+        StepError: the record is broken, or the file is not the one it is about.
+    """
+    for place in (record_place(artefact), record_place(artefact.parent)):
+        if not place.is_file():
+            continue
+        try:
+            record: Record = json.loads(place.read_text(encoding="utf-8"))
+            noted = record["outputs"].get(artefact.name)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise StepError(f"record {place} is broken ({error}): make {artefact} again") from error
+        if noted is None:
+            continue
+        if noted != sha256_file(artefact):
+            raise StepError(
+                f"{artefact} was changed since it was made: it is not the file that {place} is "
+                "about. Delete it and run again"
+            )
+        return record
+    return None
+
+
+def refuse_other_study(frozen: Frozen[Any], records: Mapping[Path, Record]) -> None:
+    """Refuse files that another study, or the study with another seed, made.
+
+    Raises:
+        StepError: naming the file and what was expected.
+    """
+    for path, record in records.items():
+        for key, wanted in (("study", frozen.study), ("seed", frozen.seed)):
+            if record[key] != wanted:
+                raise StepError(
+                    f"{path} was made with {key} {record[key]!r}, but this is {key} {wanted!r}: "
+                    "make it again with this study's configuration"
+                )
+
+
+def refuse_mixtures(records: Mapping[Path, Record]) -> None:
+    """Refuse files that were made from different versions of one input, or by different weights.
+
+    Two files agree where the features they share are the same file, an extractor had the same
+    weights for both, and all features of one set are of the same images.
+
+    Raises:
+        StepError: naming two files that do not belong together.
+    """
+    seen: dict[tuple[str, str], tuple[str, Path]] = {}
+    for path, record in records.items():
+        for name, facts in record["inputs"].items():
+            asked = [("content", name, facts["sha256"])]
+            if "extractor" in facts:
+                asked.append(("weights", facts["extractor"], facts["weights_sha256"]))
+                asked.append(("images", Path(name).parent.as_posix(), facts["images_sha256"]))
+            for what, of, digest in asked:
+                before, other = seen.setdefault((what, of), (digest, path))
+                if before != digest:
+                    raise StepError(_sentence(what, of, other, path))
+
+
+def _sentence(what: str, of: str, one: Path, other: Path) -> str:
+    difference = {
+        "content": f"different versions of {of}",
+        "weights": f"features by different weights of {of}",
+        "images": f"features of different images in {of}",
+    }[what]
+    return f"{one} and {other} were made from {difference}: make both again, or run the workflow"
+
+
+def check_same_extractor(features: Sequence[tuple[Path, Mapping[str, str]]]) -> None:
+    """Refuse feature files of one extractor that different weights or preprocessing made.
+
+    Args:
+        features: path and header of each file.
+
+    Raises:
+        StepError: naming two files.
+    """
+    first: dict[str, tuple[Path, Mapping[str, str]]] = {}
+    for path, header in features:
+        other, before = first.setdefault(path.stem, (path, header))
+        for key in ("extractor", "weights_sha256", "preprocessing", "options"):
+            if header.get(key) != before.get(key):
+                raise StepError(
+                    f"{other} and {path} differ in {key.replace('_', ' ')} "
+                    f"({_short(before.get(key))}, {_short(header.get(key))}): extract both again "
+                    "with one recogniser file and one configuration"
+                )
+
+
+def check_same_images(
+    one: Path, header: Mapping[str, str], other: Path, images: str | None
+) -> None:
+    """Refuse features of other images than those that another file's header lists.
+
+    Raises:
+        StepError: naming both files.
+    """
+    if header.get("images") != images:
+        raise StepError(
+            f"{one} and {other} are about different images: extract both again from the same "
+            "aligned set"
+        )
+
+
+def check_sources(
+    features: Path, header: Mapping[str, str], manifest: Path, known: Iterable[Any]
+) -> None:
+    """Refuse features of faces that were aligned from other images than a manifest lists.
+
+    Args:
+        features, header: a feature file and its header.
+        manifest: of the images that the faces should have been aligned from.
+        known: hashes of these images.
+
+    Raises:
+        StepError: naming both files.
+    """
+    strangers = set(json.loads(header.get("sources", "[]"))) - set(known)
+    if strangers:
+        raise StepError(
+            f"{features} has faces of {len(strangers)} images that {manifest} does not list: "
+            "they were aligned from other images. Align them and extract the features again"
+        )
+
+
+def _facts(path: Path) -> dict[str, str]:
+    facts = {"sha256": sha256_file(path)}
+    if path.suffix == ".safetensors":
+        header = _header(path)
+        facts |= {key: header[key] for key in ("extractor", "weights_sha256") if key in header}
+        if "extractor" in facts:
+            facts["images_sha256"] = sha256_bytes(header.get("images", "").encode())
+    return facts
+
+
+def _header(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata() or {})
+
+
+def _short(value: str | None) -> str:
+    return "none" if not value else value if len(value) <= 40 else f"{value[:12]}…"

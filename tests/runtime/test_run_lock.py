@@ -1,0 +1,146 @@
+"""Locks of runs and steps, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline_steps.runtime import run_lock
+from pipeline_steps.runtime.errors import StepError
+
+RESULTS = "results/demo"
+# A run that says when it holds the lock, and then works until it is killed.
+RUN = f"""
+import os, time
+from pipeline_steps.runtime.run_lock import claim_run, VARIABLE
+claim_run({RESULTS!r})
+print(os.environ[VARIABLE], flush=True)
+time.sleep(60)
+"""
+STEP = """
+import sys, time
+from pipeline_steps.runtime.errors import run_main
+def main():
+    print("works", flush=True)
+    time.sleep(float(sys.argv[1]))
+    return 0
+raise SystemExit(run_main(main))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(run_lock, "CLAIM_SECONDS", 0.2)
+    monkeypatch.setattr(run_lock, "POLL_SECONDS", 0.05)
+    monkeypatch.delenv(run_lock.VARIABLE, raising=False)
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    yield tmp_path
+    run_lock.release_run()
+    os.environ.pop(run_lock.VARIABLE, None)
+
+
+def start(code: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return job
+
+
+def first_line(job: subprocess.Popen[str]) -> str:
+    assert job.stdout is not None
+    return job.stdout.readline().strip()
+
+
+def kill(job: subprocess.Popen[str]) -> None:
+    job.send_signal(signal.SIGKILL)
+    job.communicate()
+
+
+def note(number: int, *names: str) -> Path:
+    path = Path(f".snakemake/locks/{number}.output.lock")
+    path.write_text("".join(f"{name}\n" for name in names))
+    return path
+
+
+def test_locks_of_a_killed_run_are_removed_and_those_of_another_study_stay() -> None:
+    left, other = note(0, "data/x.zip", f"{RESULTS}/a"), note(1, "results/demo2/a")
+    run = start(RUN)
+    first_line(run)
+    assert not run_lock.clear_stale_locks(RESULTS)  # the run lives
+    assert left.exists()
+    kill(run)
+    assert run_lock.clear_stale_locks(RESULTS)
+    assert not left.exists() and other.exists()
+
+
+def test_a_second_run_is_refused_and_told_of_the_first() -> None:
+    run = start(RUN)
+    first_line(run)
+    with pytest.raises(StepError, match=rf"results/demo .*process {run.pid} on .*wait"):
+        run_lock.claim_run(RESULTS)
+    run_lock.claim_run("results/demo2")  # another study
+    kill(run)
+    run_lock.claim_run(RESULTS)
+
+
+def test_a_run_waits_for_the_steps_of_a_killed_one_and_names_them() -> None:
+    run = start(RUN)
+    step = start(STEP, "1.5", **{run_lock.VARIABLE: first_line(run)})
+    assert first_line(step) == "works"
+    kill(run)
+    told: list[str] = []
+    begin = time.monotonic()
+    run_lock.claim_run(RESULTS, tell=told.append)
+    assert time.monotonic() - begin > 0.2
+    assert step.wait() == 0  # it was left to end by itself
+    assert len(told) == 1 and f"process {step.pid}" in told[0] and RESULTS in told[0]
+
+
+def test_a_step_whose_run_was_replaced_does_not_begin() -> None:
+    run = start(RUN)
+    token = first_line(run)
+    kill(run)
+    run_lock.claim_run(RESULTS)
+    step = start(STEP, "0", **{run_lock.VARIABLE: token})
+    output, errors = step.communicate()
+    assert step.returncode == 75 and output == ""
+    assert "stopped: this step's run is gone and a newer one has taken its place" in errors
+
+
+def test_a_step_by_hand_needs_no_run() -> None:
+    step = start(STEP, "0")
+    assert step.communicate()[0] == "works\n" and step.returncode == 0
+
+
+def test_what_a_killed_run_left_half_written_goes_and_nothing_else(folder: Path) -> None:
+    results = folder / RESULTS
+    (results / "model").mkdir(parents=True)
+    kept = [results / "model/.clip.safetensors", results / "a.0123abcd.png"]
+    half = [results / ".a.0123abcd.png", results / "model/.b.0123abcd"]
+    for path in [*kept, *half]:
+        path.write_text("x")
+    (results / ".folder.89abcdef").mkdir()
+    run_lock.claim_run(RESULTS)
+    run_lock.release_run()
+    run_lock.claim_run(RESULTS)
+    assert all(path.exists() for path in half)  # no run has crashed
+    run_lock.release_run()
+    run = start(RUN)
+    first_line(run)
+    kill(run)
+    run_lock.claim_run(RESULTS)
+    assert sorted(p for p in results.rglob("*") if p.is_file()) == sorted(kept)
+    assert not (results / ".folder.89abcdef").exists()
