@@ -32,7 +32,7 @@ def test_cosmetic_and_empty_modules_do_not_count(step: str) -> None:
 
 
 def test_data_files_come_with_their_module() -> None:
-    assert "pipeline_steps/evidence/page.html.j2" in modules_behind("report")
+    assert "pipeline_steps/evidence/report/page.html.j2" in modules_behind("report")
 
 
 def test_all_files_exist_and_are_sorted() -> None:
