@@ -21,7 +21,7 @@ from scipy import stats
 
 from pipeline_steps.metrics.intervals import wilson_interval
 from pipeline_steps.recognition.protocol import N_FOLDS, THRESHOLDS, accuracy_interval
-from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.study.command import run_main
 
 BATCH = 200  # draws at once, each batch from its own seed
 ACCURACIES = (0.5, 0.55, 0.7, 0.9, 0.97, 0.99, 0.998)

@@ -33,9 +33,10 @@ from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wil
 from pipeline_steps.demo_world.rendering.renderer import Photograph
 from pipeline_steps.io.images import read_image
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.study.command import run_main
 
 if TYPE_CHECKING:
     from pipeline_steps.io.weights import Weights

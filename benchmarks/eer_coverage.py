@@ -19,7 +19,7 @@ import numpy as np
 from pipeline_steps.metrics.intervals import bootstrap_verification
 from pipeline_steps.metrics.jackknife import error_rate_interval
 from pipeline_steps.metrics.pairs import Comparison, Pairs, compare_between, compare_within
-from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.study.command import run_main
 
 Random = np.random.Generator
 Draws = Callable[[Random, int], np.ndarray]

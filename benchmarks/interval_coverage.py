@@ -33,8 +33,8 @@ from pipeline_steps.metrics.pairs import Comparison, compare_between, compare_wi
 from pipeline_steps.metrics.score_tiles import tiles_between, tiles_within
 from pipeline_steps.metrics.streams import streamed_error_rates
 from pipeline_steps.metrics.verification import ErrorRates, error_rates
-from pipeline_steps.runtime.errors import run_main
 from pipeline_steps.runtime.logs import progress
+from pipeline_steps.study.command import run_main
 
 DIMENSIONS = 16
 UNEVEN = 0.3  # sd of the logarithm of a person's scatter

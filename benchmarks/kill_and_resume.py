@@ -155,7 +155,7 @@ def train(folder: Path, out: Path, log: Path) -> None:
     import torch
 
     from pipeline_steps import finetune
-    from pipeline_steps.runtime.errors import run_main
+    from pipeline_steps.study.command import run_main
     from pipeline_steps.study.settings.base import load_frozen
     from pipeline_steps.study.settings.diffusion import FinetuneSettings
 

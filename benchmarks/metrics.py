@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 from measured import Row, add, table
 
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 
 IMAGES, PER_PERSON, WIDTH = 14_143, 20, 512  # 1e8 pairs
 SCATTER = 3.4  # of a person's images; gives an equal error rate of some percent

@@ -40,7 +40,8 @@ from recomputed.rows import (
 from recomputed.sources import realigned
 from recomputed.study import Study
 
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 
 Row = dict[str, Any]
 RELATIVE, ABSOLUTE = 1e-5, 1e-6

@@ -24,7 +24,8 @@ from table_text import pipes
 from pipeline_steps.evidence.report.findings import Estimate
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import sha256_file
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 
 
 def weights_table(folder: Path) -> str:

@@ -26,7 +26,8 @@ from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.tables_io import read_csv
 from pipeline_steps.io.atomic import atomic_path, write_text
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]

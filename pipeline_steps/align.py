@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.photographs import AlignSettings
 

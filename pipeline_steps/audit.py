@@ -36,8 +36,9 @@ from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.record import check_same_extractor, record_place, write_record
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.evidence import AuditSettings

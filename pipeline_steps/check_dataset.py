@@ -19,8 +19,9 @@ from typing import Any
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.photographs import CheckDatasetSettings
 

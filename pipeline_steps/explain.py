@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline_steps.evidence.ancestry import Ancestry, Node
 from pipeline_steps.runtime.command_line import command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 
 SHOWN = 3  # of many like parts, where not all are asked for
 

@@ -32,8 +32,9 @@ from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
 from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.evidence import ExportSettings
 

@@ -14,8 +14,9 @@ from pipeline_steps.identities.containers import contents_of
 from pipeline_steps.io.download import download
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.runtime.command_line import add_study, command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.photographs import FetchDatasetSettings
 from pipeline_steps.study.settings.study import read_configs, read_study
 

@@ -29,8 +29,9 @@ from pipeline_steps.io.weights import (
     source_kind,
 )
 from pipeline_steps.runtime.command_line import add_study, command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.registry import needed_weights, once, pick, read_models, require_licences
 from pipeline_steps.study.settings.study import Study, read_configs, read_study
 

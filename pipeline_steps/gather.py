@@ -15,9 +15,9 @@ import pandas as pd
 
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.naming import VARIANT, natural_key
-from pipeline_steps.runtime.command_line import add_paths, command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import command, run_main
 
 KEY = ["identity", "index", "attempt"]
 
@@ -81,15 +81,7 @@ def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     return joined.iloc[order].reset_index(drop=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("gather", __doc__)
-    add_paths(parser, "--parts", "manifests of the cohorts", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
-    arguments = parser.parse_args(argv)
-    run(parts=arguments.parts, out=arguments.out)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -22,10 +22,11 @@ from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import save_features
 from pipeline_steps.naming import GENERATED_BY
 from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.seeds import seed_for
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.diffusion import PriorSettings
 

@@ -26,11 +26,12 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
 from pipeline_steps.seeds import seed_for
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.key import modules_behind
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.recognition import RecogniseSettings

@@ -32,8 +32,8 @@ import numpy as np
 from pipeline_steps.io.atomic import atomic_path, write_text
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import run_main
 from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.photographs import RenderDemoWorldSettings
 

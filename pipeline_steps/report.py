@@ -48,8 +48,9 @@ from pipeline_steps.evidence.tables.variants import variant_name
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.naming import REFERENCES, UNTUNED, VARIANT
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.evidence import ReportSettings
 from pipeline_steps.study.sources import Source, audited, source_of

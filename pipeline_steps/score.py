@@ -44,9 +44,10 @@ from pipeline_steps.evidence.tables.tables_io import write_csv
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.record import (
     check_same_extractor,
     check_same_images,

@@ -40,8 +40,9 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.record import record_place, write_record
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.evidence import TablesSettings

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.naming import VERIFICATION_COLUMNS
-from pipeline_steps.runtime.command_line import add_paths, step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
-from pipeline_steps.runtime.lease import gpu_lease
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import record_place, write_record
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.recognition import VerifySettings
 
 if TYPE_CHECKING:
@@ -113,24 +112,7 @@ def verification_csv(results: Sequence[tuple[str, str, Verification]]) -> str:
     return text.getvalue()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("verify", __doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
-    add_paths(parser, "--benchmarks", "benchmarks (.bin)", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="verification.csv to write")
-    arguments = parser.parse_args(argv)
-    frozen = load_frozen(arguments.config, VerifySettings)
-    with gpu_lease() as device:
-        run(
-            frozen,
-            model=arguments.model,
-            benchmarks=arguments.benchmarks,
-            out=arguments.out,
-            device=device,
-        )
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -23,9 +23,10 @@ import numpy as np
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.recognition import VerifyTemplatesSettings
 

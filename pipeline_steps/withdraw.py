@@ -41,9 +41,10 @@ from pipeline_steps.identities.photographs import list_photographs
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.command_line import add_study, command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.run_lock import claim_run, release_run
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.study import read_configs
 

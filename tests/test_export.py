@@ -20,7 +20,8 @@ from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import encode_png, read_image
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.io.weights import Weights
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ExportSettings
 from pipeline_steps.study.settings.photographs import PrepareSettings

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from pipeline_steps import finetune, prior
 from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.io.weights import Weights
-from pipeline_steps.runtime.errors import Interrupted, StepError, run_main
+from pipeline_steps.runtime.errors import Interrupted, StepError
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings, PriorSettings
 from tests.diffusion.tiny_study import (

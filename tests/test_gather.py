@@ -7,7 +7,8 @@ import pytest
 
 from pipeline_steps import gather
 from pipeline_steps.io.manifests import read_manifest, write_manifest
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 
 
 def rows(*identities: str, method: str = "idbooth") -> list[dict[str, Any]]:

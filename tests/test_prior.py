@@ -15,7 +15,8 @@ from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import read_image
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import load_features
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.diffusion import PriorSettings
 from tests.diffusion.tiny_study import EveryFace, base_weights, recogniser_weights, write_frozen

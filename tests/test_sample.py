@@ -22,7 +22,8 @@ from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import read_image
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.weights import Weights
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen

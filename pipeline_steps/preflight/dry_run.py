@@ -23,7 +23,8 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.preflight.needs import missing_data
 from pipeline_steps.runtime.command_line import add_study, command_line
-from pipeline_steps.runtime.errors import StepError, run_main
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.study import read_configs
 

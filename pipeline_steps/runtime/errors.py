@@ -1,12 +1,9 @@
-"""The one error a step shows to its user, and the entry point that prints it."""
+"""The one error a step shows to its user, and what is wrong around a program, in words."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import sys
-from collections.abc import Callable
 
 # The disk, not the program, is at fault.
 DISK_ERRORS = {
@@ -27,34 +24,6 @@ class StepError(Exception):
 
 class Interrupted(Exception):
     """A step was asked to stop and saved what it had; run again, it goes on from there."""
-
-
-def run_main(main: Callable[[], int]) -> int:
-    """Run a step's ``main``; turn a :class:`StepError` into one line and exit status 2.
-
-    A full disk, too little memory and a failing GPU become such a line, too: :func:`outer_cause`.
-    :class:`Interrupted` becomes one line and status 75 (EX_TEMPFAIL of sysexits.h: try again). Any
-    other exception keeps its traceback: it is a defect, not a user's mistake.
-    """
-    from pipeline_steps.runtime.machine import tell_machine
-    from pipeline_steps.runtime.run_lock import join_run  # which knows these errors
-
-    try:
-        join_run()
-        tell_machine()
-        return main()
-    except StepError as error:
-        _say("error", str(error))
-        return 2
-    except Interrupted as interruption:
-        _say("stopped", str(interruption))
-        return os.EX_TEMPFAIL
-    except Exception as error:
-        cause = outer_cause(error)
-        if cause is None:
-            raise
-        _say("error", cause)
-        return 2
 
 
 def write_error(error: OSError, path: str | os.PathLike[str]) -> StepError | None:
@@ -102,8 +71,3 @@ def outer_cause(error: Exception) -> str | None:
             "chosen by CUDA_VISIBLE_DEVICES, and --resources gpu=0 computes without"
         )
     return None
-
-
-def _say(kind: str, text: str) -> None:
-    with contextlib.suppress(OSError):  # the log may lie on a disk that is full
-        print(f"{kind}: {' '.join(text.split())}", file=sys.stderr, flush=True)

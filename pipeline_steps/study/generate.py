@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pipeline_steps.io.atomic import json_text, write_text
 from pipeline_steps.io.weights import PROJECT_ROOT, content_hashes
 from pipeline_steps.runtime.command_line import command_line
-from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.study.command import run_main
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.base import Section
 from pipeline_steps.study.settings.study import Study, read_study

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.study.command import run_main
 
 PRELOAD = [
     "pipeline_steps.finetune",

@@ -26,7 +26,7 @@ time.sleep(60)
 """
 STEP = """
 import sys, time
-from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.study.command import run_main
 def main():
     print("works", flush=True)
     time.sleep(float(sys.argv[1]))

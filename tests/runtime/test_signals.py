@@ -15,7 +15,8 @@ from pipeline_steps.runtime.signals import SIGNALS, stop_requested
 # Works in small pieces until asked; then says what asked it, after a moment as saving would take.
 WORKER = """
 import sys, time
-from pipeline_steps.runtime.errors import Interrupted, run_main
+from pipeline_steps.study.command import run_main
+from pipeline_steps.runtime.errors import Interrupted
 from pipeline_steps.runtime.signals import stop_requested
 
 def main():

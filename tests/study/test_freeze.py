@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pipeline_steps.io.atomic import json_text, write_json
 from pipeline_steps.study.freeze import freeze, freeze_world
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.base import load_frozen
+from pipeline_steps.study.settings.study import Study
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("dreambooth", "portraitbooth", "idbooth")
@@ -174,7 +174,7 @@ def test_every_frozen_file_is_what_its_step_reads(before: dict[str, str], tmp_pa
         path = tmp_path / name
         write_json(path, json.loads(text))
         step = name.split("/")[0].removesuffix(".json")
-        module = importlib.import_module(f"pipeline_steps.settings.{step}")
-        words = "".join(word.capitalize() for word in step.split("_"))
-        frozen = load_frozen(path, getattr(module, f"{words}Settings"))
+        section = Study.model_fields[step].annotation
+        assert section is not None
+        frozen = load_frozen(path, section)
         assert (frozen.study, frozen.step) == ("demo", step)

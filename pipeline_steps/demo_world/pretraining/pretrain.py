@@ -23,7 +23,7 @@ from pipeline_steps.demo_world.pretraining.pretrain_stages import (
 from pipeline_steps.io.atomic import write_bytes, write_json
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.runtime.command_line import command_line
-from pipeline_steps.runtime.errors import run_main
+from pipeline_steps.study.command import run_main
 
 
 def run(plan: Plan, *, work: Path, out: Path) -> None:
