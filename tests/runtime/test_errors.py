@@ -65,7 +65,8 @@ def test_a_file_that_is_not_there_is_no_disk_error() -> None:
 def test_a_sentence_for_a_disk_so_full_that_it_cannot_be_written() -> None:
     """The device /dev/full refuses every byte; the exit status still tells."""
     code = (
-        "from pipeline_steps.runtime.errors import StepError\nfrom pipeline_steps.study.command import run_main\n"
+        "from pipeline_steps.runtime.errors import StepError\n"
+        "from pipeline_steps.study.command import run_main\n"
         "def main():\n"
         "    raise StepError('wrong')\n"
         "raise SystemExit(run_main(main))"
