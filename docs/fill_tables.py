@@ -24,8 +24,8 @@ from PIL import Image
 
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.evidence.tables.tables_io import read_csv
 from pipeline_steps.io.atomic import atomic_path, write_text
+from pipeline_steps.io.tables import read_csv
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import run_main
 from pipeline_steps.tables import RECOGNITION_COLUMNS

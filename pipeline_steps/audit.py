@@ -30,9 +30,9 @@ from pipeline_steps.evidence.audit.copies import (
 from pipeline_steps.evidence.audit.suspicious_pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
 from pipeline_steps.evidence.report.pair_page import render_pairs, with_pictures
 from pipeline_steps.evidence.scores.resemblance import Faces, faces_of, thresholds_from
-from pipeline_steps.evidence.tables.tables_io import write_csv
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import BadImage, read_image
+from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.runtime.command_line import step_command_line

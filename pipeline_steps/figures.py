@@ -38,11 +38,11 @@ from pipeline_steps.evidence.figures.plots import (
     Panel,
     distributions_figure,
     grid_figure,
-    save_figure,
 )
 from pipeline_steps.evidence.origins import check_features
 from pipeline_steps.evidence.tables.names import Names, order_key
 from pipeline_steps.evidence.tables.variants import method_name, methods_of, settings_of
+from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import Features, load_features
 from pipeline_steps.metrics.pairs import compare_between, compare_within
@@ -121,7 +121,8 @@ def run(
         ("attributes", _attributes(settings, gallery)),
     )
     for name, figure in drawn:
-        save_figure(figure, out, name, dpi=settings.dpi)
+        for ending in (".svg", ".png"):
+            save_figure(figure, out / f"{name}{ending}", dpi=settings.dpi)
         log.info("%s written to %s", name, out)
     made = [out / f"{name}{ending}" for name, _ in drawn for ending in (".svg", ".png")]
     write_record(record_place(out), frozen, made, [real, *variant_features, *pose, *manifests])

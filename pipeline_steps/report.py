@@ -43,9 +43,9 @@ from pipeline_steps.evidence.report.report_texts import PICTURES, TITLES
 from pipeline_steps.evidence.tables.judges import guide_of, judge_sentences
 from pipeline_steps.evidence.tables.names import Names, order_key
 from pipeline_steps.evidence.tables.paper_tables import paper_tables
-from pipeline_steps.evidence.tables.tables_io import read_csv
 from pipeline_steps.evidence.tables.variants import variant_name
 from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import REFERENCES, UNTUNED, VARIANT
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
 from pipeline_steps.runtime.errors import StepError

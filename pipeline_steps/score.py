@@ -40,8 +40,8 @@ from pipeline_steps.evidence.scores.scoring import (
     pose_row,
     quality_row,
 )
-from pipeline_steps.evidence.tables.tables_io import write_csv
 from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
 from pipeline_steps.runtime.errors import StepError

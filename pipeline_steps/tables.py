@@ -35,9 +35,9 @@ from pipeline_steps.evidence.tables.judges import guide_of
 from pipeline_steps.evidence.tables.markup import to_latex, to_markdown
 from pipeline_steps.evidence.tables.names import Names, order_key
 from pipeline_steps.evidence.tables.paper_tables import paper_tables
-from pipeline_steps.evidence.tables.tables_io import read_csv, write_csv
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tables import read_csv, write_csv
 from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
 from pipeline_steps.runtime.errors import StepError

@@ -77,7 +77,7 @@ COSMETIC = frozenset(
         "diffusion.training.loss_report",
         "diffusion.training.memory",
         "diffusion.training.runtime",
-        "evidence.figures.choice_plot",
+        "diffusion.training.choice_plot",
         "evidence.origins",
         "io.atomic",
         "runtime.errors",

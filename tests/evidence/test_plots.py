@@ -14,8 +14,8 @@ from pipeline_steps.evidence.figures.plots import (
     colour_of,
     distributions_figure,
     grid_figure,
-    save_figure,
 )
+from pipeline_steps.io.figures import save_figure
 
 
 def panel(seed: int, title: str = "vs. real") -> Panel:
@@ -80,7 +80,8 @@ def test_grid_places_every_image_caption_and_header() -> None:
 def test_files_are_the_same_every_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
         figure = distributions_figure([("", [panel(1)])], width=4, bins=20, colours={})
-        save_figure(figure, tmp_path / name, "d", dpi=80)
+        for ending in (".svg", ".png"):
+            save_figure(figure, tmp_path / name / f"d{ending}", dpi=80)
     for file in ("d.svg", "d.png"):
         first = (tmp_path / "a" / file).read_bytes()
         assert first == (tmp_path / "b" / file).read_bytes()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.diffusion.adapters.lora_files import FILE_NAME, save_lora
+from pipeline_steps.diffusion.training.choice_plot import draw_choice
 from pipeline_steps.diffusion.training.fleet import FineTuned
-from pipeline_steps.evidence.figures.choice_plot import draw_choice
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_file

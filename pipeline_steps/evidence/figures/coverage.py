@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from pipeline_steps.evidence.figures.gallery import Gallery
-from pipeline_steps.evidence.figures.plots import STYLE, colour_of
+from pipeline_steps.evidence.figures.plots import colour_of
+from pipeline_steps.io.figures import STYLE
 from pipeline_steps.naming import natural_key
 
 if TYPE_CHECKING:

@@ -1,16 +1,10 @@
-"""Matplotlib figures from arrays: similarity distributions and grids of images.
-
-Figures are built without pyplot's global state and saved without dates, so equal inputs give equal
-files on one machine.
-"""
+"""Matplotlib figures from arrays: similarity distributions and grids of images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from pipeline_steps.io.atomic import atomic_path
+from pipeline_steps.io.figures import STYLE
 
 # Okabe and Ito (2008): told apart with any colour vision, and in this order by lightness too.
 COLOURS = {
@@ -29,20 +23,6 @@ COLOURS = {
     "idbooth": "#0072B2",
 }
 SPARE_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A900")
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so it is there everywhere
-    "font.size": 7.5,
-    "axes.titlesize": 8,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "consented-faces",
-}
 RIM = "#c9c9c9"
 
 Image = NDArray[np.uint8]
@@ -206,17 +186,6 @@ def grid_figure(rows: Sequence[GridRow], *, width: float, gap_after_first: bool 
                     figure.text(*place, texts[column], ha="center", va="bottom", fontsize=6)
             bottom -= under
     return figure
-
-
-def save_figure(figure: Figure, folder: Path, name: str, *, dpi: int) -> None:
-    """Write `<name>.svg` and `<name>.png`, without dates or program versions inside."""
-    with matplotlib.rc_context(STYLE):
-        for suffix, metadata in (
-            (".svg", {"Date": None, "Creator": None}),
-            (".png", {"Software": None}),
-        ):
-            with atomic_path(folder / f"{name}{suffix}") as temporary:
-                figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 
 def _densities(

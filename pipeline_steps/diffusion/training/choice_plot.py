@@ -9,8 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline_steps.evidence.figures.plots import STYLE
-from pipeline_steps.io.atomic import atomic_path
+from pipeline_steps.io.figures import STYLE, save_figure
 
 
 def draw_choice(path: Path, identity: str, choice: Mapping[str, Any], min_diversity: float) -> None:
@@ -38,5 +37,4 @@ def draw_choice(path: Path, identity: str, choice: Mapping[str, Any], min_divers
         right.set_ylim(bottom=0)
         right.spines["right"].set_visible(True)
         left.set_title(f"{identity}: step {choice['chosen']} is kept")
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, metadata={"Date": None})
+        save_figure(figure, path)
