@@ -20,6 +20,7 @@ pipeline_steps.faces.extractors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.study.command import run_main
+from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.evidence import FeaturesSettings
 
@@ -70,7 +72,7 @@ def run(
     from pipeline_steps.faces.extractors import load_extractor
     from pipeline_steps.io.hashes import sha256_json
     from pipeline_steps.io.weights import content_hashes
-    from pipeline_steps.study.store import FeatureStore, image_hash
+    from pipeline_steps.study.store import Rows
 
     weights = frozen.weights.get("extractor")
     if weights is None:
@@ -86,8 +88,9 @@ def run(
         check_colours(aligned, kept)
     extractor = load_extractor(weights, device)
     has_weights = weights.task != "pose" or weights.source != "none"
-    store = FeatureStore(
+    store = Rows(
         out,
+        key(frozen, preprocessing=extractor.preprocessing),
         extractor=weights.name,
         task=weights.task,
         architecture=weights.architecture,
@@ -121,6 +124,21 @@ def run(
         len(fresh),
     )
     return len(fresh)
+
+
+def image_hash(path: Path, landmarks: Any, sha256: str | None = None) -> str:
+    """SHA-256 of an image file and of the landmarks that belong to it.
+
+    Raises:
+        StepError: the file cannot be read, or is not what its manifest's ``sha256`` says.
+    """
+    import numpy as np
+
+    from pipeline_steps.io.images import noted_bytes
+
+    digest = hashlib.sha256(noted_bytes(path, sha256, "align"))
+    digest.update(np.asarray(landmarks, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def check_colours(aligned: Path, kept: Any) -> None:

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import sha256_file, sha256_json
-from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.runtime.command_line import add_paths, step_command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import gpu_lease
@@ -32,7 +31,6 @@ from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
 from pipeline_steps.seeds import seed_for
 from pipeline_steps.study.command import run_main
-from pipeline_steps.study.key import modules_behind
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.recognition import RecogniseSettings
 
@@ -204,10 +202,9 @@ def _content_key(
     frozen: Frozen[RecogniseSettings], training_set: TrainingSet, validation: Path, device: str
 ) -> str:
     """Key of all that the training's state follows from."""
-    code = modules_behind("recognise")
     return sha256_json(
         {
-            "code": {module: sha256_file(PROJECT_ROOT / module) for module in code},
+            "code": frozen.code,
             "settings": frozen.settings.model_dump(mode="json"),
             "seed": frozen.seed,
             "repetition": _repetition(frozen),

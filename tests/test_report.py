@@ -19,7 +19,7 @@ from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.report import main
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.key import modules_behind
+from pipeline_steps.study.code import texts_behind
 from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 METHODS = ("untuned", "dreambooth", "portraitbooth", "idbooth")
@@ -256,5 +256,5 @@ def test_missing_parts_are_named(study: Study) -> None:
 
 
 def test_editing_a_template_or_the_stylesheet_runs_the_report_again() -> None:
-    behind = {Path(path).name for path in modules_behind("report")}
-    assert {"page.html.j2", "pages.css", "pages.macros.html.j2", "report.py", "page.py"} <= behind
+    behind = {Path(path).name for path in texts_behind(["report:run"])}
+    assert {"page.html.j2", "pages.css", "pages.macros.html.j2"} <= behind

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.hashes import remembered_sha256
 from pipeline_steps.runtime.errors import StepError
 
 FOLDER_VARIABLE = "CONSENTED_FACES_WEIGHTS"  # where fetched weights lie; see weights_folder
@@ -69,6 +69,15 @@ class Weights(BaseModel):
         hidden = {"mirrors", "size", "purpose", "page", "components"}
         parts = {part: entry.frozen() for part, entry in self.components.items()}
         return self.model_dump(mode="json", exclude=hidden) | {"components": parts}
+
+    def with_contents(self) -> Weights:
+        """The entry with the hash of each of its files that is here, whether pinned or not."""
+        try:
+            found = {name: remembered_sha256(file) for name, file in _files(self).items()}
+        except StepError:  # not here yet
+            found = {}
+        parts = {part: entry.with_contents() for part, entry in self.components.items()}
+        return self.model_copy(update={"sha256": found | self.sha256, "components": parts})
 
     def with_components(self) -> list[Weights]:
         """The entry and the entries of its parts."""
@@ -185,7 +194,7 @@ def verify(weights: Weights) -> dict[str, str]:
         file = place / name if place.is_dir() else place
         if not file.is_file():
             raise StepError(f"weights {weights.name!r}: {file} is missing; fetch them again")
-        _compare(weights, name, file, sha256_file(file))
+        _compare(weights, name, file, remembered_sha256(file))
     parts = {part: verify(entry) for part, entry in weights.components.items()}
     return dict(weights.sha256) | _prefixed(parts)
 
@@ -200,7 +209,8 @@ def content_hashes(weights: Weights) -> dict[str, str]:
         StepError: the weights or one of their files are missing.
     """
     parts = {part: content_hashes(entry) for part, entry in weights.components.items()}
-    return {name: sha256_file(file) for name, file in _files(weights).items()} | _prefixed(parts)
+    own = {name: remembered_sha256(file) for name, file in _files(weights).items()}
+    return own | _prefixed(parts)
 
 
 def verified_hashes(weights: Weights) -> dict[str, str]:
@@ -210,7 +220,7 @@ def verified_hashes(weights: Weights) -> dict[str, str]:
         StepError: the weights or one of their files are missing, or have another hash.
     """
     files = _files(weights)
-    hashes = {name: sha256_file(file) for name, file in files.items()}
+    hashes = {name: remembered_sha256(file) for name, file in files.items()}
     for name in weights.sha256:
         if name not in files:
             raise StepError(f"weights {weights.name!r}: {name} is missing; fetch them again")

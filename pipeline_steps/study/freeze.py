@@ -6,12 +6,13 @@ So whatever one step does not use must not stand in its file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.diffusion.methods import METHODS, module_of
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.code import code_hash
 from pipeline_steps.study.registry import pick
 from pipeline_steps.study.settings.base import Section
 from pipeline_steps.study.settings.diffusion import PromptSet
@@ -65,8 +66,12 @@ def _entry(
     variant: Mapping[str, str] | None = None,
     weights: Mapping[str, Weights] | None = None,
     path: str | None = None,
+    code: Sequence[str] = (),
 ) -> Entry:
-    """Path and content of one frozen configuration; the path follows the variant's values."""
+    """Path and content of one frozen configuration; the path follows the variant's values.
+
+    ``code`` are the roots of the code that computes the step, where not all of it does.
+    """
     named = dict(variant or {})
     path = path or "/".join((step, *named.values()))
     return f"{path}.json", {
@@ -74,8 +79,11 @@ def _entry(
         "step": step,
         "seed": study.seed,
         "settings": settings.model_dump(mode="json") if isinstance(settings, Section) else settings,
-        "weights": {role: entry.frozen() for role, entry in (weights or {}).items()},
+        "weights": {
+            role: entry.with_contents().frozen() for role, entry in (weights or {}).items()
+        },
         "variant": named,
+        "code": code_hash(code or [f"{step}:run"]),
     }
 
 
@@ -112,7 +120,10 @@ def _of_generation(
             if method in METHODS:
                 tuning = study.finetune.resolved(base_model, method)
                 judges = weights | (judge if tuning.needs_faces(method) else {})
-                yield _entry(study, "finetune", tuning, variant=of_method, weights=judges)
+                code = ("finetune:run", f"{module_of(method)}:METHOD")
+                yield _entry(
+                    study, "finetune", tuning, variant=of_method, weights=judges, code=code
+                )
             gate = weights | _gate_weights(study, models, method)
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}
@@ -174,6 +185,7 @@ def freeze_world(study: Study) -> JsonObject:
         "settings": study.render_demo_world.model_dump(mode="json"),
         "weights": {},
         "variant": {},
+        "code": code_hash(["render_demo_world:run"]),
     }
 
 

@@ -12,12 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.diffusion.methods import module_of
 from pipeline_steps.io.atomic import json_text
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
 from pipeline_steps.naming import REAL, UNTUNED, WILD
 from pipeline_steps.study.freeze import freeze, freeze_world, gates_by_identity, uses_judge
-from pipeline_steps.study.key import modules_behind
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
@@ -67,18 +65,6 @@ class Plan:
     def rendered(self) -> bool:
         """Whether the study uses data of the rendered world."""
         return any(path.startswith(f"{WORLD}/") for path in self.put_in)
-
-    def code(self, step: str, method: str | None = None) -> list[str]:
-        """Modules whose change has to run the step again, relative to the working folder.
-
-        Args:
-            step: Name of the step.
-            method: For fine-tuning, the method; the others' modules are not among them.
-        """
-        more = [] if method is None else [module_of(method)]
-        if method is not None and self.study.finetune.choice is not None:
-            more.append("diffusion.training.choice")
-        return [project_file(module) for module in modules_behind(step, *more)]
 
     @property
     def sources(self) -> list[str]:

@@ -16,9 +16,7 @@ from typing import Any
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file, sha256_json
-from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.key import modules_behind
 from pipeline_steps.study.settings.base import Frozen
 
 ENDING = ".record.json"
@@ -48,13 +46,12 @@ def write_record(
         outputs: files that were made.
         inputs: files that they were made from; of feature files the header's facts go along.
     """
-    modules = modules_behind(frozen.step)
     content = {
         "study": frozen.study,
         "step": frozen.step,
         "seed": frozen.seed,
         "config_sha256": config_hash(frozen),
-        "code_sha256": sha256_json({name: sha256_file(PROJECT_ROOT / name) for name in modules}),
+        "code_sha256": frozen.code,
         "versions": {name: version(name) for name in PACKAGES},
         "outputs": {path.name: sha256_file(path) for path in outputs},
         "inputs": {path.as_posix(): _facts(path) for path in inputs},

@@ -1,73 +1,159 @@
-"""Features that were extracted before, found again by the content of the image.
+"""Finished items, kept until their key changes.
 
-A feature file has a hidden twin beside it, which a workflow manager knows nothing of and so leaves
-alone when it deletes and remakes the file. A row is used again when the image and its landmarks
-are the same, and the extractor's weights, options and preprocessing are.
+Whatever takes long is made item by item: an adapter, a sampled image, an aligned face, a
+recogniser. An item is finished when its entry stands in the folder's index: under its name, with
+the key that it was made under and the hashes of its files. The entry is written after the files
+(atomic writes, in that order), so a process that is killed at any moment leaves nothing that looks
+finished and is not.
+
+Workflow managers delete the outputs that they remake. The index, and files that no rule declares,
+stay; so a step that runs again makes only what is missing or has another key. Rows of features are
+kept in the same way in one file instead of many: :class:`Rows`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from pipeline_steps.io.images import noted_bytes
-from pipeline_steps.io.tensors import Features, load_features, save_features
+from pipeline_steps.io.atomic import write_json
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
 
-FLUSH = 8192  # images after which new rows are kept, so that a crash costs minutes
+INDEX = "items.json"
+FLUSH = 8192  # rows after which new ones are kept, so that a crash costs minutes
 
-Rows = NDArray[np.float32]
 
+@dataclass(frozen=True)
+class Item:
+    """A finished item.
 
-def image_hash(path: Path, landmarks: ArrayLike, sha256: str | None = None) -> str:
-    """SHA-256 of an image file and of the landmarks that belong to it.
-
-    Raises:
-        StepError: the file cannot be read, or is not what its manifest's ``sha256`` says.
+    Attributes:
+        key: What it was made under, see ``study.key``.
+        files: Path below the store's folder to SHA-256.
+        facts: What else is known of it, JSON values.
     """
-    digest = hashlib.sha256(noted_bytes(path, sha256, "align"))
-    digest.update(np.asarray(landmarks, dtype="<f8").tobytes())
-    return digest.hexdigest()
+
+    key: str
+    files: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """The finished items of one folder.
+
+    Args:
+        folder: Where the files lie, and the index.
+        index: Name of the index; a broken one counts as empty.
+    """
+
+    def __init__(self, folder: Path, index: str = INDEX) -> None:
+        self.folder = folder
+        self.index = folder / index
+        self._items: dict[str, Item] = {}
+        try:
+            plain = json.loads(self.index.read_text(encoding="utf-8"))
+            self._items = {name: Item(**entry) for name, entry in plain.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            pass
+
+    def find(self, name: str, key: str, *, whole: bool = True) -> Item | None:
+        """The item of a name, if it was made under this key.
+
+        Args:
+            name: The item's name.
+            key: What it would be made under now.
+            whole: Whether its files have to be there as they were made.
+        """
+        item = self._items.get(name)
+        if item is None or item.key != key or (whole and not self.is_whole(item)):
+            return None
+        return item
+
+    def is_whole(self, item: Item) -> bool:
+        """Whether all files of an item are there as they were made."""
+        paths = {self.folder / file: digest for file, digest in item.files.items()}
+        return all(path.is_file() and sha256_file(path) == paths[path] for path in paths)
+
+    def add(self, items: Mapping[str, Item]) -> None:
+        """Note items whose files have been written."""
+        self._items.update(items)
+        self._write()
+
+    def item(self, key: str, files: Iterable[str] = (), **facts: Any) -> Item:
+        """An item of files that lie in the folder, with their hashes."""
+        return Item(key, {file: sha256_file(self.folder / file) for file in files}, facts)
+
+    def retain(self, names: Iterable[str]) -> None:
+        """Forget all other items; their files stay."""
+        wanted = set(names)
+        if not self._items.keys() <= wanted:
+            self._items = {name: self._items[name] for name in self._items if name in wanted}
+            self._write()
+
+    def _write(self) -> None:
+        plain = {
+            name: {"key": item.key, "files": item.files, "facts": item.facts}
+            for name, item in self._items.items()
+        }
+        write_json(self.index, plain)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; a copy where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def twin(out: Path) -> Path:
-    """The hidden file beside a feature file."""
+    """The hidden file beside a feature file, in which its rows are kept."""
     return out.with_name(f".{out.name}")
 
 
-class FeatureStore:
-    """Rows of one set of images by one extractor.
+class Rows:
+    """Rows of one set of images by one extractor, found again by the content of the image.
 
     Args:
-        out: the feature file that is to be written.
-        about: what the rows depend on beside the image; goes into the file's metadata. Rows of a
-            file that says otherwise are not used.
+        out: The feature file that is to be written.
+        key: What the rows depend on beside the image; rows that were made under another one are
+            not used.
+        about: Further metadata of the file.
     """
 
-    def __init__(self, out: Path, **about: str) -> None:
+    def __init__(self, out: Path, key: str, **about: str) -> None:
         self.out = out
-        self.about = about
-        self.rows: dict[str, Rows] = {}
+        self.about = {"made_under": key, **about}
+        self.rows: dict[str, NDArray[np.float32]] = {}
         self.names: dict[str, str] = {}
         self.unsaved = 0
-        earlier = self._earlier()
-        if earlier is not None:
-            images = json.loads(earlier.metadata["images"])
-            self.rows = dict(zip(images, earlier.features, strict=True))
-            self.names = dict(zip(images, earlier.files, strict=True))
+        try:
+            earlier = load_features(twin(out))
+            if earlier.metadata.get("made_under") == key:
+                images = json.loads(earlier.metadata["images"])
+                self.rows = dict(zip(images, earlier.features, strict=True))
+                self.names = dict(zip(images, earlier.files, strict=True))
+        except (StepError, OSError, KeyError, ValueError):
+            pass  # a broken twin is no more than a lost one
 
     def missing(self, images: Sequence[str]) -> list[int]:
         """Indices of the images that have to be extracted; of equal images only the first."""
         first = {image: index for index, image in reversed(list(enumerate(images)))}
         return sorted(index for image, index in first.items() if image not in self.rows)
 
-    def add(self, images: Sequence[str], files: Sequence[str], rows: Rows) -> None:
+    def add(self, images: Sequence[str], files: Sequence[str], rows: NDArray[np.float32]) -> None:
         """Take in new rows [n, d], and keep them on disk from time to time."""
         self.rows.update(zip(images, rows, strict=True))
         self.names.update(zip(images, files, strict=True))
@@ -82,20 +168,15 @@ class FeatureStore:
         """Write the feature file and its twin, with these images only.
 
         Args:
-            images: hash of each image and its landmarks.
-            files: name of each image.
-            sources: hash of each image that these were aligned from, where it is known.
+            images: Hash of each image and of what else its row depends on.
+            files: Name of each image.
+            sources: Hash of each image that these were aligned from, where it is known.
 
         Returns:
             Number of features of each image.
         """
         self._save(self.out, images, files, sources)
-        place = twin(self.out)
-        place.unlink(missing_ok=True)
-        try:
-            os.link(self.out, place)  # the same bytes under two names take no space
-        except OSError:  # a file system without hard links
-            self._save(place, images, files, sources)
+        link(self.out, twin(self.out))
         return len(self.rows[images[0]])
 
     def _save(
@@ -104,14 +185,3 @@ class FeatureStore:
         rows = np.stack([self.rows[image] for image in images])
         lists = {"images": json.dumps(list(images)), "sources": json.dumps(list(sources))}
         save_features(path, rows, files, **lists, **self.about)
-
-    def _earlier(self) -> Features | None:
-        place = twin(self.out)
-        if not place.is_file():
-            return None
-        try:
-            earlier = load_features(place)
-        except StepError:  # a broken twin is no more than a lost one
-            return None
-        same = all(earlier.metadata.get(name) == value for name, value in self.about.items())
-        return earlier if same and "images" in earlier.metadata else None

@@ -3,7 +3,6 @@
 
 rule render_demo_world:
     input:
-        code=PLAN.code("render_demo_world"),
         config=f"{WORLD}/render_demo_world.json",
     output:
         photographs=expand(
@@ -44,7 +43,6 @@ rule render_demo_world:
 
 rule prepare:
     input:
-        code=PLAN.code("prepare"),
         config="<results>/config/prepare.json",
         sources=PLAN.photographs,
         withdrawn=PLAN.withdrawn,
@@ -75,7 +73,6 @@ rule prepare:
 # Fails at once where people are missing, and nothing waits for it: the others are computed all the same.
 rule check_dataset:
     input:
-        code=PLAN.code("check_dataset"),
         config="<results>/config/check_dataset.json",
         report=rules.prepare.output.report,
     output:
@@ -102,7 +99,6 @@ rule check_dataset:
 
 rule embed:
     input:
-        code=PLAN.code("embed"),
         config="<results>/config/embed.json",
         manifest=rules.prepare.output.manifest,
     output:

@@ -6,7 +6,6 @@
 
 rule prior:
     input:
-        code=PLAN.code("prior"),
         config="<results>/config/prior/{base_model}.json",
     output:
         manifest="<results>/prior/{base_model}/manifest.parquet",
@@ -33,7 +32,6 @@ rule prior:
 
 rule finetune:
     input:
-        code=lambda wildcards: PLAN.code("finetune", wildcards.method),
         config="<results>/config/finetune/{base_model}/{method}.json",
         manifest=rules.prepare.output.manifest,
         identities=rules.prepare.output.identities,
@@ -69,7 +67,6 @@ rule finetune:
 
 rule sample:
     input:
-        code=PLAN.code("sample"),
         config="<results>/config/sample/{base_model}/{method}/{prompts}.json",
         manifest=rules.prepare.output.manifest,
         identities=rules.prepare.output.identities,
@@ -106,7 +103,6 @@ rule sample:
 
 rule gather:
     input:
-        code=PLAN.code("gather"),
         parts=expand(
             "<results>/samples/{{base_model}}/{{method}}/{{prompts}}/cohorts/{cohort}.parquet",
             cohort=PLAN.cohorts,

@@ -7,7 +7,6 @@ FIGURES = ["distributions", "samples", "overview", "pose", "attributes"]
 
 rule tables:
     input:
-        code=PLAN.code("tables"),
         config="<results>/config/tables.json",
         scores=PLAN.scores,
         replicates=PLAN.replicates,
@@ -51,7 +50,6 @@ rule tables:
 
 rule figures:
     input:
-        code=PLAN.code("figures"),
         config="<results>/config/figures.json",
         dataset=rules.prepare.output.manifest,
         real=PLAN.judge_features("real"),
@@ -91,7 +89,6 @@ rule figures:
 
 rule provenance:
     input:
-        code=PLAN.code("provenance"),
         configs=list(PLAN.frozen),
         sources=PLAN.put_in,
         tables=rules.tables.output,
@@ -121,7 +118,6 @@ rule provenance:
 
 rule report:
     input:
-        code=PLAN.code("report"),
         config="<results>/config/report.json",
         manifests=PLAN.manifests,
         tables=rules.tables.output,

@@ -3,7 +3,6 @@
 
 rule export_variant:
     input:
-        code=PLAN.code("export"),
         config="<results>/config/export/{variant}.json",
         samples="<results>/samples/{variant}/manifest.parquet",
         aligned="<results>/aligned/{variant}/manifest.parquet",

@@ -3,7 +3,6 @@
 
 rule align_photographs:
     input:
-        code=PLAN.code("align"),
         config="<results>/config/align.json",
         manifest=rules.prepare.output.manifest,
     output:
@@ -31,7 +30,6 @@ rule align_photographs:
 
 rule align_in_the_wild:
     input:
-        code=PLAN.code("align"),
         config="<results>/config/align.json",
         images=STUDY.in_the_wild,
     output:
@@ -58,7 +56,6 @@ rule align_in_the_wild:
 
 rule align:
     input:
-        code=PLAN.code("align"),
         config="<results>/config/align.json",
         manifest="<results>/samples/{variant}/manifest.parquet",
     output:
@@ -87,7 +84,6 @@ rule align:
 # A reference set may be large: one job per extractor, so that a further one costs its own time only.
 rule features_of_reference:
     input:
-        code=PLAN.code("features"),
         config="<results>/config/features/{extractor}.json",
         aligned="<results>/aligned/{reference}/manifest.parquet",
     output:
@@ -115,7 +111,6 @@ rule features_of_reference:
 # A variant is small: all extractors in one process, whose start would cost more than its work.
 rule features:
     input:
-        code=PLAN.code("features"),
         configs=expand(
             "<results>/config/features/{extractor}.json", extractor=PLAN.extractors
         ),

@@ -4,7 +4,6 @@
 
 rule recognise:
     input:
-        code=PLAN.code("recognise"),
         config="<results>/config/recognise/{trained_on}/seed{repetition}.json",
         aligned=lambda wildcards: PLAN.aligned(wildcards.trained_on),
         validation=STUDY.validation,
@@ -35,7 +34,6 @@ rule recognise:
 
 rule verify:
     input:
-        code=PLAN.code("verify"),
         config="<results>/config/verify.json",
         model=rules.recognise.output.model,
         benchmarks=PLAN.verified,
@@ -61,7 +59,6 @@ rule verify:
 
 rule verify_templates:
     input:
-        code=PLAN.code("verify_templates"),
         config="<results>/config/verify_templates.json",
         model=rules.recognise.output.model,
         sets=STUDY.template_sets,

@@ -3,7 +3,6 @@
 
 rule score:
     input:
-        code=PLAN.code("score"),
         config="<results>/config/score/{kind}.json",
         variant=lambda wildcards: PLAN.features(wildcards.variant, wildcards.kind),
         real=lambda wildcards: PLAN.features("real", wildcards.kind),
@@ -33,7 +32,6 @@ rule score:
 
 rule score_identity:
     input:
-        code=PLAN.code("score"),
         config="<results>/config/score/identity.json",
         variant=lambda wildcards: PLAN.features(wildcards.variant, "identity"),
         real=PLAN.features("real", "identity"),
@@ -61,7 +59,6 @@ rule score_identity:
 
 rule score_references:
     input:
-        code=PLAN.code("score"),
         config="<results>/config/score/{kind}.json",
         real=lambda wildcards: PLAN.features("real", wildcards.kind),
         wild=lambda wildcards: PLAN.reference_features("wild", wildcards.kind),
@@ -91,7 +88,6 @@ rule score_references:
 
 rule audit:
     input:
-        code=PLAN.code("audit"),
         config="<results>/config/audit.json",
         variant=PLAN.audit_features("{variant}"),
         real=PLAN.audit_features("real"),

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_steps.identities.dataset import Subject, embeddings_file
-from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import UNTUNED
-from pipeline_steps.study.key import content_key, weights_hash
+from pipeline_steps.study.key import weights_hash
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
 
@@ -154,7 +154,7 @@ def judge_key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -
         parts["embeddings"] = sha256_file(embeddings_file(dataset, subject))
     if gate.min_quality is not None:
         parts["quality"] = weights_hash(frozen.weights["quality"])
-    return content_key(**parts)
+    return sha256_json(parts)
 
 
 def asks_for_similarity(frozen: Frozen[SampleSettings]) -> bool:

@@ -10,11 +10,10 @@ from typing import Any
 from pipeline_steps.diffusion.adapters.lora_files import FILE_NAME
 from pipeline_steps.diffusion.sampling.prompts import draw_prompts
 from pipeline_steps.identities.dataset import Subject
-from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.naming import GENERATED_BY, UNTUNED, VARIANT
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.seeds import seed_for
-from pipeline_steps.study.key import code_hash, content_key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import SampleSettings
 
@@ -121,15 +120,17 @@ def adapter_hash(folder: Path, token: str) -> tuple[str, str]:
 def image_keys(frozen: Frozen[SampleSettings], rows: Sequence[Row], base_sha256: str) -> list[str]:
     """Content key of each image."""
     common = {
-        "code": code_hash("sample"),
+        "code": frozen.code,
         "base_model": base_sha256,
         "resolution": frozen.weights["base_model"].options.get("resolution"),
         "precision": frozen.settings.precision,
     }
     return [
-        content_key(
-            common=common,
-            row={name: value for name, value in row.items() if name != "weights_source"},
+        sha256_json(
+            {
+                "common": common,
+                "row": {name: value for name, value in row.items() if name != "weights_source"},
+            }
         )
         for row in rows
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.diffusion.methods import METHODS, module_of
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.identities.dataset import Subject, embeddings_file
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.key import code_hash, content_key, weights_hash
+from pipeline_steps.study.key import weights_hash
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
@@ -28,11 +28,8 @@ def common_key(frozen: Frozen[FinetuneSettings], method: str, prior: Path) -> di
     """
     manifest = read_manifest(prior / "manifest.parquet", ["index", "sha256", "prompt", "kept"])
     kept = manifest[manifest["kept"].astype(bool)]
-    more = [module_of(method)]
-    if frozen.settings.choice is not None:
-        more.append("diffusion.training.choice")
     common = {
-        "code": code_hash("finetune", *more),
+        "code": frozen.code,
         "method": method,
         "seed": frozen.seed,
         "settings": frozen.settings.model_dump(mode="json"),
@@ -70,7 +67,7 @@ def subject_key(
     }
     if settings.needs_faces(method):
         own["embeddings"] = _hash_of(embeddings_file(dataset, subject))
-    return content_key(common=common, subject=own)
+    return sha256_json({"common": common, "subject": own})
 
 
 def _hash_of(path: Path) -> str:

@@ -41,6 +41,7 @@ class Frozen(Generic[S]):
         settings: The step's own settings.
         weights: Role ("base_model", "recogniser", "extractor") to registry entry.
         variant: What this file is for, e.g. base_model, method, prompts, trained_on, repetition.
+        code: Hash of the code that computes the step, see ``study.code``.
     """
 
     study: str
@@ -49,13 +50,14 @@ class Frozen(Generic[S]):
     settings: S
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: dict[str, str] = field(default_factory=dict)
+    code: str = ""
 
 
 def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen[S]:
     """Read a frozen step configuration.
 
     Args:
-        path: A JSON file with the keys study, step, seed, settings, weights and variant.
+        path: A JSON file with the keys study, step, seed, settings, weights, variant and code.
         settings_class: The step's settings model.
 
     Raises:
@@ -70,7 +72,7 @@ def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen
             f"configuration {path} is not JSON ({error}): run snakemake, which writes it again"
         ) from error
     expected = {"study", "step", "seed", "settings", "weights", "variant"}
-    if not isinstance(raw, dict) or set(raw) != expected:
+    if not isinstance(raw, dict) or set(raw) - {"code"} != expected:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
         raise StepError(f"configuration {path} has {found}, expected {sorted(expected)}")
     return Frozen(
@@ -83,6 +85,7 @@ def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen
             for role, entry in raw["weights"].items()
         },
         variant={str(key): str(value) for key, value in raw["variant"].items()},
+        code=str(raw.get("code", "")),
     )
 
 
