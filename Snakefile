@@ -22,8 +22,8 @@ include: "workflow/rules/common.smk"
 
 pathvars:
     results=S,
-    logs=f"{S}/logs",
-    benchmarks=f"{S}/benchmarks",
+    logs=LOGS,
+    benchmarks=BENCHMARKS,
 
 
 report: "workflow/report/workflow.rst"
@@ -42,8 +42,8 @@ include: "workflow/rules/export.smk"
 rule all:
     default_target: True
     input:
-        f"{S}/dataset/complete.json",
-        f"{S}/report.html",
+        at("complete"),
+        at("report"),
         PLAN.templates_verified,
 
 

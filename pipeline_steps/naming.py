@@ -21,3 +21,11 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     return tuple(
         (0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part
     )
+
+
+def identity_of(file: str) -> str:
+    """Identity of a relative file name: its first folder, or the name itself where there is none.
+
+    Images without a folder belong to nobody in particular, so each is its own identity.
+    """
+    return file.split("/", 1)[0]

@@ -77,7 +77,7 @@ def run(
             f"figures.identities of study {plan.study.name} names {identity}: take it out there "
             "first"
         )
-    items = inventory(results, identity) if results.is_dir() else []
+    items = inventory(results) if results.is_dir() else []
     hashes = hashes_of_identity(results, items, identity)
     photographs, unread = photograph_hashes(plan.study.prepare, identity)
     hashes |= photographs

@@ -83,7 +83,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
         },
         "recognise": {
             "recognise": amounts.images
-            * len(plan.models_trained)
+            * len(plan.jobs.get("recognise", []))
             * min(EPOCHS, study.recognise.epochs)
         },
         "prior": {},
@@ -98,7 +98,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
         _add(found["sample"], f"sample:{kind}", images * study.sample.steps / 30)
         for method in filter(plan.tuned, study.methods):
             settings = study.finetune.resolved(base_model, method)
-            judged = "finetune_judged" if plan.judged(method) else "finetune"
+            judged = "finetune_judged" if plan.guided(method) else "finetune"
             work = amounts.people * settings.steps * settings.batch_size
             _add(found["finetune"], f"{judged}:{kind}", work)
     return found
@@ -116,7 +116,7 @@ def disk(plan: Plan, amounts: Amounts) -> dict[str, float]:
         "align_in_the_wild": amounts.wild * ALIGNED_PNG,
         "align": of_variants * ALIGNED_PNG,
         "features": rows * len(plan.extractors) * FEATURE_ROW,
-        "recognise": len(plan.models_trained)
+        "recognise": len(plan.jobs.get("recognise", []))
         * RECOGNISER_BYTES.get(study.recognise.backbone, 10)
         * 1e6,
         "finetune": 0.0,

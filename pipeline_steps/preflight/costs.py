@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.preflight.amounts import amounts_of, disk, units
-from pipeline_steps.preflight.jobs import done, planned_jobs
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.plan import Plan
 
@@ -108,8 +107,8 @@ def costs_of(plan: Plan, root: Path = Path(), step_times: Path = STEP_TIMES) -> 
     amounts = amounts_of(plan, root)
     work, bytes_of = units(plan, amounts), disk(plan, amounts)
     rows = []
-    for rule, outputs in planned_jobs(plan).items():
-        finished = done(outputs, root)
+    for rule, outputs in plan.jobs.items():
+        finished = sum((root / path).is_file() for path in outputs)
         left = len(outputs) - finished
         mean = measured_seconds(root / plan.results / "benchmarks", rule)
         hours: tuple[float, float] | None = (0.0, 0.0)

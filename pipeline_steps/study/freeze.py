@@ -6,12 +6,13 @@ So whatever one step does not use must not stand in its file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline_steps.diffusion.methods import METHODS, module_of
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import roots_of
 from pipeline_steps.study.code import code_hash
 from pipeline_steps.study.registry import pick
 from pipeline_steps.study.settings.base import Section
@@ -66,12 +67,8 @@ def _entry(
     variant: Mapping[str, str] | None = None,
     weights: Mapping[str, Weights] | None = None,
     path: str | None = None,
-    code: Sequence[str] = (),
 ) -> Entry:
-    """Path and content of one frozen configuration; the path follows the variant's values.
-
-    ``code`` are the roots of the code that computes the step, where not all of it does.
-    """
+    """Path and content of one frozen configuration; the path follows the variant's values."""
     named = dict(variant or {})
     path = path or "/".join((step, *named.values()))
     return f"{path}.json", {
@@ -83,11 +80,11 @@ def _entry(
             role: entry.with_contents().frozen() for role, entry in (weights or {}).items()
         },
         "variant": named,
-        "code": code_hash(code or [f"{step}:run"]),
+        "code": code_hash(roots_of(step, **named)),
     }
 
 
-def _judge(study: Study, models: Mapping[str, Weights]) -> Weights:
+def _guide(study: Study, models: Mapping[str, Weights]) -> Weights:
     """The recogniser of the identity losses."""
     return pick(models, study.recogniser, "recogniser", "recogniser")
 
@@ -95,7 +92,7 @@ def _judge(study: Study, models: Mapping[str, Weights]) -> Weights:
 def _of_photographs(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
     yield _entry(study, "prepare", study.prepare)
     yield _entry(study, "check_dataset", study.check_dataset)
-    yield _entry(study, "embed", study.embed, weights={"recogniser": _judge(study, models)})
+    yield _entry(study, "embed", study.embed, weights={"recogniser": _guide(study, models)})
     yield _entry(study, "align", study.align)
 
 
@@ -103,7 +100,7 @@ def _of_generation(
     study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
 ) -> Iterator[Entry]:
     """Prior sets, fine-tuning and sampling, and what is exported of it."""
-    judge = {"recogniser": _judge(study, models)}
+    guide = {"recogniser": _guide(study, models)}
     for base_model in study.base_models:
         entry = pick(models, base_model, "base_models", "base_model")
         resolution = entry.options.get("resolution")
@@ -114,16 +111,13 @@ def _of_generation(
             )
         of_model = {"base_model": base_model}
         weights = {"base_model": entry}
-        yield _entry(study, "prior", study.prior, variant=of_model, weights=weights | judge)
+        yield _entry(study, "prior", study.prior, variant=of_model, weights=weights | guide)
         for method in study.methods:
             of_method = of_model | {"method": method}
             if method in METHODS:
                 tuning = study.finetune.resolved(base_model, method)
-                judges = weights | (judge if tuning.needs_faces(method) else {})
-                code = ("finetune:run", f"{module_of(method)}:METHOD")
-                yield _entry(
-                    study, "finetune", tuning, variant=of_method, weights=judges, code=code
-                )
+                guides = weights | (guide if tuning.needs_faces(method) else {})
+                yield _entry(study, "finetune", tuning, variant=of_method, weights=guides)
             gate = weights | _gate_weights(study, models, method)
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}
@@ -131,8 +125,8 @@ def _of_generation(
                 sampling = sampling.finding_faces_as(study.align)
                 yield _entry(study, "sample", sampling, variant=variant, weights=gate)
                 if method in METHODS:
-                    judges = weights | (judge if uses_judge(study, method) else {})
-                    yield _entry(study, "export", study.export, variant=variant, weights=judges)
+                    guides = weights | (guide if uses_guide(study, method) else {})
+                    yield _entry(study, "export", study.export, variant=variant, weights=guides)
 
 
 def _of_scores(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
@@ -167,8 +161,8 @@ def _of_recognition(study: Study) -> Iterator[Entry]:
 
 def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
     """Figures, tables and page; the latter two say which of the judges trained the images."""
-    guides = any(uses_judge(study, method) for method in study.methods)
-    guide = {"recogniser": _judge(study, models)} if guides else {}
+    guides = any(uses_guide(study, method) for method in study.methods)
+    guide = {"recogniser": _guide(study, models)} if guides else {}
     shown = figures_recogniser(study)
     yield _entry(study, "figures", study.figures.model_copy(update={"recogniser": shown}))
     yield _entry(study, "tables", study.tables, weights=guide)
@@ -185,11 +179,11 @@ def freeze_world(study: Study) -> JsonObject:
         "settings": study.render_demo_world.model_dump(mode="json"),
         "weights": {},
         "variant": {},
-        "code": code_hash(["render_demo_world:run"]),
+        "code": code_hash(roots_of("render_demo_world")),
     }
 
 
-def uses_judge(study: Study, method: str) -> bool:
+def uses_guide(study: Study, method: str) -> bool:
     """Whether a method's fine-tuning looks at faces, and so needs recogniser and embeddings."""
     return method in METHODS and any(
         study.finetune.resolved(base_model, method).needs_faces(method)
@@ -207,7 +201,7 @@ def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> d
     """Networks by which the gate of the sample step judges images."""
     gate, weights = study.sample.gate, {}
     if gates_by_identity(study, method):
-        weights["recogniser"] = _judge(study, models)
+        weights["recogniser"] = _guide(study, models)
     if gate is not None and gate.min_quality is not None:
         where = "score.quality.face_quality_extractor"
         name = study.score.quality.face_quality_extractor

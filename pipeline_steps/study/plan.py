@@ -6,16 +6,18 @@ Rules ask this module instead of the configuration, so that they hold no logic o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pipeline_steps.io.atomic import json_text
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
 from pipeline_steps.naming import REAL, UNTUNED, WILD
-from pipeline_steps.study.freeze import freeze, freeze_world, gates_by_identity, uses_judge
+from pipeline_steps.study.artefacts import at
+from pipeline_steps.study.freeze import freeze, freeze_world, gates_by_identity, uses_guide
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
@@ -26,7 +28,6 @@ from pipeline_steps.study.settings.study import (
     figures_recogniser,
     parts_of,
     read_study,
-    recognise_path,
     trained_on,
 )
 
@@ -56,7 +57,7 @@ class Plan:
     def frozen(self) -> dict[str, str]:
         """Path of every frozen configuration to its content, canonical JSON."""
         files = freeze(self.study, self.models, self.prompt_sets)
-        paths = {f"{self.results}/config/{path}": json_text(obj) for path, obj in files.items()}
+        paths = {self.at("config", file=path): json_text(obj) for path, obj in files.items()}
         if self.rendered:
             paths[f"{WORLD}/render_demo_world.json"] = json_text(freeze_world(self.study))
         return paths
@@ -66,6 +67,21 @@ class Plan:
         """Whether the study uses data of the rendered world."""
         return any(path.startswith(f"{WORLD}/") for path in self.put_in)
 
+    def at(self, artefact: str, **fields: Any) -> str:
+        """Path of one of the study's artefacts, see :func:`artefacts.at`."""
+        return at(self.results, artefact, **fields)
+
+    def config(self, name: str) -> str:
+        """Path of a frozen configuration, by the step's name and what it is for."""
+        return self.at("config", file=f"{name}.json")
+
+    def all(self, artefact: str, **fields: Iterable[Any]) -> list[str]:
+        """Paths of an artefact for all combinations of some fields' values."""
+        return [
+            self.at(artefact, **dict(zip(fields, values, strict=True)))
+            for values in product(*fields.values())
+        ]
+
     @property
     def sources(self) -> list[str]:
         """All sets of images: real, wild, and every variant."""
@@ -74,8 +90,7 @@ class Plan:
     @property
     def manifests(self) -> list[str]:
         """Manifests that tell which images were left out and why."""
-        aligned = [f"{self.results}/aligned/{source}/manifest.parquet" for source in self.sources]
-        return [f"{self.results}/dataset/manifest.parquet", *aligned]
+        return [self.at("manifest"), *self.all("aligned", source=self.sources)]
 
     @property
     def cohorts(self) -> list[str]:
@@ -112,62 +127,64 @@ class Plan:
         """The sample step's flag for fine-tuned weights; empty for the untuned model."""
         if not self.tuned(method):
             return ""
-        return f"--loras {self.results}/loras/{base_model}/{method}"
+        adapters = self.at("adapters", base_model=base_model, method=method)
+        return f"--loras {Path(adapters).parents[1].as_posix()}"
 
     def aligned(self, training_set: str) -> list[str]:
         """Manifests of the aligned images of a training set, by its folder name."""
         sets = {trained_on(name): parts_of(name) for name in self.study.training_sets}
-        return [f"{self.results}/aligned/{part}/manifest.parquet" for part in sets[training_set]]
-
-    def reference_features(self, source: str, kind: str) -> list[str]:
-        """Features of a reference set; identity has no use for people seen once."""
-        return [] if (source, kind) == (WILD, "identity") else self.features(source, kind)
+        return self.all("aligned", source=sets[training_set])
 
     def features(self, source: str, kind: str) -> list[str]:
-        """Feature files of a set of images that one kind of score needs."""
+        """Feature files that one kind of score needs of a set; identity has no use for people
+        who are seen once."""
+        if (source, kind) == (WILD, "identity"):
+            return []
         names = self.study.score.extractors(kind)
-        return [f"{self.results}/features/{source}/{name}.safetensors" for name in names]
+        return self.all("features", source=[source], extractor=names)
 
     def judge_features(self, source: str) -> str:
         """Embeddings of a set of images by the recogniser whose similarities the figures show."""
-        return f"{self.results}/features/{source}/{figures_recogniser(self.study)}.safetensors"
+        return self.at("features", source=source, extractor=figures_recogniser(self.study))
 
     def audit_features(self, source: str) -> str:
         """Embeddings of a set of images by the recogniser that audits."""
-        return f"{self.results}/features/{source}/{audit_recogniser(self.study)}.safetensors"
+        return self.at("features", source=source, extractor=audit_recogniser(self.study))
 
     @property
     def audits(self) -> list[str]:
         """Counts and verdicts of every variant's audit."""
-        return [f"{self.results}/audit/{name}.summary.csv" for name in self.study.variants]
+        return self.all("audit_summary", variant=self.study.variants)
 
     @property
     def audit_pairs(self) -> list[str]:
         """Image pairs of every variant's audit."""
-        return [f"{self.results}/audit/{name}.pairs.csv" for name in self.study.variants]
+        return self.all("audit_pairs", variant=self.study.variants)
 
     @property
     def scores(self) -> list[str]:
         """All score tables: the reference sets' own and every variant's, of every kind."""
         return [
-            f"{self.results}/scores/{kind}/{name}.csv"
+            path
             for kind in SCORE_KINDS
-            for name in ("reference", *self.study.variants)
+            for path in (
+                self.at("reference_scores", kind=kind),
+                *self.all("scores", kind=[kind], variant=self.study.variants),
+            )
         ]
 
     @property
     def replicates(self) -> list[str]:
         """Bootstrap replicates of every variant's error rates."""
-        return [f"{self.results}/scores/identity/{name}.parquet" for name in self.study.variants]
+        return self.all("replicates", kind=["identity"], variant=self.study.variants)
 
-    @property
-    def models_trained(self) -> list[str]:
-        """Folders of all recognisers that the study trains."""
-        return [
-            f"{self.results}/recognition/{recognise_path(source, repetition)}"
-            for source in self.study.training_sets
-            for repetition in range(self.study.recognise.repetitions)
-        ]
+    def of_recognisers(self, artefact: str) -> list[str]:
+        """One artefact of each recogniser that the study trains."""
+        return self.all(
+            artefact,
+            trained_on=map(trained_on, self.study.training_sets),
+            repetition=range(self.study.recognise.repetitions),
+        )
 
     @property
     def verified(self) -> list[str]:
@@ -178,8 +195,7 @@ class Plan:
     @property
     def templates_verified(self) -> list[str]:
         """Tables of all recognisers on the template sets; none where there are no such sets."""
-        models = self.models_trained if self.study.template_sets else []
-        return [f"{model}/templates.csv" for model in models]
+        return self.of_recognisers("templates") if self.study.template_sets else []
 
     @staticmethod
     def tuned(method: str) -> bool:
@@ -190,9 +206,59 @@ class Plan:
         """Whether sampling needs the embeddings of the photographs."""
         return gates_by_identity(self.study, method)
 
-    def judged(self, method: str) -> bool:
+    def guided(self, method: str) -> bool:
         """Whether a method's fine-tuning needs face embeddings."""
-        return uses_judge(self.study, method)
+        return uses_guide(self.study, method)
+
+    @cached_property
+    def jobs(self) -> dict[str, list[str]]:
+        """Rule to one output of each of its jobs, in the order in which results appear.
+
+        A test holds these equal to the workflow's own dry run. Rules without jobs are not there.
+        """
+        study = self.study
+        tuned = list(filter(self.tuned, study.methods))
+        models = study.base_models if tuned else ()
+        of_references = {
+            path: None
+            for source in (REAL, WILD)
+            for path in (
+                *(path for kind in SCORE_KINDS for path in self.features(source, kind)),
+                self.audit_features(source),
+            )
+        }
+        found = {
+            "freeze": list(self.frozen),
+            "render_demo_world": [f"{WORLD}/in_the_wild.zip"] if self.rendered else [],
+            "prepare": [self.at("manifest")],
+            "check_dataset": [self.at("complete")],
+            "embed": [self.at("embeddings_index")] if any(map(self.guided, tuned)) else [],
+            "prior": self.all("prior", base_model=models),
+            "finetune": self.all("adapters", base_model=models, method=tuned, share=self.cohorts),
+            "sample": self.all("samples_of_share", variant=study.variants, share=self.cohorts),
+            "gather": self.all("samples", variant=study.variants),
+            "align_photographs": [self.at("aligned", source=REAL)],
+            "align_in_the_wild": [self.at("aligned", source=WILD)],
+            "align": self.all("aligned", source=study.variants),
+            "features_of_reference": list(of_references),
+            "features": self.all("features", source=study.variants, extractor=self.extractors[:1]),
+            "score": self.all(
+                "scores",
+                kind=[kind for kind in SCORE_KINDS if kind != "identity"],
+                variant=study.variants,
+            ),
+            "score_identity": self.all("scores", kind=["identity"], variant=study.variants),
+            "score_references": self.all("reference_scores", kind=SCORE_KINDS),
+            "audit": self.all("audit", variant=study.variants),
+            "recognise": self.of_recognisers("recogniser"),
+            "verify": self.of_recognisers("verification"),
+            "verify_templates": self.templates_verified,
+            "tables": [self.at("table", table="quality", ending="csv")],
+            "figures": [self.at("figure", figure="distributions", ending="svg")],
+            "provenance": [self.at("provenance")],
+            "report": [self.at("report")],
+        }
+        return {rule: outputs for rule, outputs in found.items() if outputs}
 
 
 def project_file(path: str) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline_steps.preflight import dry_run
-from pipeline_steps.preflight.jobs import done, planned_jobs
 from pipeline_steps.study.plan import make_plan
 from pipeline_steps.study.settings.study import read_configs
 
@@ -21,20 +20,15 @@ def test_jobs_are_those_of_the_workflow(changes):
     plan = make_plan(config, "")
     counts, _ = dry_run.run(plan, config)
     assert counts.pop("all") == 1
-    assert {rule: len(outputs) for rule, outputs in planned_jobs(plan).items()} == counts
+    assert {rule: len(outputs) for rule, outputs in plan.jobs.items()} == counts
 
 
 def test_the_whole_paper_has_all_its_variants():
     plan = make_plan(read_configs([ROOT / "config" / "paper.yaml"]), "")
-    jobs = {rule: len(outputs) for rule, outputs in planned_jobs(plan).items()}
+    jobs = {rule: len(outputs) for rule, outputs in plan.jobs.items()}
     assert jobs["gather"] == 2 * 4 * 3
     assert jobs["finetune"] == 2 * 3 * plan.study.cohorts
     assert jobs["sample"] == jobs["gather"] * plan.study.cohorts
     assert jobs["recognise"] == 1 + 2 * 3 * 3
-    outputs = [path for of_rule in planned_jobs(plan).values() for path in of_rule]
+    outputs = [path for of_rule in plan.jobs.values() for path in of_rule]
     assert len(set(outputs)) == len(outputs)
-
-
-def test_what_is_there_counts_as_done(tmp_path):
-    (tmp_path / "a").write_text("")
-    assert done(["a", "b"], tmp_path) == 1

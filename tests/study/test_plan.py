@@ -90,10 +90,8 @@ def test_paths_of_the_project_are_relative_to_the_working_folder(working_folder:
 
 
 def test_identity_scores_need_no_features_of_people_seen_once(plan: Plan) -> None:
-    assert plan.reference_features("wild", "identity") == []
-    assert plan.reference_features("wild", "pose") == [
-        "results/demo/features/wild/landmark_pose.safetensors"
-    ]
+    assert plan.features("wild", "identity") == []
+    assert plan.features("wild", "pose") == ["results/demo/features/wild/landmark_pose.safetensors"]
 
 
 def test_every_recogniser_that_judges_gets_its_features(config: dict[str, Any]) -> None:
@@ -126,7 +124,9 @@ def test_a_training_set_may_join_several_sources(config: dict[str, Any]) -> None
         "results/demo/aligned/real/manifest.parquet",
         "results/demo/aligned/demo/idbooth/base/manifest.parquet",
     ]
-    assert "results/demo/recognition/real+demo-idbooth-base/seed0" in plan.models_trained
+    assert "results/demo/recognition/real+demo-idbooth-base/seed0" in [
+        str(Path(path).parent) for path in plan.jobs["recognise"]
+    ]
     frozen = plan.frozen["results/demo/config/recognise/real+demo-idbooth-base/seed0.json"]
     assert json.loads(frozen)["variant"]["trained_on"] == "real+demo-idbooth-base"
 

@@ -20,6 +20,9 @@ except (
     sys.exit(f"error: {error}")
 STUDY = PLAN.study
 S = PLAN.results
+at, conf = PLAN.at, PLAN.config  # paths of artefacts and of frozen configurations
+LOGS, BENCHMARKS = f"{S}/logs", f"{S}/benchmarks"
+VARIANT = "{base_model}/{method}/{prompts}"
 if workflow.is_main_process and notice(PLAN):
     print(notice(PLAN), file=sys.stderr)
 if workflow.is_main_process:

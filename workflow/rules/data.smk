@@ -43,13 +43,13 @@ rule render_demo_world:
 
 rule prepare:
     input:
-        config="<results>/config/prepare.json",
+        config=conf("prepare"),
         sources=PLAN.photographs,
         withdrawn=PLAN.withdrawn,
     output:
-        manifest="<results>/dataset/manifest.parquet",
-        identities="<results>/dataset/identities.csv",
-        report="<results>/dataset/report.json",
+        manifest=at("manifest"),
+        identities=at("identities"),
+        report=at("dataset_report"),
     log:
         "<logs>/prepare.log",
     benchmark:
@@ -73,10 +73,10 @@ rule prepare:
 # Fails at once where people are missing, and nothing waits for it: the others are computed all the same.
 rule check_dataset:
     input:
-        config="<results>/config/check_dataset.json",
+        config=conf("check_dataset"),
         report=rules.prepare.output.report,
     output:
-        "<results>/dataset/complete.json",
+        at("complete"),
     log:
         "<logs>/check_dataset.log",
     benchmark:
@@ -99,10 +99,10 @@ rule check_dataset:
 
 rule embed:
     input:
-        config="<results>/config/embed.json",
+        config=conf("embed"),
         manifest=rules.prepare.output.manifest,
     output:
-        "<results>/dataset/embeddings/index.json",
+        at("embeddings_index"),
     log:
         "<logs>/embed.log",
     benchmark:

@@ -6,10 +6,10 @@
 
 rule prior:
     input:
-        config="<results>/config/prior/{base_model}.json",
+        config=conf("prior/{base_model}"),
     output:
-        manifest="<results>/prior/{base_model}/manifest.parquet",
-        embeddings="<results>/prior/{base_model}/embeddings.safetensors",
+        manifest=at("prior"),
+        embeddings=at("prior_embeddings"),
     log:
         "<logs>/prior/{base_model}.log",
     benchmark:
@@ -32,16 +32,16 @@ rule prior:
 
 rule finetune:
     input:
-        config="<results>/config/finetune/{base_model}/{method}.json",
+        config=conf("finetune/{base_model}/{method}"),
         manifest=rules.prepare.output.manifest,
         identities=rules.prepare.output.identities,
         prior=rules.prior.output.manifest,
         embeddings=branch(
-            lambda wildcards: PLAN.judged(wildcards.method),
+            lambda wildcards: PLAN.guided(wildcards.method),
             then=[*rules.embed.output, rules.prior.output.embeddings],
         ),
     output:
-        "<results>/loras/{base_model}/{method}/cohorts/{cohort}-of-{cohorts}.json",
+        at("adapters", share="{cohort}-of-{cohorts}"),
     log:
         "<logs>/finetune/{base_model}/{method}/{cohort}-of-{cohorts}.log",
     benchmark:
@@ -67,7 +67,7 @@ rule finetune:
 
 rule sample:
     input:
-        config="<results>/config/sample/{base_model}/{method}/{prompts}.json",
+        config=conf("sample/{base_model}/{method}/{prompts}"),
         manifest=rules.prepare.output.manifest,
         identities=rules.prepare.output.identities,
         loras=branch(
@@ -77,7 +77,7 @@ rule sample:
             lambda wildcards: PLAN.gated(wildcards.method), then=rules.embed.output
         ),
     output:
-        "<results>/samples/{base_model}/{method}/{prompts}/cohorts/{cohort}-of-{cohorts}.parquet",
+        at("samples_of_share", variant=VARIANT, share="{cohort}-of-{cohorts}"),
     log:
         "<logs>/sample/{base_model}/{method}/{prompts}/{cohort}-of-{cohorts}.log",
     benchmark:
@@ -103,12 +103,9 @@ rule sample:
 
 rule gather:
     input:
-        parts=expand(
-            "<results>/samples/{{base_model}}/{{method}}/{{prompts}}/cohorts/{cohort}.parquet",
-            cohort=PLAN.cohorts,
-        ),
+        parts=PLAN.all("samples_of_share", variant=[VARIANT], share=PLAN.cohorts),
     output:
-        "<results>/samples/{base_model}/{method}/{prompts}/manifest.parquet",
+        at("samples", variant=VARIANT),
     log:
         "<logs>/gather/{base_model}/{method}/{prompts}.log",
     benchmark:

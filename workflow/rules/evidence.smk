@@ -7,26 +7,26 @@ FIGURES = ["distributions", "samples", "overview", "pose", "attributes"]
 
 rule tables:
     input:
-        config="<results>/config/tables.json",
+        config=conf("tables"),
         scores=PLAN.scores,
         replicates=PLAN.replicates,
-        verification=expand("{model}/verification.csv", model=PLAN.models_trained),
+        verification=PLAN.of_recognisers("verification"),
         audits=PLAN.audits,
     output:
         report(
             expand(
-                "<results>/tables/{table}.csv",
+                at("table", ending="csv"),
                 table=TABLES,
             ),
             caption="../report/tables.rst",
             category="Tables",
         ),
         expand(
-            "<results>/tables/{table}.{ending}",
+            at("table"),
             table=TABLES,
             ending=["md", "tex"],
         ),
-        "<results>/tables/comparison.csv",
+        at("table", table="comparison", ending="csv"),
     log:
         "<logs>/tables.log",
     benchmark:
@@ -50,21 +50,21 @@ rule tables:
 
 rule figures:
     input:
-        config="<results>/config/figures.json",
+        config=conf("figures"),
         dataset=rules.prepare.output.manifest,
         real=PLAN.judge_features("real"),
         variants=[PLAN.judge_features(variant) for variant in STUDY.variants],
         samples=expand(
-            "<results>/samples/{variant}/manifest.parquet", variant=STUDY.variants
+            at("samples"), variant=STUDY.variants
         ),
         pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.variants)],
     output:
         report(
-            expand("<results>/figures/{figure}.svg", figure=FIGURES),
+            expand(at("figure", ending="svg"), figure=FIGURES),
             caption="../report/figures.rst",
             category="Figures",
         ),
-        expand("<results>/figures/{figure}.png", figure=FIGURES),
+        expand(at("figure", ending="png"), figure=FIGURES),
     log:
         "<logs>/figures.log",
     benchmark:
@@ -94,7 +94,7 @@ rule provenance:
         tables=rules.tables.output,
         figures=rules.figures.output,
     output:
-        "<results>/provenance.json",
+        at("provenance"),
     log:
         "<logs>/provenance.log",
     benchmark:
@@ -107,8 +107,8 @@ rule provenance:
         mem_mb=1000,
         runtime=60,
     params:
-        benchmarks=f"{S}/benchmarks",
-        logs=f"{S}/logs",
+        benchmarks=BENCHMARKS,
+        logs=LOGS,
     message:
         "Provenance"
     shell:
@@ -118,7 +118,7 @@ rule provenance:
 
 rule report:
     input:
-        config="<results>/config/report.json",
+        config=conf("report"),
         manifests=PLAN.manifests,
         tables=rules.tables.output,
         figures=rules.figures.output,
@@ -126,7 +126,7 @@ rule report:
         provenance=rules.provenance.output,
     output:
         report(
-            "<results>/report.html",
+            at("report"),
             caption="../report/report.rst",
             category="Report",
         ),

@@ -3,14 +3,14 @@
 
 rule export_variant:
     input:
-        config="<results>/config/export/{variant}.json",
-        samples="<results>/samples/{variant}/manifest.parquet",
-        aligned="<results>/aligned/{variant}/manifest.parquet",
+        config=conf("export/{variant}"),
+        samples=at("samples"),
+        aligned=at("aligned", source="{variant}"),
         identities=rules.prepare.output.identities,
-        quality="<results>/tables/quality.csv",
-        identity="<results>/tables/identity.csv",
+        quality=at("table", table="quality", ending="csv"),
+        identity=at("table", table="identity", ending="csv"),
     output:
-        directory("<results>/export/{variant}"),
+        directory(f"{S}/export/{{variant}}"),
     log:
         "<logs>/export/{variant}.log",
     benchmark:

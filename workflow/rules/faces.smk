@@ -3,10 +3,10 @@
 
 rule align_photographs:
     input:
-        config="<results>/config/align.json",
+        config=conf("align"),
         manifest=rules.prepare.output.manifest,
     output:
-        "<results>/aligned/real/manifest.parquet",
+        at("aligned", source="real"),
     log:
         "<logs>/align/real.log",
     benchmark:
@@ -30,10 +30,10 @@ rule align_photographs:
 
 rule align_in_the_wild:
     input:
-        config="<results>/config/align.json",
+        config=conf("align"),
         images=STUDY.in_the_wild,
     output:
-        "<results>/aligned/wild/manifest.parquet",
+        at("aligned", source="wild"),
     log:
         "<logs>/align/wild.log",
     benchmark:
@@ -56,10 +56,10 @@ rule align_in_the_wild:
 
 rule align:
     input:
-        config="<results>/config/align.json",
-        manifest="<results>/samples/{variant}/manifest.parquet",
+        config=conf("align"),
+        manifest=at("samples"),
     output:
-        "<results>/aligned/{variant}/manifest.parquet",
+        at("aligned", source="{variant}"),
     log:
         "<logs>/align/{variant}.log",
     benchmark:
@@ -84,10 +84,10 @@ rule align:
 # A reference set may be large: one job per extractor, so that a further one costs its own time only.
 rule features_of_reference:
     input:
-        config="<results>/config/features/{extractor}.json",
-        aligned="<results>/aligned/{reference}/manifest.parquet",
+        config=conf("features/{extractor}"),
+        aligned=at("aligned", source="{reference}"),
     output:
-        "<results>/features/{reference}/{extractor}.safetensors",
+        at("features", source="{reference}"),
     log:
         "<logs>/features/{reference}/{extractor}.log",
     benchmark:
@@ -112,14 +112,11 @@ rule features_of_reference:
 rule features:
     input:
         configs=expand(
-            "<results>/config/features/{extractor}.json", extractor=PLAN.extractors
+            conf("features/{extractor}"), extractor=PLAN.extractors
         ),
-        aligned="<results>/aligned/{variant}/manifest.parquet",
+        aligned=at("aligned", source="{variant}"),
     output:
-        expand(
-            "<results>/features/{{variant}}/{extractor}.safetensors",
-            extractor=PLAN.extractors,
-        ),
+        PLAN.all("features", source=["{variant}"], extractor=PLAN.extractors),
     log:
         "<logs>/features/{variant}.log",
     benchmark:

@@ -4,12 +4,12 @@
 
 rule recognise:
     input:
-        config="<results>/config/recognise/{trained_on}/seed{repetition}.json",
+        config=conf("recognise/{trained_on}/seed{repetition}"),
         aligned=lambda wildcards: PLAN.aligned(wildcards.trained_on),
         validation=STUDY.validation,
     output:
-        model="<results>/recognition/{trained_on}/seed{repetition}/model.safetensors",
-        history="<results>/recognition/{trained_on}/seed{repetition}/history.csv",
+        model=at("recogniser"),
+        history=at("history"),
     log:
         "<logs>/recognise/{trained_on}/seed{repetition}.log",
     benchmark:
@@ -34,11 +34,11 @@ rule recognise:
 
 rule verify:
     input:
-        config="<results>/config/verify.json",
+        config=conf("verify"),
         model=rules.recognise.output.model,
         benchmarks=PLAN.verified,
     output:
-        "<results>/recognition/{trained_on}/seed{repetition}/verification.csv",
+        at("verification"),
     log:
         "<logs>/verify/{trained_on}/seed{repetition}.log",
     benchmark:
@@ -59,11 +59,11 @@ rule verify:
 
 rule verify_templates:
     input:
-        config="<results>/config/verify_templates.json",
+        config=conf("verify_templates"),
         model=rules.recognise.output.model,
         sets=STUDY.template_sets,
     output:
-        "<results>/recognition/{trained_on}/seed{repetition}/templates.csv",
+        at("templates"),
     log:
         "<logs>/verify_templates/{trained_on}/seed{repetition}.log",
     benchmark:

@@ -3,12 +3,12 @@
 
 rule score:
     input:
-        config="<results>/config/score/{kind}.json",
+        config=conf("score/{kind}"),
         variant=lambda wildcards: PLAN.features(wildcards.variant, wildcards.kind),
         real=lambda wildcards: PLAN.features("real", wildcards.kind),
         wild=lambda wildcards: PLAN.features("wild", wildcards.kind),
     output:
-        "<results>/scores/{kind}/{variant}.csv",
+        at("scores"),
     log:
         "<logs>/score/{kind}/{variant}.log",
     benchmark:
@@ -32,12 +32,12 @@ rule score:
 
 rule score_identity:
     input:
-        config="<results>/config/score/identity.json",
+        config=conf("score/identity"),
         variant=lambda wildcards: PLAN.features(wildcards.variant, "identity"),
         real=PLAN.features("real", "identity"),
     output:
-        table="<results>/scores/identity/{variant}.csv",
-        replicates="<results>/scores/identity/{variant}.parquet",
+        table=at("scores", kind="identity"),
+        replicates=at("replicates", kind="identity"),
     log:
         "<logs>/score/identity/{variant}.log",
     benchmark:
@@ -59,11 +59,11 @@ rule score_identity:
 
 rule score_references:
     input:
-        config="<results>/config/score/{kind}.json",
+        config=conf("score/{kind}"),
         real=lambda wildcards: PLAN.features("real", wildcards.kind),
-        wild=lambda wildcards: PLAN.reference_features("wild", wildcards.kind),
+        wild=lambda wildcards: PLAN.features("wild", wildcards.kind),
     output:
-        "<results>/scores/{kind}/reference.csv",
+        at("reference_scores"),
     log:
         "<logs>/score/{kind}/reference.log",
     benchmark:
@@ -88,19 +88,19 @@ rule score_references:
 
 rule audit:
     input:
-        config="<results>/config/audit.json",
+        config=conf("audit"),
         variant=PLAN.audit_features("{variant}"),
         real=PLAN.audit_features("real"),
         wild=PLAN.audit_features("wild"),
-        aligned="<results>/aligned/{variant}/manifest.parquet",
-        real_aligned="<results>/aligned/real/manifest.parquet",
-        wild_aligned="<results>/aligned/wild/manifest.parquet",
+        aligned=at("aligned", source="{variant}"),
+        real_aligned=at("aligned", source="real"),
+        wild_aligned=at("aligned", source="wild"),
     output:
-        table="<results>/audit/{variant}.csv",
-        pairs="<results>/audit/{variant}.pairs.csv",
-        summary="<results>/audit/{variant}.summary.csv",
+        table=at("audit"),
+        pairs=at("audit_pairs"),
+        summary=at("audit_summary"),
         page=report(
-            "<results>/audit/{variant}.html",
+            at("audit_page"),
             caption="../report/audit.rst",
             category="Identity audit",
             labels={"variant": "{variant}"},

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_steps.identities.consent.digests import WRITTEN, fingerprint, written_hashes
-from pipeline_steps.identities.consent.inventory import Item, Kind
+from pipeline_steps.identities.consent.inventory import Item
 from pipeline_steps.identities.consent.traces import notes
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import People
 from pipeline_steps.study.store import twin
 
 MANIFESTS = (
@@ -60,7 +61,7 @@ def plan_removal(
 
     Args:
         results: the results folder.
-        items: its inventory for this identity.
+        items: its inventory.
         identity: who.
         hashes: that stand for the identity.
     """
@@ -69,15 +70,15 @@ def plan_removal(
     unknown: list[str] = []
     for item in items:
         path = results / item.path
-        if item.kind is Kind.OWN:
+        if item.owner == identity:
             going.append(_removal(path, item.why))
-        elif item.kind is Kind.ROWS:
+        elif item.people is People.ROWS:
             if rows_kept(path, identity) is not None:
                 going.append(_removal(path, item.why, rewritten=True))
-        elif item.kind is Kind.AGGREGATE:
+        elif item.people is People.ALL:
             if counted or written_hashes(path) & hashes:
                 going.append(_removal(path, item.why))
-        elif item.kind is Kind.UNKNOWN:
+        elif item.people is None:
             if _names(path, identity) or written_hashes(path) & hashes:
                 going.append(_removal(path, f"{item.why}, but names {identity}"))
             else:

@@ -15,12 +15,13 @@ from pipeline_steps.identities.consent.digests import (
     hex_strings_of,
     written_hashes,
 )
-from pipeline_steps.identities.consent.inventory import Item, Kind, files_below
+from pipeline_steps.identities.consent.inventory import Item, files_below
 from pipeline_steps.io.hashes import sha256_bytes
 from pipeline_steps.io.images import BadImage
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import People
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
 SNAKEMAKE = ("metadata", "incomplete", "log", "slurm_logs")
@@ -44,11 +45,11 @@ def hashes_of_identity(results: Path, items: Iterable[Item], identity: str) -> s
     shared: set[str] = set()
     for item in items:
         path = results / item.path
-        if item.kind is Kind.OWN:
+        if item.owner == identity:
             own |= all_hashes(path)
-        elif item.kind in (Kind.OTHERS, Kind.INDEPENDENT):
+        elif item.people in (People.ONE, People.NONE):
             shared |= written_hashes(path)
-        elif item.kind in (Kind.AGGREGATE, Kind.ROWS):
+        elif item.people in (People.ALL, People.ROWS):
             mine, others = rows_of(path, identity)
             own |= mine
             shared |= others

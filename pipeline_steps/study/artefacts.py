@@ -1,0 +1,339 @@
+"""The ledger: every kind of file that a study makes, where it lies, who makes it, and whose it is.
+
+Paths of rules, counts of jobs, explanations, withdrawal and recomputation follow from this table;
+no other place says where a result lies. A new artefact is one line here, the rule that makes it,
+and the step.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.naming import REFERENCES, WILD
+from pipeline_steps.runtime.errors import StepError
+
+NOT_APPLICABLE = "-"  # method and prompts of a reference set
+
+
+class People(Enum):
+    """Whose a file is."""
+
+    ONE = "one identity's alone"
+    ROWS = "a row for every face; rows of one identity can go"
+    ALL = "made from all identities together"
+    NONE = "no identity had a part in it"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One kind of file below ``results/<study>``.
+
+    Attributes:
+        path: Template with the fields of ``FIELDS`` and others, which stand for one folder or name.
+        step: Module that makes it.
+        people: Whose it is.
+        made_from: What it is made from, by name; fields of one name have one value in both, and a
+            set's ``source`` is a variant, or stands for the photographs or the in-the-wild set.
+        code: Roots of the code that makes it what it is, with fields; none: all of its step.
+        what: What it is, for lists that people read.
+    """
+
+    path: str
+    step: str
+    people: People
+    made_from: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    what: str = "computed from all identities"
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The template as a regular expression with a group for each field."""
+        parts = re.split(r"\{(\w+)\}", self.path)
+        return re.compile(
+            "".join(
+                re.escape(part) if place % 2 == 0 else f"(?P<{part}>{FIELDS.get(part, ANY)})"
+                for place, part in enumerate(parts)
+            )
+        )
+
+
+ANY = "[^/]+"
+SHELVES = ("cohorts", "checkpoints", "images")  # folders that stand among those of identities
+FIELDS = {
+    "file": ".+",
+    "identity": rf"(?!(?:{'|'.join(SHELVES)})/)[^/.]+",
+    "reference": "|".join(REFERENCES),
+    "repetition": r"\d+",
+    "source": f"(?:{'|'.join(REFERENCES)}|{ANY}/{ANY}/{ANY})(?=/)",
+    "variant": f"{ANY}/{ANY}/[^/.]+",
+    "without_people": r"(?:freeze|prior)/.+|(?:align|features)/wild.+|render_demo_world\..+",
+}
+"""What a field of a template may be, where it is not any one name."""
+
+ONE, ROWS, ALL, NONE = People
+A = Artefact
+
+# First come, first served: what is special stands above what is general.
+ARTEFACTS: dict[str, Artefact] = {
+    "config": A("config/{file}", "freeze", NONE),
+    # photographs
+    "manifest": A("dataset/manifest.parquet", "prepare", ALL, what="lists all photographs"),
+    "identities": A("dataset/identities.csv", "prepare", ALL, what="lists all identities"),
+    "dataset_report": A("dataset/report.json", "prepare", ALL, what="tells of all photographs"),
+    "complete": A("dataset/complete.json", "check_dataset", ALL, ("dataset_report",)),
+    "image": A("dataset/images/{identity}/{file}", "prepare", ONE),
+    "embeddings_index": A("dataset/embeddings/index.json", "embed", ALL, ("manifest",)),
+    "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
+    "embeddings_half_written": A("dataset/embeddings/.{identity}.{file}", "embed", ONE),
+    # generation
+    "prior": A("prior/{base_model}/manifest.parquet", "prior", NONE),
+    "prior_embeddings": A("prior/{base_model}/embeddings.safetensors", "prior", NONE),
+    "prior_images": A("prior/{base_model}/{file}", "prior", NONE),
+    "adapters": A(
+        "loras/{base_model}/{method}/cohorts/{share}.json",
+        "finetune",
+        ALL,
+        ("manifest", "identities", "prior", "embeddings_index"),
+        code=("finetune:run", "diffusion.methods.{method}:METHOD"),
+        what="lists the weights of all identities",
+    ),
+    "training_state": A(
+        "loras/{base_model}/{method}/checkpoints/{of}/{identity}.{file}", "finetune", ONE
+    ),
+    "adapter": A(
+        "loras/{base_model}/{method}/{identity}/{file}", "finetune", ONE, ("image", "prior")
+    ),
+    "samples_of_share": A(
+        "samples/{variant}/cohorts/{share}.parquet", "sample", ALL, ("identities", "adapters")
+    ),
+    "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),
+    "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter",)),
+    # evidence
+    "aligned": A("aligned/{source}/manifest.parquet", "align", ALL, ("samples", "manifest")),
+    "aligned_in_the_wild": A("aligned/wild/{file}", "align", NONE),
+    "aligned_image": A("aligned/{source}/{identity}/{file}", "align", ONE, ("sample", "image")),
+    "feature_rows": A("features/{source}/.{extractor}.safetensors", "features", ROWS),
+    "features": A("features/{source}/{extractor}.safetensors", "features", ALL, ("aligned",)),
+    "reference_scores": A("scores/{kind}/reference.csv", "score", ALL, ("features",)),
+    "scores": A("scores/{kind}/{variant}.csv", "score", ALL, ("features",)),
+    "replicates": A("scores/{kind}/{variant}.parquet", "score", ALL, ("features",)),
+    "audit": A("audit/{variant}.csv", "audit", ALL, ("features", "aligned")),
+    "audit_pairs": A("audit/{variant}.pairs.csv", "audit", ALL, ("features", "aligned")),
+    "audit_summary": A("audit/{variant}.summary.csv", "audit", ALL, ("features", "aligned")),
+    "audit_page": A("audit/{variant}.html", "audit", ALL, what="shows identities"),
+    "recogniser": A(
+        "recognition/{trained_on}/seed{repetition}/model.safetensors",
+        "recognise",
+        ALL,
+        ("aligned",),
+        what="a recogniser trained on all identities",
+    ),
+    "history": A("recognition/{trained_on}/seed{repetition}/history.csv", "recognise", ALL),
+    "verification": A(
+        "recognition/{trained_on}/seed{repetition}/verification.csv",
+        "verify",
+        ALL,
+        ("recogniser",),
+    ),
+    "templates": A(
+        "recognition/{trained_on}/seed{repetition}/templates.csv",
+        "verify_templates",
+        ALL,
+        ("recogniser",),
+    ),
+    # what people read
+    "table": A(
+        "tables/{table}.{ending}",
+        "tables",
+        ALL,
+        ("scores", "reference_scores", "replicates", "verification", "audit_summary"),
+    ),
+    "figure": A(
+        "figures/{figure}.{ending}",
+        "figures",
+        ALL,
+        ("features", "samples"),
+        what="shows identities",
+    ),
+    "report": A(
+        "report.html",
+        "report",
+        ALL,
+        ("table", "figure", "audit_pairs", "manifest", "aligned", "provenance"),
+        what="shows identities",
+    ),
+    "provenance": A("provenance.json", "provenance", ALL, ("table", "figure", "config")),
+    "export": A("export/{variant}/{file}", "export", ALL, ("samples", "aligned", "table")),
+    # about jobs
+    "log_without_people": A("logs/{without_people}", "", NONE),
+    "log": A("logs/{file}", "", ALL, what="log of a step that saw all identities"),
+    "benchmark": A("benchmarks/{file}", "", NONE),
+}
+ARTEFACTS |= {  # records, indices, and what a killed job left half written
+    f"{folder}_further": A(f"{folder}/{{file}}", "", ALL)
+    for folder in (
+        *("dataset", "loras", "samples", "aligned", "features", "scores", "audit", "recognition"),
+        *("tables", "figures", "export"),
+    )
+}
+
+
+def roots_of(step: str, **fields: str) -> list[str]:
+    """Roots of the code that computes a step's results, see ``study.code``.
+
+    Args:
+        step: The step's module.
+        fields: What the results are for, where the code depends on it.
+    """
+    named = [root for of in ARTEFACTS.values() if of.step == step for root in of.code]
+    return [root.format(**fields) for root in dict.fromkeys(named)] or [f"{step}:run"]
+
+
+def at(results: str | Path, name: str, **fields: Any) -> str:
+    """Path of an artefact; fields that are not given stay, as wildcards of the workflow.
+
+    Args:
+        results: The results folder.
+        name: A key of ``ARTEFACTS``.
+        fields: Values of the template's fields.
+    """
+    given = {field: str(value) for field, value in fields.items()}
+    template = ARTEFACTS[name].path
+    unknown = given.keys() - set(re.findall(r"\{(\w+)\}", template))
+    if unknown:
+        raise KeyError(f"artefact {name} has no field {', '.join(sorted(unknown))}: {template}")
+    path = re.sub(r"\{(\w+)\}", lambda match: given.get(match[1], match[0]), template)
+    return f"{Path(results).as_posix()}/{path}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a study, as the ledger knows it.
+
+    Attributes:
+        name: Key of ``ARTEFACTS``.
+        fields: Values of the template's fields.
+    """
+
+    name: str
+    fields: dict[str, str]
+
+    @property
+    def artefact(self) -> Artefact:
+        return ARTEFACTS[self.name]
+
+    @property
+    def people(self) -> People:
+        """Whose the file is; strangers in the wild are no identities of the study."""
+        of_strangers = WILD in (self.fields.get("source"), self.fields.get("reference"))
+        return People.NONE if of_strangers else self.artefact.people
+
+
+def entry_of(path: str) -> Entry | None:
+    """What a file is, by its place; None for one that the project doesn't make.
+
+    Args:
+        path: Below the results folder, with slashes.
+    """
+    for name in _names_below().get(path.partition("/")[0], ()):
+        match = ARTEFACTS[name].pattern.fullmatch(path)
+        if match:
+            return Entry(name, match.groupdict())
+    return None
+
+
+@cache
+def _names_below() -> dict[str, list[str]]:
+    """First folder to the artefacts that lie in it, since a study may have a million files."""
+    found: dict[str, list[str]] = {}
+    for name, artefact in ARTEFACTS.items():
+        found.setdefault(artefact.path.partition("/")[0], []).append(name)
+    return found
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """One set of images.
+
+    Attributes:
+        base_model: Base model, or the reference set's name.
+        method, prompts: ``-`` for a reference set.
+    """
+
+    base_model: str
+    method: str = NOT_APPLICABLE
+    prompts: str = NOT_APPLICABLE
+
+    @classmethod
+    def named(cls, name: str) -> Source:
+        """The set of a name: ``real``, ``wild`` or ``<base model>/<method>/<prompts>``."""
+        return cls(*name.split("/"))
+
+    @property
+    def is_reference(self) -> bool:
+        """True for ``real`` and ``wild``."""
+        return self.method == NOT_APPLICABLE
+
+    @property
+    def name(self) -> str:
+        """``real``, ``wild`` or ``<base model>/<method>/<prompts>``."""
+        parts = (self.base_model, self.method, self.prompts)
+        return self.base_model if self.is_reference else "/".join(parts)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that name this set in every table."""
+        return {"base_model": self.base_model, "method": self.method, "prompts": self.prompts}
+
+
+def fields_of(path: Path, *names: str) -> dict[str, str]:
+    """Fields of a file of a study's results, wherever these lie.
+
+    Args:
+        path: The file.
+        names: What it may be, keys of ``ARTEFACTS``.
+
+    Raises:
+        StepError: the path has another shape.
+    """
+    for name in names:
+        for match in re.finditer(r"(?:^|/)(?=\w)", path.as_posix()):
+            found = ARTEFACTS[name].pattern.fullmatch(path.as_posix()[match.end() :])
+            if found:
+                return found.groupdict()
+    expected = " or ".join(ARTEFACTS[name].path for name in names)
+    raise StepError(f"cannot tell what {path} belongs to: expected …/{expected}")
+
+
+def source_of(path: Path, *names: str) -> Source:
+    """The set of images whose file this is; arguments and errors as of :func:`fields_of`."""
+    fields = fields_of(path, *names)
+    return Source.named(fields.get("source") or fields["variant"])
+
+
+def training_set_of(path: Path) -> tuple[str, Source, int]:
+    """Folder name, set and repetition of a file beside a trained recogniser.
+
+    The set of a name such as ``real`` or ``<base model>-<method>-<prompts>``; of several joined by
+    ``+`` the parts of their names are joined, too.
+
+    Raises:
+        StepError: the path has another shape.
+    """
+    fields = fields_of(path, "verification", "recogniser", "templates")
+    name = fields["trained_on"]
+    parts = [name] if name in REFERENCES else name.rsplit("-", 2)
+    if len(parts) == 2:
+        raise StepError(f"cannot tell what {path} was trained on: {name!r} is no set of images")
+    return name, Source(*parts), int(fields["repetition"])
+
+
+def sets_of(trained_on: str) -> list[str]:
+    """Names of the sets of images that a recogniser was trained on, from its folder's name."""
+    parts = trained_on.split("+")
+    return [part if part in REFERENCES else "/".join(part.rsplit("-", 2)) for part in parts]
