@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline_steps.identities.consent.digests import all_hashes, fingerprint, hex_strings
+from pipeline_steps.identities.consent.search import all_hashes, fingerprint, hex_strings
 
 FACE = b"\x89PNG a face"
 DIGEST = hashlib.sha256(FACE).hexdigest()

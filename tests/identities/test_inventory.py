@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.identities.consent.inventory import inventory, item_of, owners_in
+from pipeline_steps.identities.consent.search import inventory, item_of, owners_in
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.study.artefacts import People
 

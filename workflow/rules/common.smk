@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline_steps.check_study import notice, refuse_unready
-from pipeline_steps.identities.consent.at_start import remove_refused
+from pipeline_steps.identities.consent.withdrawal import remove_refused
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import candidate_gpus
 from pipeline_steps.runtime.run_lock import claim_run, clear_stale_locks, release_run

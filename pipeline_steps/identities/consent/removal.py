@@ -15,23 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_steps.identities.consent.digests import WRITTEN, fingerprint, written_hashes
-from pipeline_steps.identities.consent.inventory import Item
-from pipeline_steps.identities.consent.traces import notes
+from pipeline_steps.identities.consent.search import (
+    WRITTEN,
+    Item,
+    fingerprint,
+    globs_of,
+    notes,
+    written_hashes,
+)
 from pipeline_steps.io.hashes import sha256_file
-from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import load_features, save_features
+from pipeline_steps.naming import WILD
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import People
+from pipeline_steps.study.artefacts import ARTEFACTS, People
 from pipeline_steps.study.store import twin
 
-MANIFESTS = (
-    "dataset/manifest.parquet",
-    "samples/*/*/*/manifest.parquet",
-    "samples/*/*/*/cohorts/*.parquet",
-    "aligned/real/manifest.parquet",
-    "aligned/*/*/*/manifest.parquet",
-)
 TEXTS = frozenset({".log", ".json", ".csv", ".md", ".txt", ".html", ".tsv", ".tex", ".svg", ""})
 
 
@@ -98,8 +96,14 @@ def plan_notes(results: Path, identity: str, hashes: set[str], root: Path) -> li
 
 def is_counted(results: Path, identity: str) -> bool:
     """Whether an image of the identity is in what all identities' results were made from."""
-    for pattern in MANIFESTS:
-        for path in results.glob(pattern):
+    from pipeline_steps.io.manifests import read_manifest  # pandas loads slowly
+
+    for name in ("manifest", "samples", "samples_of_share", "aligned"):
+        for path in (
+            path for glob in globs_of(ARTEFACTS[name].path) for path in results.glob(glob)
+        ):
+            if path.parent.name == WILD:
+                continue
             try:
                 frame = read_manifest(path, ["identity"])
             except StepError:  # a broken table may hold anything
