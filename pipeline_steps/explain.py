@@ -9,15 +9,16 @@ Out: a tree on standard output, as text or JSON (--json). Every link is checked 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from json import dumps, loads
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from pipeline_steps.evidence.ancestry import Ancestry, Node
-from pipeline_steps.runtime.command_line import command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import ExitStatus, command, run_main
 
 SHOWN = 3  # of many like parts, where not all are asked for
 
@@ -36,7 +37,7 @@ def run(path: Path, *, row: int | None = None) -> Node:
     node = Ancestry(results, results.parent.parent).of(path, row)
     place = results / "provenance.json"
     if place.is_file():
-        told = json.loads(place.read_text(encoding="utf-8"))
+        told = loads(place.read_text(encoding="utf-8"))
         node.facts["code"] = told["code"]
         frozen = told["config"].items()
         used = [name for name, of in frozen if of["sha256"] == node.facts.get("config_sha256")]
@@ -85,25 +86,37 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("explain", __doc__)
-    parser.add_argument("file", type=Path, help="a file below results/<study>")
-    parser.add_argument("--row", type=int, help="row of a table, counted from 0")
-    parser.add_argument("--full", action="store_true", help="every image")
-    parser.add_argument("--json", action="store_true", help="the whole tree as JSON")
-    arguments = parser.parse_args(argv)
-    node = run(arguments.file, row=arguments.row)
+def tell(
+    file: Annotated[Path, tyro.conf.Positional],
+    *,
+    row: int | None = None,
+    full: bool = False,
+    json: bool = False,
+) -> ExitStatus:
+    """Print the tree of a file.
+
+    Args:
+        file: A file below results/<study>.
+        row: Row of a table, counted from 0.
+        full: Show every image.
+        json: Print the whole tree as JSON.
+
+    Returns:
+        1 where a link does not hold, else 0.
+    """
+    node = run(file, row=row)
     doubts = node.all_doubts()
-    if arguments.json:
-        print(json.dumps(node.as_json(), indent=1, default=str))
+    if json:
+        print(dumps(node.as_json(), indent=1, default=str))
     else:
-        print("\n".join(as_text(node, full=arguments.full)))
+        print("\n".join(as_text(node, full=full)))
         print(f"\n{len(doubts)} links do not hold." if doubts else "\nEvery link holds.")
         for doubt in doubts:
             print(f"  {doubt}")
-    return 1 if doubts else 0
+    return ExitStatus(bool(doubts))
 
+
+main = command(tell)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -33,11 +33,10 @@ from typing import Any
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights, content_hashes
-from pipeline_steps.runtime.command_line import add_paths, command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.machine import machine_of_log, this_machine
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import validated
 
 NUMBERS = {"wall_seconds": "s", "processor_seconds": "cpu_time", "memory_mib": "max_rss"}
@@ -233,26 +232,7 @@ def _number(text: str | None) -> float:
         return 0.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("provenance", __doc__)
-    add_paths(parser, "--configs", "frozen configurations (JSON)", required=True)
-    parser.add_argument(
-        "--benchmarks", type=Path, required=True, help="folder of the workflow's benchmark files"
-    )
-    parser.add_argument("--logs", type=Path, required=True, help="folder of the jobs' logs")
-    add_paths(parser, "--sources", "files and folders that were put in", metavar="PATH")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    arguments = parser.parse_args(argv)
-    run(
-        configs=arguments.configs,
-        benchmarks=arguments.benchmarks,
-        logs=arguments.logs,
-        sources=arguments.sources,
-        out=arguments.out,
-    )
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -57,7 +57,7 @@ def command(function: Callable[..., Any], *, hidden: Sequence[str] = ()) -> Main
         given: dict[str, Any] = tyro.cli(
             _collector(function, vars(module), hidden),
             prog=f"python -m {name}",
-            description=module.__doc__,
+            description=(module.__doc__ or "").replace("\nOut:", "\n\nOut:"),  # keeps the line
             args=sys.argv[1:] if argv is None else list(argv),
             config=(tyro.conf.FlagCreatePairsOff,),
         )
