@@ -21,11 +21,15 @@ from torch.nn import functional
 from torchvision.transforms.v2 import RandAugment
 
 from pipeline_steps.recognition.augmentation import randaugment
-from pipeline_steps.recognition.backbones import Architecture, architecture, to_device
-from pipeline_steps.recognition.inference import embed_with_flip, to_input
+from pipeline_steps.recognition.backbones import (
+    Architecture,
+    architecture,
+    embed_with_flip,
+    to_device,
+    to_input,
+)
 from pipeline_steps.recognition.margins import MarginHead
-from pipeline_steps.recognition.schedule import Schedule
-from pipeline_steps.recognition.training import Recipe, train
+from pipeline_steps.recognition.training import Recipe, Schedule, train
 
 CLASSES = 16
 OPERATIONS, MAGNITUDE = 4, 16

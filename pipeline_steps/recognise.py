@@ -37,8 +37,7 @@ from pipeline_steps.study.settings.recognition import RecogniseSettings
 if TYPE_CHECKING:
     from pipeline_steps.recognition.backbones import Architecture
     from pipeline_steps.recognition.dataset import TrainingSet
-    from pipeline_steps.recognition.schedule import Epoch
-    from pipeline_steps.recognition.training import Recipe
+    from pipeline_steps.recognition.training import Epoch, Recipe
 
 HISTORY_COLUMNS = ("epoch", "learning_rate", "loss", "validation_accuracy", "best")
 
@@ -76,11 +75,10 @@ def run(
         )
     import torch
 
-    from pipeline_steps.recognition.backbones import save_backbone, to_device
+    from pipeline_steps.io.checkpoint import Checkpoints
+    from pipeline_steps.recognition.backbones import save_backbone, to_device, verify_benchmark
     from pipeline_steps.recognition.benchmarks import read_bin
-    from pipeline_steps.recognition.checkpoints import Checkpoints
     from pipeline_steps.recognition.dataset import load_training_set
-    from pipeline_steps.recognition.inference import verify_benchmark
     from pipeline_steps.recognition.margins import MarginHead
     from pipeline_steps.recognition.training import train
 
@@ -149,8 +147,7 @@ def architecture_of(settings: RecogniseSettings) -> Architecture:
 
 def recipe_of(settings: RecogniseSettings) -> Recipe:
     """The training recipe that settings describe."""
-    from pipeline_steps.recognition.schedule import Schedule
-    from pipeline_steps.recognition.training import Recipe
+    from pipeline_steps.recognition.training import Recipe, Schedule
 
     augment = None
     if settings.augmentation == "randaugment":

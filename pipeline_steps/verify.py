@@ -57,9 +57,8 @@ def run(
     names = [path.stem for path in benchmarks]
     if len(set(names)) != len(names):
         raise StepError(f"two benchmarks share a name: {', '.join(names)}; rename one file")
-    from pipeline_steps.recognition.backbones import load_backbone, to_device
+    from pipeline_steps.recognition.backbones import load_backbone, to_device, verify_benchmark
     from pipeline_steps.recognition.benchmarks import read_bin
-    from pipeline_steps.recognition.inference import verify_benchmark
 
     log = get_logger("verify")
     backbone, architecture, metadata = load_backbone(model)

@@ -7,7 +7,7 @@ Out: templates.csv: set, fmr, tpr, low, high, threshold, n_genuine, n_impostor, 
      rate. low and high: 95 % Wilson interval over genuine pairs. Images that cannot be read are
      left out, and pairs of a template of which no image is left.
 
-Source: see pipeline_steps.recognition.templates.
+Source: see pipeline_steps.recognition.protocol.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline_steps.study.settings.recognition import VerifyTemplatesSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.faces.iresnet import IResNet
-    from pipeline_steps.recognition.templates import TemplateSet
+    from pipeline_steps.recognition.protocol import TemplateSet
 
 CHUNK = 1024  # images in memory at once
 COLUMNS = (
@@ -65,7 +65,7 @@ def run(
         StepError: an unusable model or set.
     """
     from pipeline_steps.recognition.backbones import load_backbone, to_device
-    from pipeline_steps.recognition.templates import read_template_set
+    from pipeline_steps.recognition.protocol import read_template_set
 
     network = load_backbone(model)[0]
     to_device(network, device)
@@ -89,7 +89,7 @@ def evaluate(
 ) -> list[dict[str, object]]:
     """Rows of one set, without its name: one per false match rate."""
     from pipeline_steps.metrics.intervals import wilson_interval
-    from pipeline_steps.recognition.templates import pair_scores, pool, tpr_at_fmr
+    from pipeline_steps.recognition.protocol import pair_scores, pool, tpr_at_fmr
 
     kept, embeddings = _embed(network, folder / "images", templates.files)
     if not len(kept):
@@ -126,7 +126,7 @@ def evaluate(
 
 def _embed(network: IResNet, images: Path, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the readable files, and the sums of both embeddings of each [n, d]."""
-    from pipeline_steps.recognition.inference import embed_both_ways
+    from pipeline_steps.recognition.backbones import embed_both_ways
 
     kept: list[int] = []
     sums: list[np.ndarray] = [np.zeros((0, network.embedding_dim))]

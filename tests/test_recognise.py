@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from pipeline_steps import recognise
+from pipeline_steps.io.checkpoint import FOLDER
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
-from pipeline_steps.recognition.checkpoints import FOLDER
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.recognition import RecogniseSettings
 

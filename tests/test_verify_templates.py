@@ -13,8 +13,7 @@ import torch
 
 from pipeline_steps import verify_templates
 from pipeline_steps.io.images import write_png
-from pipeline_steps.recognition.backbones import architecture, save_backbone
-from pipeline_steps.recognition.inference import embed_both_ways
+from pipeline_steps.recognition.backbones import architecture, embed_both_ways, save_backbone
 from pipeline_steps.runtime.errors import StepError
 
 PEOPLE, TEMPLATES, IMAGES = 12, 3, 3

@@ -27,8 +27,7 @@ from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.faces.transfer import send
 from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.margins import MARGINS, MarginHead
-from pipeline_steps.recognition.schedule import Schedule
-from pipeline_steps.recognition.training import Recipe, train
+from pipeline_steps.recognition.training import Recipe, Schedule, train
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.study.settings.diffusion import ChoiceSettings
 from tests.devices import full_width

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline_steps.recognition import binary_pairs
+from pipeline_steps.recognition import benchmarks as binary_pairs
 from pipeline_steps.recognition.benchmarks import read_bin
 from pipeline_steps.runtime.errors import StepError
 from tests.recognition.bin_files import encode, pictures, put

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.recognition.templates import (
+from pipeline_steps.recognition.protocol import (
     pair_scores,
     pool,
     read_template_set,

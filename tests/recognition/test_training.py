@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline_steps.io.checkpoint import FOLDER, Checkpoints
 from pipeline_steps.recognition import training
 from pipeline_steps.recognition.augmentation import randaugment
-from pipeline_steps.recognition.checkpoints import FOLDER, Checkpoints
-from pipeline_steps.recognition.inference import embed_with_flip, to_input
+from pipeline_steps.recognition.backbones import embed_with_flip, to_input
 from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.recognition.protocol import pair_distances
-from pipeline_steps.recognition.schedule import Epoch, Schedule
-from pipeline_steps.recognition.training import Recipe, train
+from pipeline_steps.recognition.training import Epoch, Recipe, Schedule, train
 from pipeline_steps.runtime.errors import Interrupted
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from pipeline_steps.demo_world.rendering.degradation import degrade
 from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.recognition.inference import to_input
+from pipeline_steps.recognition.backbones import to_input
 from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.seeds import seed_for, torch_generator
 
