@@ -20,23 +20,21 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import RandAugment
 
-from pipeline_steps.recognition.augmentation import randaugment
-from pipeline_steps.recognition.backbones import (
-    Architecture,
-    architecture,
-    embed_with_flip,
-    to_device,
-    to_input,
-)
+from pipeline_steps.recognition.backbones import Architecture, embed, to_device, to_input
 from pipeline_steps.recognition.margins import MarginHead
-from pipeline_steps.recognition.training import Recipe, Schedule, train
+from pipeline_steps.recognition.training import train
+from pipeline_steps.study.settings.recognition import RecogniseSettings
 
 CLASSES = 16
 OPERATIONS, MAGNITUDE = 4, 16
 
 
 def plain_epoch(
-    network: nn.Module, head: MarginHead, images: np.ndarray, recipe: Recipe, augment: bool
+    network: nn.Module,
+    head: MarginHead,
+    images: np.ndarray,
+    settings: RecogniseSettings,
+    augment: bool,
 ) -> None:
     """One epoch of the textbook loop."""
     device = next(network.parameters()).device
@@ -45,14 +43,13 @@ def plain_epoch(
     transform = RandAugment(OPERATIONS, MAGNITUDE)
     network.train()
     order = torch.randperm(len(images))
-    for rows in order[: len(order) // recipe.batch_size * recipe.batch_size].split(
-        recipe.batch_size
-    ):
+    size = min(settings.batch_size, len(images))
+    for rows in order[: len(order) // size * size].split(size):
         batch = torch.from_numpy(images[rows.numpy()])
         if augment:
             pictures = [transform(image) for image in batch.permute(0, 3, 1, 2)]
             batch = torch.stack(pictures).permute(0, 2, 3, 1)
-        x = to_input(batch.to(device), recipe.input_size).contiguous()
+        x = to_input(batch.to(device), settings.input_size).contiguous()
         classes = (rows % CLASSES).to(device)
         loss = functional.cross_entropy(head(network(x), classes), classes)
         optimiser.zero_grad()
@@ -84,32 +81,31 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def works(
-    built_as: Architecture, images: np.ndarray, recipe: Recipe, device: str
+    built_as: Architecture, images: np.ndarray, settings: RecogniseSettings, device: str
 ) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     """What is measured, by name: the plain form and ours."""
     labels = np.arange(len(images)) % CLASSES
-    size = recipe.input_size
+    size = settings.input_size
     plain = built_as.build().to(device)
     ours = to_device(built_as.build(), device)
     head = MarginHead(built_as.embedding_dim, CLASSES).to(device)
 
     def epoch(augment: bool) -> object:
-        chosen = randaugment(OPERATIONS, MAGNITUDE) if augment else None
-        once = Recipe(**{**vars(recipe), "augment": chosen})
+        once = settings.model_copy(update={"augmentation": "randaugment" if augment else "none"})
         return train(ours, head, images, labels, once, validate=lambda network: 0.0, seed=0)
 
     return {
         "training": (
-            lambda: plain_epoch(plain, head, images, recipe, augment=False),
+            lambda: plain_epoch(plain, head, images, settings, augment=False),
             lambda: epoch(augment=False),
         ),
         "training, RandAugment": (
-            lambda: plain_epoch(plain, head, images, recipe, augment=True),
+            lambda: plain_epoch(plain, head, images, settings, augment=True),
             lambda: epoch(augment=True),
         ),
         "embedding": (
             lambda: plain_embeddings(plain, images, size),
-            lambda: embed_with_flip(ours, images, input_size=size),
+            lambda: embed(ours, images, input_size=size),
         ),
     }
 
@@ -126,25 +122,22 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if arguments.backbone == "demo":
-        built_as = architecture(
-            "custom", layers=(1, 1, 1, 1), widths=(16, 16, 32, 64, 128), embedding_dim=128,
-            input_size=64, dropout=0.4,
-        )  # fmt: skip
-        batch_size = 16
-    else:
-        built_as, batch_size = architecture(arguments.backbone, dropout=0.4), 128
-    recipe = Recipe(
-        schedule=Schedule(epochs=1),
-        input_size=built_as.input_size,
-        batch_size=min(batch_size, arguments.images),
-        bfloat16=arguments.bfloat16,
+    demo = {
+        "backbone": "custom", "layers": (1, 1, 1, 1), "widths": (16, 16, 32, 64, 128),
+        "embedding_dim": 128, "input_size": 64, "batch_size": 16,
+    }  # fmt: skip
+    chosen = demo if arguments.backbone == "demo" else {"backbone": arguments.backbone}
+    settings = RecogniseSettings.model_validate(
+        chosen
+        | {"epochs": 1, "precision": "bfloat16" if arguments.bfloat16 else "float32"}
+        | {"randaugment_operations": OPERATIONS, "randaugment_magnitude": MAGNITUDE}
     )
+    built_as = Architecture.of(settings)
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (arguments.images, 14, 14, 3), dtype=np.uint8)
     images = coarse.repeat(8, 1).repeat(8, 2)
     print(f"{arguments.backbone}, {device}, {arguments.threads} threads: images per second")
-    for name, pair in works(built_as, images, recipe, device).items():
+    for name, pair in works(built_as, images, settings, device).items():
         best = [float("inf")] * 2
         for _ in range(2):
             best = [min(b, seconds(work, device)) for b, work in zip(best, pair, strict=True)]

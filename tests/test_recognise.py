@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 from pipeline_steps import recognise
-from pipeline_steps.io.checkpoint import FOLDER
-from pipeline_steps.io.images import write_png
+from pipeline_steps.io.images import read_image, write_png
 from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.recognise import HISTORY, MODEL
 from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.recognition import RecogniseSettings
+from pipeline_steps.study.store import INDEX
 
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40], [40, 180, 180]])
 SMALL = {
@@ -111,10 +112,42 @@ def test_it_writes_a_model_and_its_history(arguments: list[str], tmp_path: Path)
     assert float(rows[0]["learning_rate"]) == pytest.approx(0.1 / 512 * 8)
     accuracies = [float(row["validation_accuracy"]) for row in rows]
     assert rows[int(np.argmax(accuracies))]["best"] == "1"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "model.safetensors",
-        "history.csv",
-    }
+    kept = tmp_path / "out" / recognise.KEPT
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {kept.name, MODEL, HISTORY}
+    assert {path.name for path in kept.iterdir()} == {INDEX, MODEL, HISTORY}
+
+
+def test_what_was_trained_is_not_trained_again_until_something_counts(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert recognise.main(arguments) == 0
+    model, history = (out / MODEL).read_bytes(), (out / HISTORY).read_bytes()
+
+    def trains() -> bool:
+        """Run again as a workflow manager does: the outputs are gone first."""
+        for name in (MODEL, HISTORY):
+            (out / name).unlink()
+        stamp = (out / recognise.KEPT / MODEL).stat().st_mtime_ns
+        assert recognise.main(arguments) == 0
+        return (out / MODEL).stat().st_mtime_ns != stamp
+
+    for path in (tmp_path / "real").rglob("*"):
+        os.utime(path)
+    assert not trains()
+    assert ((out / MODEL).read_bytes(), (out / HISTORY).read_bytes()) == (model, history)
+    (out / recognise.KEPT / MODEL).write_bytes(model[:-1])  # damaged: made anew
+    assert trains()
+    assert (out / MODEL).read_bytes() == model
+    image = tmp_path / "real" / "ID_1" / "0.png"
+    write_png(image, 255 - read_image(image.read_bytes()))
+    assert trains()
+    assert (out / MODEL).read_bytes() != model
+    benchmark(tmp_path / "plain.bin", seed=10)
+    assert trains()
+    config(tmp_path / "recognise.json", weight_decay=0.1)
+    assert trains()
+    assert not trains()
 
 
 def test_the_same_inputs_give_the_same_bytes_and_repetitions_differ(tmp_path: Path) -> None:
@@ -129,7 +162,8 @@ def test_the_same_inputs_give_the_same_bytes_and_repetitions_differ(tmp_path: Pa
 
 def test_real_and_synthetic_sources_are_joined(arguments: list[str], tmp_path: Path) -> None:
     synthetic = aligned(tmp_path / "synthetic", identities=5, each=3, seed=1)
-    assert recognise.main([*arguments, f"--aligned={synthetic}"]) == 0
+    joined = ["--aligned", str(tmp_path / "real"), str(synthetic)]
+    assert recognise.main([arguments[0], *joined, *arguments[2:]]) == 0
     metadata = load_backbone(tmp_path / "out" / "model.safetensors")[2]
     assert metadata["n_images"] == "35"
     assert len(json.loads(metadata["identities"])) == 5
@@ -141,7 +175,7 @@ def test_another_validation_benchmark_than_configured_is_refused(
 ) -> None:
     other = benchmark(tmp_path / "cross_age.bin")
     with pytest.raises(StepError, match=r"cross_age\.bin.*'plain'"):
-        recognise.main([*arguments, f"--validation={other}"])
+        recognise.main([*arguments[:2], f"--validation={other}", arguments[3]])
 
 
 def test_randaugment_and_dropout_run_and_stay_reproducible(tmp_path: Path) -> None:
@@ -182,11 +216,11 @@ def test_a_terminated_and_then_killed_run_goes_on_to_the_same_bytes(tmp_path: Pa
     assert run_until(7, signal.SIGKILL) == -signal.SIGKILL
     epochs = re.findall(r"epoch (\d+):", log.read_text())
     assert 2 <= int(epochs[0]) <= 5  # went on; did not start anew
-    assert (out / FOLDER).is_dir()
+    assert (out / recognise.KEPT / recognise.STATE).is_file()
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert (out / "model.safetensors").read_bytes() == whole
     assert (out / "history.csv").read_text() == (tmp_path / "whole/history.csv").read_text()
-    assert not (out / FOLDER).exists()
+    assert not (out / recognise.KEPT / recognise.STATE).exists()
 
 
 def test_divergence_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline_steps import verify
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.metrics.intervals import wilson_interval
 from pipeline_steps.naming import VERIFICATION_COLUMNS
-from pipeline_steps.recognition.backbones import architecture, save_backbone
+from pipeline_steps.recognition.backbones import Architecture, save_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
 from pipeline_steps.runtime.errors import StepError
 
@@ -42,9 +42,7 @@ def benchmark(path: Path, seed: int, n_pairs: int = 40) -> Path:
 def model(tmp_path: Path) -> Path:
     """An untrained network: its random features already tell random patterns apart."""
     torch.manual_seed(0)
-    built_as = architecture(
-        "custom", layers=[1, 1, 1, 1], widths=[16] * 5, embedding_dim=32, input_size=32
-    )
+    built_as = Architecture((1, 1, 1, 1), (16,) * 5, embedding_dim=32, input_size=32)
     path = tmp_path / "model.safetensors"
     validation = benchmark(tmp_path / "plain.bin", seed=1)
     metadata = {"validation": "plain", "validation_sha256": sha256_file(validation)}

@@ -13,7 +13,7 @@ import torch
 
 from pipeline_steps import verify_templates
 from pipeline_steps.io.images import write_png
-from pipeline_steps.recognition.backbones import architecture, embed_both_ways, save_backbone
+from pipeline_steps.recognition.backbones import Architecture, embed, save_backbone
 from pipeline_steps.runtime.errors import StepError
 
 PEOPLE, TEMPLATES, IMAGES = 12, 3, 3
@@ -52,9 +52,7 @@ def template_set(folder: Path) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("study")
     torch.manual_seed(0)
-    built_as = architecture(
-        "custom", layers=[1, 1, 1, 1], widths=[16] * 5, embedding_dim=32, input_size=32
-    )
+    built_as = Architecture((1, 1, 1, 1), (16,) * 5, embedding_dim=32, input_size=32)
     save_backbone(root / "model.safetensors", built_as.build(), built_as, {})
     frozen = {"study": "t", "step": "verify_templates", "seed": 0, "weights": {}, "variant": {}}
     settings = {"fmrs": [0.01, 0.1, 1e-5]}
@@ -78,8 +76,7 @@ def test_rates_equal_a_computation_by_hand(folder: Path, tmp_path: Path) -> None
     network = load_backbone(folder / "model.safetensors")[0]
     rows_of = {}
     for file in sorted((folder / "ijb" / "images").iterdir()):
-        plain, mirrored = embed_both_ways(network, read_image(file)[None], input_size=32)
-        rows_of[file.stem] = plain[0] + mirrored[0]
+        rows_of[file.stem] = embed(network, read_image(file)[None], input_size=32)[0]
     pooled = {}
     for template in {stem.rsplit("_", 1)[0] for stem in rows_of}:
         a, b, c = (rows_of[f"{template}_{i}"] for i in range(3))

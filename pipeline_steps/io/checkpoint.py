@@ -1,58 +1,73 @@
-"""State of an unfinished training in one file, so that a killed job goes on where it was.
+"""The state of an unfinished computation in one file, so that a killed job goes on where it was.
 
-The file is safetensors: all tensors, and the plain values as JSON in its header. It is written
-atomically, and its name is the content key of the training, so that state of another configuration,
-other images or other code is never picked up.
+Nothing here is a result, and nothing here outlives the computation.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.tensors import canonical_safetensors, save_tensors
+from pipeline_steps.runtime.logs import get_logger
 
-from pipeline_steps.io.tensors import save_tensors
-
-FOLDER = ".training"  # beside the results, declared nowhere, gone after success
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """Where one training keeps its state.
+class Checkpoint:
+    """State in a safetensors file: tensors, and plain values as JSON in its header.
 
     Attributes:
-        out: folder of the training's results.
-        key: content key of the training.
+        path: The file; written atomically, the former one stays until the new one is whole.
+        key: Key of what is computed. State that was written under another key is never read.
     """
 
-    out: Path
+    path: Path
     key: str
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.out / FOLDER / f"{self.key[:32]}.safetensors"
-
-    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Write the state; the former one stays until the new one is whole."""
+    def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None) -> None:
+        """Replace the state."""
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_tensors(self.path, stored, {"values": json.dumps(values)})
+        header = {"key": self.key, "values": json.dumps(dict(values or {}))}
+        save_tensors(self.path, stored, {**header, "sha256": _checksum(stored)})
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The state, on the CPU; None where there is none that can be read."""
+        """The state, on the CPU; None where there is none under this key that is whole."""
+        from safetensors import SafetensorError, safe_open
+
         try:
-            with safe_open(self.path, framework="pt") as stored:
-                values = json.loads((stored.metadata() or {})["values"])
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError):
+            with safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("key") != self.key:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            values = json.loads(header["values"])
+            if header["sha256"] != _checksum(tensors):
+                raise ValueError("checksum")
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            log = get_logger("checkpoint")
+            log.warning("%s is damaged and not used: %s", self.path, error)
             return None
         return tensors, values
 
     def clear(self) -> None:
-        """Remove the state, other configurations' leftovers included."""
-        shutil.rmtree(self.out / FOLDER, ignore_errors=True)
+        """Remove the state, of whatever key, and its folder with the last file in it."""
+        self.path.unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            pass  # others are in it, or it is gone
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    from safetensors.torch import save
+
+    return sha256_bytes(canonical_safetensors(save(dict(tensors))))

@@ -1,4 +1,4 @@
-"""Recognition backbones by name, and their files.
+"""Recognition backbones: how they are built, their files, and their embeddings of images.
 
 A model file is a safetensors file of the network's state with the keys of InsightFace's iResNet;
 its metadata says how to build the network again.
@@ -7,10 +7,9 @@ its metadata says how to build the network again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,26 +23,21 @@ from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.recognition.protocol import (
     N_FOLDS,
     Verification,
-    combine_flips,
     pair_distances,
+    unit_rows,
     verify_pairs,
 )
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.recognition import RecogniseSettings
 
 STANDARD_WIDTHS = (64, 64, 128, 256, 512)
+# Images per pass: on CPUs those whose feature maps stay in the cache, on GPUs those that fill it.
+BATCH_SIZES = {"cpu": 16, "cuda": 256}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build a backbone.
-
-    Attributes:
-        layers: blocks of the four stages.
-        widths: channels of the stem and the four stages.
-        embedding_dim: length of the embedding.
-        input_size: height and width of the input in pixels.
-        dropout: probability of dropping a feature in training.
-    """
+    """All that is needed to build a backbone; the fields are those of `IResNet`."""
 
     layers: tuple[int, ...]
     widths: tuple[int, ...]
@@ -51,39 +45,20 @@ class Architecture:
     input_size: int = 112
     dropout: float = 0.0
 
+    @staticmethod
+    def of(settings: RecogniseSettings) -> Architecture:
+        """What the settings describe, by its name or by its own sizes."""
+        return Architecture(
+            settings.layers or NAMED_LAYERS[settings.backbone],
+            settings.widths or STANDARD_WIDTHS,
+            settings.embedding_dim,
+            settings.input_size,
+            settings.dropout,
+        )
+
     def build(self) -> IResNet:
         """The network with fresh weights, drawn from torch's global generator."""
         return IResNet(**asdict(self))
-
-
-def architecture(
-    name: str,
-    *,
-    layers: Sequence[int] | None = None,
-    widths: Sequence[int] | None = None,
-    embedding_dim: int = 512,
-    input_size: int = 112,
-    dropout: float = 0.0,
-) -> Architecture:
-    """A named backbone.
-
-    Args:
-        name: iresnet18, iresnet34, iresnet50, iresnet100, or custom with layers and widths.
-
-    Raises:
-        ValueError: unknown name, or custom without its sizes.
-    """
-    if name == "custom":
-        if layers is None or widths is None:
-            raise ValueError("a custom backbone needs layers and widths")
-        sizes = tuple(layers), tuple(widths)
-    elif name in NAMED_LAYERS:
-        sizes = NAMED_LAYERS[name], STANDARD_WIDTHS
-    else:
-        raise ValueError(
-            f"unknown backbone {name!r}: choose custom or one of {sorted(NAMED_LAYERS)}"
-        )
-    return Architecture(*sizes, embedding_dim, input_size, dropout)
 
 
 def save_backbone(
@@ -113,7 +88,9 @@ def load_backbone(path: Path) -> tuple[IResNet, Architecture, dict[str, str]]:
             f"cannot read the model {path} ({error}); run the recognise step again"
         ) from error
     try:
-        built_as = _architecture_from(json.loads(metadata["architecture"]))
+        fields = json.loads(metadata["architecture"])
+        sizes = {key: tuple(fields[key]) for key in ("layers", "widths")}  # JSON has lists only
+        built_as = Architecture(**{**fields, **sizes})
         network = built_as.build()
         network.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -124,24 +101,10 @@ def load_backbone(path: Path) -> tuple[IResNet, Architecture, dict[str, str]]:
     return network.eval(), built_as, metadata
 
 
-def _architecture_from(fields: dict[str, Any]) -> Architecture:
-    sizes = {key: tuple(fields[key]) for key in ("layers", "widths")}  # JSON has lists only
-    return Architecture(**{**fields, **sizes})
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
 def to_device(network: nn.Module, device: str) -> nn.Module:
     """Move a network; convolutions run faster with the channels last in memory."""
     moved: nn.Module = network.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
-
-
-# Images per pass: on CPUs those whose feature maps stay in the cache, on GPUs those that fill it.
-BATCH_SIZES = {"cpu": 16, "cuda": 256}
 
 
 def to_input(images: Tensor, input_size: int) -> Tensor:
@@ -161,10 +124,10 @@ def to_input(images: Tensor, input_size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_both_ways(
+def embed(
     network: nn.Module, images: np.ndarray, *, input_size: int, batch_size: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raw embeddings of images and of their mirror images.
+) -> np.ndarray:
+    """Sums of the embeddings of images and of their mirror images, not normalised.
 
     Args:
         network: backbone; evaluated in evaluation mode, its mode is restored afterwards.
@@ -173,34 +136,19 @@ def embed_both_ways(
         batch_size: images per pass; None: what suits the device.
 
     Returns:
-        two float32 [n, embedding_dim].
+        float64 [n, embedding_dim].
     """
     device = next(network.parameters()).device
-    batch_size = batch_size or BATCH_SIZES[device.type]
     was_training = network.training
     network.eval()
     try:
-        plain: list[Tensor] = []
-        mirrored: list[Tensor] = []
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(images[start : start + batch_size]).to(device)
-            x = to_input(batch, input_size).contiguous(memory_format=torch.channels_last)
-            plain.append(network(x).float())
-            mirrored.append(network(x.flip(3)).float())
+        sums: list[Tensor] = []
+        for batch in torch.from_numpy(images).split(batch_size or BATCH_SIZES[device.type]):
+            x = to_input(batch.to(device), input_size).contiguous(memory_format=torch.channels_last)
+            sums.append(network(x).double() + network(x.flip(3)).double())
     finally:
         network.train(was_training)
-    return torch.cat(plain).cpu().numpy(), torch.cat(mirrored).cpu().numpy()
-
-
-def embed_with_flip(
-    network: nn.Module, images: np.ndarray, *, input_size: int, batch_size: int | None = None
-) -> np.ndarray:
-    """Unit embeddings of image plus mirror image, float64 [n, embedding_dim].
-
-    Arguments as of :func:`embed_both_ways`.
-    """
-    both = embed_both_ways(network, images, input_size=input_size, batch_size=batch_size)
-    return combine_flips(*both)
+    return torch.cat(sums).cpu().numpy()
 
 
 def verify_benchmark(
@@ -212,5 +160,5 @@ def verify_benchmark(
     n_folds: int = N_FOLDS,
 ) -> Verification:
     """Accuracy of a backbone on one benchmark (images [2n, h, w, 3] uint8 RGB, same bool [n])."""
-    embeddings = embed_with_flip(network, images, input_size=input_size)
+    embeddings = unit_rows(embed(network, images, input_size=input_size))
     return verify_pairs(pair_distances(embeddings), same, n_folds)

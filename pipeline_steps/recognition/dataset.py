@@ -1,9 +1,9 @@
-"""Training sets: aligned images of one or several sources, decoded once and kept in memory."""
+"""Aligned images: training sets in memory, and many images in parts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from pipeline_steps.io.hashes import sha256_json
 from pipeline_steps.io.images import BadImage, noted_bytes, read_image
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.logs import get_logger, progress
 
 IMAGE_SIZE = 112
+PART = 1024  # images of a part
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,27 @@ def _read_aligned(file: Path, sha256: str | None) -> np.ndarray:
         height, width = image.shape[:2]
         raise StepError(f"{file} is {width} x {height} pixels, not 112 x 112; align it first")
     return image
+
+
+def read_in_parts(folder: Path, files: Sequence[str]) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Positions of files and their images, uint8 [n, 112, 112, 3] RGB, part by part.
+
+    Files that cannot be read, or are not 112 x 112, are left out with a line in the log.
+    """
+    positions: list[int] = []
+    pixels: list[np.ndarray] = []
+    for i, file in enumerate(progress(files, description="images", total=len(files))):
+        try:
+            image = read_image(folder / file)
+            if image.shape != (IMAGE_SIZE, IMAGE_SIZE, 3):
+                raise BadImage(f"{image.shape[1]} x {image.shape[0]} pixels, not 112 x 112")
+        except (BadImage, OSError) as error:
+            get_logger("images").warning("%s left out: %s", file, error)
+            continue
+        positions.append(i)
+        pixels.append(image)
+        if len(pixels) == PART:
+            yield positions, np.stack(pixels)
+            positions, pixels = [], []
+    if pixels:
+        yield positions, np.stack(pixels)

@@ -1,9 +1,15 @@
-"""The verification protocol of LFW-style benchmarks: ten folds, best threshold of the other nine.
+"""Verification protocols: pairs of images in ten folds (LFW), and pairs of templates (IJB).
 
-Embeddings of an image and of its mirror image are added and normalised; a pair's score is the
-squared Euclidean distance; thresholds run from 0 to 4 in steps of 0.01; folds are consecutive.
-This is InsightFace's protocol (`verification.py`), after Huang et al., "Labeled Faces in the Wild",
-2007.
+LFW-style benchmarks: embeddings of an image and of its mirror image are added and normalised; a
+pair's score is the squared Euclidean distance; thresholds run from 0 to 4 in steps of 0.01; each of
+ten consecutive folds is judged by the best threshold of the other nine. This is InsightFace's
+protocol (`verification.py`), after Huang et al., "Labeled Faces in the Wild", 2007.
+
+Templates are several images of one person; images from one video are one medium. Embeddings (image
+plus mirror image, not normalised, so that their norms weigh them) are averaged over each medium,
+added over the media of a template, and normalised; a pair's score is the cosine. Klare et al.,
+"Pushing the Frontiers of Unconstrained Face Detection and Recognition: IARPA Janus Benchmark A",
+CVPR 2015; pooling by media as in InsightFace's evaluation of IJB-B and IJB-C.
 
 Intervals: Wilson's score interval with an effective number of pairs (Korn and Graubard, "Confidence
 intervals for proportions with small expected number of positive counts estimated from survey
@@ -30,6 +36,13 @@ from pipeline_steps.runtime.errors import StepError
 
 N_FOLDS = 10
 THRESHOLDS = np.arange(0, 4, 0.01)
+BLOCK = 65536  # pairs of templates scored at once
+MEMBERS = ("template", "media", "file")
+PAIRS = ("template_a", "template_b", "same")
+TEMPLATE_COLUMNS = (
+    *("fmr", "tpr", "low", "high", "threshold", "n_genuine", "n_impostor"),
+    *("n_templates", "images_left_out", "pairs_left_out"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,17 +63,16 @@ class Verification:
     n_pairs: int
 
 
-def combine_flips(embeddings: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Raw embeddings of images and of their mirror images, both [n, d] -> unit rows float64 [n, d].
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Rows [n, d] -> rows of length one.
 
     Raises:
-        ValueError: a sum of zero length or one that is not finite, which has no direction.
+        ValueError: a row of zero length or one that is not finite, which has no direction.
     """
-    total = embeddings.astype(np.float64) + mirrored.astype(np.float64)
-    norms = np.linalg.norm(total, axis=1, keepdims=True)
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or (norms == 0).any():
         raise ValueError("an embedding is zero or not finite; the recogniser is broken")
-    return total / norms
+    return embeddings / norms
 
 
 def pair_distances(embeddings: np.ndarray) -> np.ndarray:
@@ -146,11 +158,6 @@ def average_with_interval(
     return average, average - below / k, average + above / k
 
 
-BLOCK = 65536  # pairs scored at once
-MEMBERS = ("template", "media", "file")
-PAIRS = ("template_a", "template_b", "same")
-
-
 @dataclass(frozen=True)
 class TemplateSet:
     """What a folder of templates says.
@@ -159,12 +166,14 @@ class TemplateSet:
         files: image paths relative to the folder's images/, one per member.
         templates, media: their template and medium, text.
         pairs: columns template_a, template_b (text), same (bool).
+        tables: the two files that say so.
     """
 
     files: list[str]
     templates: np.ndarray
     media: np.ndarray
     pairs: pd.DataFrame
+    tables: tuple[Path, Path]
 
 
 def read_template_set(folder: Path) -> TemplateSet:
@@ -175,7 +184,8 @@ def read_template_set(folder: Path) -> TemplateSet:
     Raises:
         StepError: a file or a column is missing, or a value does not fit.
     """
-    members, pairs = _table(folder, "templates", MEMBERS), _table(folder, "pairs", PAIRS)
+    tables = _place(folder, "templates"), _place(folder, "pairs")
+    members, pairs = _table(tables[0], MEMBERS), _table(tables[1], PAIRS)
     flags = pairs["same"].astype(str).str.lower().map({"1": 1, "0": 0, "true": 1, "false": 0})
     if flags.isna().any():
         raise StepError(f"{folder}: same in pairs is 0 or 1, found other values; correct the file")
@@ -188,6 +198,7 @@ def read_template_set(folder: Path) -> TemplateSet:
         templates=members["template"].astype(str).to_numpy(),
         media=members["media"].astype(str).to_numpy(),
         pairs=pairs[list(PAIRS)],
+        tables=tables,
     )
 
 
@@ -206,19 +217,9 @@ def pool(
     Raises:
         ValueError: a template whose embeddings add up to zero or are not finite.
     """
-    names, of_template = np.unique(templates, return_inverse=True)
-    _, of_medium = np.unique(media, return_inverse=True)
-    keys, medium = np.unique(np.stack([of_template, of_medium]), axis=1, return_inverse=True)
-    medium = medium.reshape(-1)
-    means = np.zeros((keys.shape[1], embeddings.shape[1]))
-    np.add.at(means, medium, embeddings)
-    means /= np.bincount(medium)[:, None]
-    pooled = np.zeros((len(names), embeddings.shape[1]))
-    np.add.at(pooled, keys[0], means)
-    norms = np.linalg.norm(pooled, axis=1, keepdims=True)
-    if not np.isfinite(norms).all() or (norms == 0).any():
-        raise ValueError("a template's embedding is zero or not finite; the recogniser is broken")
-    return [str(name) for name in names], (pooled / norms).astype(np.float32)
+    media_means = pd.DataFrame(embeddings).groupby([templates, media]).mean()
+    pooled = media_means.groupby(level=0).sum()
+    return [str(name) for name in pooled.index], unit_rows(pooled.to_numpy()).astype(np.float32)
 
 
 def pair_scores(pooled: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -248,12 +249,58 @@ def tpr_at_fmr(genuine: np.ndarray, impostor: np.ndarray, fmr: float) -> tuple[f
     return float((genuine > threshold).mean()), threshold
 
 
-def _table(folder: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+def template_rates(
+    found: TemplateSet, kept: np.ndarray, embeddings: np.ndarray, fmrs: Sequence[float]
+) -> list[dict[str, object]]:
+    """True positive rates of a set of templates, a row for each false match rate.
+
+    Args:
+        found: the set.
+        kept: int [n], positions of the members that could be embedded; pairs of a template without
+            any are left out.
+        embeddings: float [n, d], image plus mirror image, not normalised.
+        fmrs: false match rates, in (0, 1).
+
+    Returns:
+        rows with the keys TEMPLATE_COLUMNS; tpr, its interval and the threshold are None where
+        there are too few impostors to measure the rate.
+
+    Raises:
+        ValueError: see :func:`pool`.
+    """
+    names, pooled = pool(embeddings, found.templates[kept], found.media[kept])
+    row_of = {name: i for i, name in enumerate(names)}
+    sides = [found.pairs[name].map(row_of) for name in ("template_a", "template_b")]
+    there = (sides[0].notna() & sides[1].notna()).to_numpy()
+    first, second = (side[there].to_numpy(dtype=np.int64) for side in sides)
+    scores, same = pair_scores(pooled, first, second), found.pairs["same"].to_numpy()[there]
+    genuine, impostor = scores[same], scores[~same]
+    counts = {
+        "n_genuine": len(genuine),
+        "n_impostor": len(impostor),
+        "n_templates": len(names),
+        "images_left_out": len(found.files) - len(kept),
+        "pairs_left_out": int((~there).sum()),
+    }
+    rows: list[dict[str, object]] = []
+    for fmr in fmrs:
+        row: dict[str, object] = dict.fromkeys(TEMPLATE_COLUMNS)
+        measured = tpr_at_fmr(genuine, impostor, fmr)
+        if measured is not None:
+            low, high = wilson_interval(measured[0], len(genuine))
+            row |= {"tpr": measured[0], "low": low, "high": high, "threshold": measured[1]}
+        rows.append(row | {"fmr": fmr} | counts)
+    return rows
+
+
+def _place(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}.csv", folder / f"{name}.parquet"):
         if path.is_file():
-            break
-    else:
-        raise StepError(f"{folder} has neither {name}.csv nor {name}.parquet; put one there")
+            return path
+    raise StepError(f"{folder} has neither {name}.csv nor {name}.parquet; put one there")
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
     except (ValueError, OSError) as error:

@@ -1,12 +1,20 @@
-"""When training slows down, stops, and which epoch it keeps."""
+"""Training a recogniser with a margin loss.
+
+The paper's Table 3: SGD on CosFace, learning rate linear in the batch size, horizontal flips,
+clipped gradients, the learning rate lowered when a validation benchmark stops improving, early
+stop, and the best epoch kept. What the settings say is written at `RecogniseSettings`.
+
+Every random number is keyed by its epoch and step, so training goes on from any step as if it had
+never stopped. Images lie decoded on the device, and nothing in an epoch waits for it.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +22,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline_steps.faces.transfer import send
-from pipeline_steps.io.checkpoint import Checkpoints
+from pipeline_steps.io.checkpoint import Checkpoint
 from pipeline_steps.recognition.backbones import to_input
 from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.runtime.errors import Interrupted
 from pipeline_steps.seeds import seed_for, torch_generator
+from pipeline_steps.study.settings.recognition import RecogniseSettings
 
+REFERENCE_BATCH = 512
+SAVE_EVERY = 300.0  # seconds at most between two saved states, also within an epoch
+DEVICE_SHARE = 0.5  # of a card's free memory that decoded images may take
+# uint8 [n, 112, 112, 3] and a CPU generator -> the same shape, augmented.
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 ROUNDING = 1e-9  # equal accuracies may differ by the rounding of an average over folds
 
 
@@ -31,40 +45,12 @@ class Epoch:
     learning_rate: float
     loss: float
     accuracy: float | None
-    best: bool
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When training slows down and stops.
-
-    Attributes:
-        kind: plateau (the learning rate drops when validation stops improving, and training stops
-            when it does so for longer) or step (it drops after fixed epochs; all are trained).
-        epochs: largest number of epochs.
-        factor: factor by which the learning rate drops.
-        plateau_patience: validated epochs without a new best before it drops.
-        stop_patience: validated epochs without a new best after which training stops.
-        milestones: epochs after which it drops; only with step.
-        first_validated_epoch: epochs before it are not validated; the last one always is.
-    """
-
-    kind: Literal["plateau", "step"] = "plateau"
-    epochs: int = 200
-    factor: float = 0.1
-    plateau_patience: int = 4
-    stop_patience: int = 6
-    milestones: tuple[int, ...] = ()
-    first_validated_epoch: int = 1
-
-    def validates(self, epoch: int) -> bool:
-        """Whether this epoch (from 1) is validated."""
-        return epoch >= self.first_validated_epoch or epoch >= self.epochs
+    best: bool = False
 
 
 @dataclass
 class Progress:
-    """What a schedule has seen so far.
+    """What has been trained so far, and what follows from it.
 
     Attributes:
         history: finished epochs.
@@ -85,75 +71,32 @@ class Progress:
             self.best_accuracy, self.since_best = epoch.accuracy, 0
         elif epoch.accuracy is not None:
             self.since_best += 1
-        self.history.append(
-            Epoch(epoch.epoch, epoch.learning_rate, epoch.loss, epoch.accuracy, best)
-        )
+        self.history.append(replace(epoch, best=best))
         return best
 
-    def ends(self, schedule: Schedule) -> bool:
+    def ends(self, settings: RecogniseSettings) -> bool:
         """Whether training is over after the last epoch."""
         if not self.history:
             return False
-        stops = schedule.kind == "plateau" and self.since_best >= schedule.stop_patience
-        return stops or self.history[-1].epoch >= schedule.epochs
+        stops = settings.schedule == "plateau" and self.since_best >= settings.stop_patience
+        return stops or self.history[-1].epoch >= settings.epochs
 
-    def drops(self, schedule: Schedule) -> bool:
+    def drops(self, settings: RecogniseSettings) -> bool:
         """Whether the learning rate drops after the last epoch."""
         last = self.history[-1]
-        if schedule.kind == "step":
-            return last.epoch in schedule.milestones
-        waited = self.since_best and self.since_best % (schedule.plateau_patience + 1) == 0
+        if settings.schedule == "step":
+            return last.epoch in settings.milestones
+        waited = self.since_best and self.since_best % (settings.plateau_patience + 1) == 0
         return last.accuracy is not None and bool(waited)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; floats survive exactly."""
-        return {
-            "history": [list(vars(epoch).values()) for epoch in self.history],
-            "best_accuracy": self.best_accuracy,
-            "since_best": self.since_best,
-        }
+        return {**vars(self), "history": [astuple(epoch) for epoch in self.history]}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Progress:
         """What `to_json` gave."""
-        history = [Epoch(*row) for row in value["history"]]
-        return Progress(history, value["best_accuracy"], int(value["since_best"]))
-
-
-REFERENCE_BATCH = 512
-SAVE_EVERY = 300.0  # seconds at most between two saved states, also within an epoch
-DEVICE_SHARE = 0.5  # of a card's free memory that decoded images may take
-
-# uint8 [n, 112, 112, 3] and a CPU generator -> the same shape, augmented.
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; defaults are the paper's.
-
-    Attributes:
-        schedule: when the learning rate drops and training ends.
-        input_size: side of the network's input, pixels.
-        batch_size: images per step; the remainder of an epoch is dropped.
-        learning_rate_per_512: learning rate at batch size 512.
-        momentum, weight_decay: of SGD.
-        clip_norm: largest norm of the backbone's gradient.
-        flip: mirror every image with probability one half.
-        augment: further augmentation.
-        bfloat16: autocast of the backbone.
-    """
-
-    schedule: Schedule = field(default_factory=Schedule)
-    input_size: int = 112
-    batch_size: int = 128
-    learning_rate_per_512: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip_norm: float = 5.0
-    flip: bool = True
-    augment: Augmentation | None = None
-    bfloat16: bool = False
+        return Progress(**{**value, "history": [Epoch(*row) for row in value["history"]]})
 
 
 def train(
@@ -161,11 +104,11 @@ def train(
     head: MarginHead,  # on the same device
     images: np.ndarray,  # uint8 [n, 112, 112, 3], RGB
     labels: np.ndarray,  # int64 [n]
-    recipe: Recipe,
+    settings: RecogniseSettings,
     *,
     validate: Callable[[nn.Module], float],  # accuracy in [0, 1]
     seed: int,  # of the images' order, flips, augmentation and dropout
-    checkpoints: Checkpoints | None = None,  # None: start anew, keep nothing
+    checkpoint: Checkpoint | None = None,  # None: start anew, keep nothing
     stop: Callable[[], object] = lambda: None,  # true: save, and raise Interrupted
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
@@ -179,21 +122,21 @@ def train(
     Raises:
         ValueError: images and labels that do not fit, or too few images.
         FloatingPointError: the loss is no longer finite.
-        Interrupted: a stop was asked for; the state is saved where checkpoints are kept.
+        Interrupted: a stop was asked for; the state is saved where it is kept.
     """
     if len(images) != len(labels) or len(images) < 2:
         raise ValueError(f"expected 2 images or more, a label each: {len(images)}, {len(labels)}")
-    training = Training(network, head, recipe, batch_size=min(recipe.batch_size, len(images)))
-    if checkpoints is not None:
-        training.resume(checkpoints)
+    training = Training(network, head, settings, batch_size=min(settings.batch_size, len(images)))
+    if checkpoint is not None:
+        training.resume(checkpoint)
     device = next(network.parameters()).device
     pixels = _near(torch.from_numpy(images), device)
     classes = torch.from_numpy(labels.astype(np.int64)).to(device)
-    while not training.progress.ends(recipe.schedule):
-        training.run_epoch(pixels, classes, seed, checkpoints, stop)
+    while not training.progress.ends(settings):
+        training.run_epoch(pixels, classes, seed, checkpoint, stop)
         on_epoch(training.finish_epoch(validate))
-        if checkpoints is not None:
-            training.save(checkpoints)
+        if checkpoint is not None:
+            training.save(checkpoint)
     network.load_state_dict(training.best)
     network.eval()
     return training.progress.history
@@ -203,17 +146,18 @@ class Training:
     """A training between two steps: networks, optimiser, and how far it is."""
 
     def __init__(
-        self, network: nn.Module, head: MarginHead, recipe: Recipe, batch_size: int
+        self, network: nn.Module, head: MarginHead, settings: RecogniseSettings, batch_size: int
     ) -> None:
-        self.network, self.head, self.recipe = network, head, recipe
+        self.network, self.head, self.settings = network, head, settings
+        self.augment = _augmentation(settings)
         self.batch_size = batch_size
         parameters = [*network.parameters(), *head.parameters()]
         self.parameters = [p for p in parameters if p.requires_grad]
         self.optimiser = torch.optim.SGD(
             self.parameters,
-            lr=recipe.learning_rate_per_512 / REFERENCE_BATCH * batch_size,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
+            lr=settings.learning_rate_per_512 / REFERENCE_BATCH * batch_size,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
         )
         self.progress = Progress()
         self.best = _copy(network.state_dict())
@@ -231,7 +175,7 @@ class Training:
         pixels: Tensor,
         classes: Tensor,
         seed: int,
-        checkpoints: Checkpoints | None,
+        checkpoint: Checkpoint | None,
         stop: Callable[[], object],
     ) -> None:
         """The rest of the epoch that is under way: images [n, h, w, 3], classes [n]."""
@@ -249,28 +193,29 @@ class Training:
         for step in range(self.step, n_steps):
             torch.manual_seed(seed_for(seed, "dropout", epoch, step))
             batch = send(pixels[rows_of[step]], classes.device)
-            if self.recipe.augment is not None:
-                batch = self.recipe.augment(batch, torch_generator(seed, "augment", epoch, step))
-            x = to_input(batch, self.recipe.input_size)
-            if self.recipe.flip:
+            if self.augment is not None:
+                batch = self.augment(batch, torch_generator(seed, "augment", epoch, step))
+            x = to_input(batch, self.settings.input_size)
+            if self.settings.flip:
                 x = torch.where(mirrored_of[step][:, None, None, None], x.flip(3), x)
             self._learn(x, classes_of[step])
             self.step = step + 1
             asked = stop()
             overdue = time.monotonic() - self.saved_at > SAVE_EVERY
-            if checkpoints is not None and (asked or overdue):
-                self.save(checkpoints)
+            if checkpoint is not None and (asked or overdue):
+                self.save(checkpoint)
             if asked:
                 raise Interrupted(f"epoch {epoch}, step {self.step} of {n_steps}")
 
     def _learn(self, x: Tensor, classes: Tensor) -> None:
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             embeddings = self.network(x)
         loss = functional.cross_entropy(self.head(embeddings, classes), classes)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimiser.step()
         self.loss_sum += loss.detach()
 
@@ -280,19 +225,18 @@ class Training:
         loss = float(self.loss_sum) / max(1, self.step)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {number}")
-        schedule = self.recipe.schedule
-        accuracy = validate(self.network) if schedule.validates(number) else None
-        epoch = Epoch(number, self.learning_rate, loss, accuracy, best=False)
-        if self.progress.add(epoch):
+        validated = number >= min(self.settings.first_validated_epoch, self.settings.epochs)
+        accuracy = validate(self.network) if validated else None
+        if self.progress.add(Epoch(number, self.learning_rate, loss, accuracy)):
             self.best = _copy(self.network.state_dict())
-        if self.progress.drops(schedule):
+        if self.progress.drops(self.settings):
             for group in self.optimiser.param_groups:
-                group["lr"] *= schedule.factor
+                group["lr"] *= self.settings.plateau_factor
         self.step = 0
         self.loss_sum.zero_()
         return self.progress.history[-1]
 
-    def save(self, checkpoints: Checkpoints) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Write all that the next step depends on."""
         momentum = [self.optimiser.state[p].get("momentum_buffer") for p in self.parameters]
         tensors = {
@@ -307,12 +251,12 @@ class Training:
             "learning_rate": self.learning_rate,
             "step": self.step,
         }
-        checkpoints.save(tensors, values)
+        checkpoint.save(tensors, values)
         self.saved_at = time.monotonic()
 
-    def resume(self, checkpoints: Checkpoints) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from the saved state, where there is one."""
-        saved = checkpoints.load()
+        saved = checkpoint.load()
         if saved is None:
             return
         tensors, values = saved
@@ -330,6 +274,14 @@ class Training:
         self.loss_sum.copy_(tensors["loss_sum"])
         self.step = int(values["step"])
         self.progress = Progress.from_json(values["progress"])
+
+
+def _augmentation(settings: RecogniseSettings) -> Augmentation | None:
+    if settings.augmentation == "none":
+        return None
+    from pipeline_steps.recognition.augmentation import randaugment  # imports torchvision
+
+    return randaugment(settings.randaugment_operations, settings.randaugment_magnitude)
 
 
 def _near(images: Tensor, device: torch.device) -> Tensor:

@@ -27,9 +27,10 @@ from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.faces.transfer import send
 from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.margins import MARGINS, MarginHead
-from pipeline_steps.recognition.training import Recipe, Schedule, train
+from pipeline_steps.recognition.training import train
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.study.settings.diffusion import ChoiceSettings
+from pipeline_steps.study.settings.recognition import RecogniseSettings
 from tests.devices import full_width
 from tests.devices.card_tensor import CardTensor
 from tests.devices.pretended_card import pretended_card
@@ -205,7 +206,6 @@ def test_recognition_trains_on_a_card_without_waiting(loss: str, fits: bool) -> 
         torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 8))
         head = MarginHead(8, 3, loss=loss)
-        schedule = Schedule(kind="step", epochs=1)
         counts: list[int] = []
 
         def noted() -> bool:
@@ -217,7 +217,7 @@ def test_recognition_trains_on_a_card_without_waiting(loss: str, fits: bool) -> 
             head.to(device),
             images,
             labels,
-            Recipe(schedule, input_size=16, batch_size=6),
+            RecogniseSettings(epochs=1, input_size=16, batch_size=6),
             validate=lambda network: 0.5,
             seed=1,
             stop=noted,

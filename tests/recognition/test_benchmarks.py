@@ -50,7 +50,7 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
 
 
-@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize(
     "as_item",
     [bytes, bytearray, lambda b: np.frombuffer(b, np.uint8).copy()],
@@ -66,7 +66,7 @@ def test_every_protocol_and_kind_of_image_item(
     assert same.tolist() == SAME
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 @pytest.mark.parametrize(
     "flags",
     [[np.bool_(f) for f in SAME], np.array(SAME), [1, 0, 1], np.array([1, 0, 1]), tuple(SAME)],
@@ -90,6 +90,32 @@ def test_jpegs_as_python_2_wrote_them(tmp_path: Path) -> None:
     assert same.tolist() == [True]
     # JPEG is lossy; the tolerance is far below what swapped channels would give.
     assert np.abs(read.astype(int) - images.astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["escaped", "latin-1"])
+def test_protocol_0_as_python_2_wrote_it(tmp_path: Path, raw: bool) -> None:
+    """Lines of text: str as repr() writes it, or with its bytes above 127 as they are."""
+    images = pictures(4)
+
+    def text(content: bytes) -> bytes:
+        if not raw:
+            return repr(content)[1:].encode()
+        for plain, written in ((b"\\", b"\\\\"), (b"'", b"\\'"), (b"\n", b"\\n")):
+            content = content.replace(plain, written)
+        return b"'" + content + b"'"
+
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\np0\n(cnumpy\nndarray\np1\n(I0\ntp2\nS'b'\np3\ntp4\n"
+        b"Rp5\n(I1\n(I2\ntp6\ncnumpy\ndtype\np7\n(S'b1'\np8\nI0\nI1\ntp9\nRp10\n(I3\nS'|'\np11\n"
+        b"NNNI-1\nI-1\nI0\ntp12\nbI00\nS'\\x01\\x00'\np13\ntp14\nb"
+    )
+    shown = b"".join(b"S" + text(encode(image)) + b"\na" for image in images)
+    for flags in (b"(lp20\nI01\naI00\na", array):
+        path = tmp_path / "oldest.bin"
+        path.write_bytes(b"((lp21\n" + shown + flags + b"tp22\n.")
+        read, same = read_bin(path)
+        np.testing.assert_array_equal(read, images)
+        assert same.tolist() == [True, False]
 
 
 def test_grey_and_cmyk_images_become_rgb(tmp_path: Path) -> None:

@@ -70,7 +70,12 @@ RAW_HOSTILE = {
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         b"(K\x01J\xff\xff\xff\x7f\x85cnumpy\ndtype\n(U\x02u1K\x00K\x01tR\x89U\x01atb\x85q\x01\x88\x85\x86."
     ),
-    "length beyond the file": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x3fabc.",
+    "array with a lying buffer": (
+        b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(C\x03abccnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R"
+        b"K\x04\x85X\x01\x00\x00\x00CtR\x85\x85\x86."
+    ),
+    "call of what is no function": b"\x80\x02U\x01a)R.",
+    "state of a constructor": b"\x80\x02cnumpy\nndarray\nNN\x86b.",
     "memo bomb": b"\x80\x02Nr\xff\xff\xff\x7f.",
     "list into itself": b"\x80\x02]q\x00h\x00a]\x86.",
     "mark as value": b"\x80\x02(.",
@@ -144,6 +149,18 @@ def bombs() -> dict[str, tuple[bytes, str]]:
             start + b"]" + array + b"(K\x01" + sizes + dtype + b"\x89C\x01atb\x86.",
             "50000 dimensions",
         ),
+        **{
+            f"{name} of 2**62 bytes": (
+                start + code + struct.pack("<Q", 2**62) + b"abc.",
+                "truncated",
+            )
+            for name, code in (("bytes", b"\x8e"), ("bytearray", b"\x96"), ("text", b"\x8d"))
+        },
+        "a frame of 2**62 bytes": (start + b"\x95" + struct.pack("<Q", 2**62) + b"N.", "truncated"),
+        "a number of 2**31 bytes": (start + b"\x8b\xff\xff\xff\x7fabc.", "truncated"),
+        "a memo of 2**31 places": (start + b"Nr\xff\xff\xff\x7f.", "impossible memo entry"),
+        "a memo of 10**12 places": (b"Np1000000000000\n.", "impossible memo entry"),
+        "lists in lists": (start + b"]" * 100_000 + b"a" * 99_999 + b".", "not a pair"),
         "tuples in tuples": (start + b")" + b"\x85" * 100_000 + b".", "not a pair"),
         "a type code of a megabyte": (
             start + b"cnumpy\ndtype\n" + text_op("u1" * 500_000) + b"\x85R.",

@@ -15,8 +15,8 @@ from pipeline_steps.metrics.intervals import wilson_interval
 from pipeline_steps.recognition.protocol import (
     accuracy_interval,
     average_with_interval,
-    combine_flips,
     pair_distances,
+    unit_rows,
     verify_pairs,
 )
 
@@ -90,7 +90,7 @@ def test_raw_embeddings_give_insightfaces_mean_and_deviation(n: int) -> None:
     images = (people + rng.normal(0, 1.3, people.shape)).reshape(-1, 32) * 5
     raw, mirrored = (images + rng.normal(0, 1, images.shape) for _ in range(2))
     expected = insightface_accuracies(raw, mirrored, same)
-    found = verify_pairs(pair_distances(combine_flips(raw, mirrored)), np.array(same))
+    found = verify_pairs(pair_distances(unit_rows(raw + mirrored)), np.array(same))
     assert 0.55 < np.mean(expected) < 0.99
     assert found.accuracy == pytest.approx(np.mean(expected), abs=1e-12)
     assert found.accuracy_sd == pytest.approx(np.std(expected), abs=1e-12)
@@ -115,7 +115,7 @@ def test_the_threshold_comes_from_the_other_folds() -> None:
 def test_pair_distance_is_two_minus_two_cosines() -> None:
     rng = np.random.default_rng(3)
     raw, mirrored = rng.normal(size=(10, 16)), rng.normal(size=(10, 16))
-    unit = combine_flips(raw, mirrored)
+    unit = unit_rows(raw + mirrored)
     total = raw + mirrored
     cosines = [
         total[i] @ total[i + 1] / np.linalg.norm(total[i]) / np.linalg.norm(total[i + 1])
@@ -127,9 +127,9 @@ def test_pair_distance_is_two_minus_two_cosines() -> None:
 def test_embeddings_without_direction_are_an_error() -> None:
     ones = np.ones((2, 4))
     with pytest.raises(ValueError, match="zero or not finite"):
-        combine_flips(ones, -ones)
+        unit_rows(0 * ones)
     with pytest.raises(ValueError, match="zero or not finite"):
-        combine_flips(ones, ones * np.nan)
+        unit_rows(ones * np.nan)
 
 
 def test_misfitting_input_is_an_error() -> None:

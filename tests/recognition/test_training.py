@@ -11,14 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.io.checkpoint import FOLDER, Checkpoints
+from pipeline_steps.io.checkpoint import Checkpoint
 from pipeline_steps.recognition import training
-from pipeline_steps.recognition.augmentation import randaugment
-from pipeline_steps.recognition.backbones import embed_with_flip, to_input
+from pipeline_steps.recognition.backbones import embed, to_input
 from pipeline_steps.recognition.margins import MarginHead
-from pipeline_steps.recognition.protocol import pair_distances
-from pipeline_steps.recognition.training import Epoch, Recipe, Schedule, train
+from pipeline_steps.recognition.protocol import pair_distances, unit_rows
+from pipeline_steps.recognition.training import Epoch, train
 from pipeline_steps.runtime.errors import Interrupted
+from pipeline_steps.study.settings.recognition import RecogniseSettings
+
+RANDAUGMENT = {
+    "augmentation": "randaugment",
+    "randaugment_operations": 2,
+    "randaugment_magnitude": 9,
+}
 
 
 class Linear(nn.Module):
@@ -54,9 +60,9 @@ def fit(
     loss: str = "cosface",
     validate: Callable[[nn.Module], float] | None = None,
     seed: int = 1,
-    checkpoints: Checkpoints | None = None,
+    checkpoint: Checkpoint | None = None,
     stop: Callable[[], object] = lambda: None,
-    **recipe: Any,
+    **settings: Any,
 ) -> tuple[Any, list[Epoch]]:
     """Train on colours with a validation whose accuracies are given (or constant)."""
     torch.manual_seed(0)
@@ -64,28 +70,28 @@ def fit(
     head = MarginHead(8, 4, loss=loss)
     images, labels = coloured()
     given = iter(accuracies or [])
-    schedule = Schedule(epochs=max(3, len(accuracies or [])))
-    options = {"input_size": 16, "batch_size": 8, "schedule": schedule, **recipe}
+    epochs = max(3, len(accuracies or []))
+    options = {"input_size": 16, "batch_size": 8, "epochs": epochs, **settings}
     history = train(
         network,
         head,
         images,
         labels,
-        Recipe(**options),
+        RecogniseSettings(**options),
         validate=validate or (lambda network: next(given, 0.5)),
         seed=seed,
-        checkpoints=checkpoints,
+        checkpoint=checkpoint,
         stop=stop,
     )
     return network, history
 
 
 def test_training_separates_identities() -> None:
-    network, history = fit(schedule=Schedule(epochs=15, stop_patience=99))
+    network, history = fit(epochs=15, stop_patience=99)
     assert history[-1].loss < 0.1 * history[0].loss
     images, _ = coloured(2, seed=3)
     pairs = images[[0, 1, 2, 3, 4, 5, 6, 7, 0, 2, 2, 4, 4, 6, 6, 0]]
-    distances = pair_distances(embed_with_flip(network, pairs, input_size=16))
+    distances = pair_distances(unit_rows(embed(network, pairs, input_size=16)))
     assert distances[:4].max() < distances[4:].min()
 
 
@@ -93,7 +99,7 @@ def test_learning_rate_and_stop_follow_torchs_plateau_rule() -> None:
     """Against torch's own scheduler, over accuracies with ties, new bests and long plateaus."""
     rng = np.random.default_rng(0)
     accuracies = [round(0.5 + 0.01 * float(a), 2) for a in rng.integers(0, 30, 60)]
-    _, history = fit(accuracies=accuracies, schedule=Schedule(epochs=60, stop_patience=1000))
+    _, history = fit(accuracies=accuracies, epochs=60, stop_patience=1000)
     parameter = nn.Parameter(torch.zeros(1))
     optimiser = torch.optim.SGD([parameter], lr=0.1 / 512 * 8)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -116,7 +122,7 @@ def test_it_stops_after_six_epochs_without_a_new_best_and_restores_the_best() ->
         seen.append(network.fc.weight.detach().clone())  # type: ignore[union-attr]
         return next(given)
 
-    network, history = fit(validate=validate, schedule=Schedule(epochs=50))
+    network, history = fit(validate=validate, epochs=50)
     assert [epoch.accuracy for epoch in history] == accuracies[:9]
     assert [epoch.epoch for epoch in history if epoch.best] == [1, 2, 3]
     torch.testing.assert_close(network.fc.weight, seen[2], rtol=0, atol=0)  # type: ignore[union-attr]
@@ -125,25 +131,25 @@ def test_it_stops_after_six_epochs_without_a_new_best_and_restores_the_best() ->
 
 
 def test_epochs_before_the_first_validated_one_do_not_count() -> None:
-    _, history = fit(accuracies=[0.9, 0.5], schedule=Schedule(epochs=5, first_validated_epoch=4))
+    _, history = fit(accuracies=[0.9, 0.5], epochs=5, first_validated_epoch=4)
     assert [epoch.accuracy for epoch in history] == [None, None, None, 0.9, 0.5]
 
 
 def test_the_last_epoch_is_always_validated() -> None:
-    _, history = fit(schedule=Schedule(epochs=2, first_validated_epoch=10))
+    _, history = fit(epochs=2, first_validated_epoch=10)
     assert [epoch.accuracy for epoch in history] == [None, 0.5]
 
 
 def test_remainders_are_dropped_and_small_sets_make_one_batch() -> None:
-    network, _ = fit(batch_size=10, schedule=Schedule(epochs=1))
+    network, _ = fit(batch_size=10, epochs=1)
     assert network.batches == [10, 10, 10]  # 32 images
-    network, history = fit(batch_size=128, schedule=Schedule(epochs=1))
+    network, history = fit(batch_size=128, epochs=1)
     assert network.batches == [32]
     assert history[0].learning_rate == pytest.approx(0.1 / 512 * 32)
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
-    weights = [fit(seed=seed, augment=randaugment(2, 9))[0].fc.weight for seed in (1, 1, 2)]
+    weights = [fit(seed=seed, **RANDAUGMENT)[0].fc.weight for seed in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -154,7 +160,7 @@ def test_the_backbones_gradient_is_clipped() -> None:
     for clip_norm in (1e-6, 5.0):
         network = Linear()
         network.load_state_dict(before)
-        fit(network, clip_norm=clip_norm, weight_decay=0.0, schedule=Schedule(epochs=1))
+        fit(network, clip_norm=clip_norm, weight_decay=0.0, epochs=1)
         moved.append((network.fc.weight.detach() - before["fc.weight"]).norm().item())
     assert moved[0] < 1e-7
     assert moved[1] > 1e-3
@@ -166,7 +172,7 @@ def test_divergence_is_an_error() -> None:
 
 
 def test_bfloat16_trains_too() -> None:
-    _, history = fit(bfloat16=True, schedule=Schedule(epochs=10, stop_patience=99))
+    _, history = fit(precision="bfloat16", epochs=10, stop_patience=99)
     assert history[-1].loss < 0.2 * history[0].loss
 
 
@@ -186,15 +192,15 @@ def test_input_is_rgb_in_minus_one_to_one_and_shrunk_by_area() -> None:
 def test_batch_size_changes_no_embedding() -> None:
     network, _ = fit()
     images, _ = coloured(2)
-    one = embed_with_flip(network, images, input_size=16, batch_size=1)
-    all_at_once = embed_with_flip(network, images, input_size=16)
+    one = embed(network, images, input_size=16, batch_size=1)
+    all_at_once = embed(network, images, input_size=16)
     np.testing.assert_allclose(one, all_at_once, atol=1e-6)
 
 
 def test_a_step_schedule_drops_at_its_milestones_and_trains_all_epochs() -> None:
     """Against torch's own scheduler."""
-    schedule = Schedule(kind="step", epochs=12, milestones=(3, 7, 8), factor=0.5, stop_patience=1)
-    _, history = fit(accuracies=[0.5] * 12, schedule=schedule)
+    settings = {"schedule": "step", "milestones": (3, 7, 8), "plateau_factor": 0.5}
+    _, history = fit(accuracies=[0.5] * 12, stop_patience=1, **settings)
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1 / 512 * 8)
     steps = torch.optim.lr_scheduler.MultiStepLR(optimiser, [3, 7, 8], gamma=0.5)
     expected = []
@@ -228,15 +234,16 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, at: int) ->
     options: dict[str, Any] = {
         "loss": "adaface",
         "validate": spread,
-        "augment": randaugment(1, 9),
-        "schedule": Schedule(epochs=4, plateau_patience=0),
+        **RANDAUGMENT,
+        "epochs": 4,
+        "plateau_patience": 0,
     }
     whole, expected = fit(Dropping, **options)
-    checkpoints = Checkpoints(tmp_path, "key")
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", "key")
     asked = iter([False] * (at - 1) + [True])
     with pytest.raises(Interrupted):
-        fit(Dropping, **options, checkpoints=checkpoints, stop=lambda: next(asked))
-    resumed, history = fit(Dropping, **options, checkpoints=checkpoints)
+        fit(Dropping, **options, checkpoint=checkpoint, stop=lambda: next(asked))
+    resumed, history = fit(Dropping, **options, checkpoint=checkpoint)
     assert len(resumed.batches) == 16 - at  # type: ignore[arg-type]
     assert history == expected
     for key, value in whole.state_dict().items():
@@ -246,35 +253,35 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path, at: int) ->
 def test_state_is_saved_within_long_epochs_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints, steps = Checkpoints(tmp_path, "key"), []
-    save = Checkpoints.save
+    checkpoint, steps = Checkpoint(tmp_path / "state.safetensors", "key"), []
+    save = Checkpoint.save
 
-    def saves(self: Checkpoints, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+    def saves(self: Checkpoint, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         save(self, tensors, values)
         steps.append(values["step"])
 
-    monkeypatch.setattr(Checkpoints, "save", saves)
-    fit(checkpoints=checkpoints, schedule=Schedule(epochs=1))
+    monkeypatch.setattr(Checkpoint, "save", saves)
+    fit(checkpoint=checkpoint, epochs=1)
     assert steps == [0]  # after the epoch
-    checkpoints.clear()
+    checkpoint.clear()
     steps.clear()
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
-    fit(checkpoints=checkpoints, schedule=Schedule(epochs=1))
+    fit(checkpoint=checkpoint, epochs=1)
     assert steps == [1, 2, 3, 4, 0]
 
 
 def test_state_of_another_training_or_a_broken_file_is_not_picked_up(tmp_path: Path) -> None:
     asked = iter([False, True])
     with pytest.raises(Interrupted):
-        fit(checkpoints=Checkpoints(tmp_path, "key"), stop=lambda: next(asked))
-    other, _ = fit(checkpoints=Checkpoints(tmp_path, "other"))
+        fit(checkpoint=Checkpoint(tmp_path / "state", "key"), stop=lambda: next(asked))
+    other, _ = fit(checkpoint=Checkpoint(tmp_path / "state", "other"))
     assert len(other.batches) == 12  # type: ignore[arg-type]
-    (file,) = (tmp_path / FOLDER).glob("key*")
+    file = tmp_path / "state"
     file.write_bytes(file.read_bytes()[:-9])
-    again, _ = fit(checkpoints=Checkpoints(tmp_path, "key"))
+    again, _ = fit(checkpoint=Checkpoint(file, "other"))
     assert len(again.batches) == 12  # type: ignore[arg-type]
 
 
 def test_adaface_trains_too() -> None:
-    _, history = fit(loss="adaface", schedule=Schedule(epochs=15, stop_patience=99))
+    _, history = fit(loss="adaface", epochs=15, stop_patience=99)
     assert history[-1].loss < 0.3 * history[0].loss
