@@ -45,7 +45,7 @@ REMADE = (
     *("tables", "figures", "provenance.json", "report.html"),
 )
 # Times and dates, and what lives only while a step works.
-NOT_COMPARED = ("logs", "benchmarks", "checkpoints", ".training")
+NOT_COMPARED = ("logs", "benchmarks", "checkpoints")
 DATED = ("provenance.json", "report.html")
 GROWING = ("samples.json",)  # an entry for each finished image
 KINDS = ("group", "snakemake", "step", "ask snakemake", "ask step")

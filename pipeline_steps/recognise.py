@@ -71,6 +71,7 @@ def run(
             f"--validation is {validation.name}, but the configuration's validation benchmark is "
             f"{settings.validation!r}: pass that one or change the configuration"
         )
+    import pandas as pd
     import torch
 
     from pipeline_steps.recognition.backbones import (
@@ -145,11 +146,8 @@ def run(
         "seed": str(frozen.seed),
     }
     save_backbone(kept.folder / MODEL, network, built_as, told)
-    rows = [
-        dict(zip(HISTORY_COLUMNS, (*astuple(epoch)[:-1], int(epoch.best)), strict=True))
-        for epoch in history
-    ]
-    write_csv(kept.folder / HISTORY, rows, HISTORY_COLUMNS)
+    table = pd.DataFrame(map(astuple, history), columns=list(HISTORY_COLUMNS))
+    write_csv(kept.folder / HISTORY, table.astype({"best": int}), HISTORY_COLUMNS)
     kept.add({"recogniser": kept.item(made_under, [MODEL, HISTORY])})
     _hand_out(out)
     checkpoint.clear()

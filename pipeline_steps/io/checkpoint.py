@@ -5,6 +5,7 @@ Nothing here is a result, and nothing here outlives the computation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,10 +62,8 @@ class Checkpoint:
     def clear(self) -> None:
         """Remove the state, of whatever key, and its folder with the last file in it."""
         self.path.unlink(missing_ok=True)
-        try:
+        with contextlib.suppress(OSError):  # others are in it, or it is gone
             self.path.parent.rmdir()
-        except OSError:
-            pass  # others are in it, or it is gone
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -37,52 +37,17 @@ PICKLE_PROTOCOL = 4
 MAX_OPCODES = 2_000_000  # 20 000 pairs of NumPy arrays take about 1.2 million; memo places too
 MAX_DIMENSIONS = 3
 PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-NEEDED = PUTS | frozenset(
-    [
-        "PROTO",
-        "FRAME",
-        "STOP",
-        "MARK",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "UNICODE",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "EMPTY_LIST",
-        "LIST",
-        "APPEND",
-        "APPENDS",
-        "EMPTY_TUPLE",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "MEMOIZE",
-        "GET",
-        "BINGET",
-        "LONG_BINGET",
-        "GLOBAL",
-        "STACK_GLOBAL",
-        "REDUCE",
-        "BUILD",
-    ]
-)
+NEEDED = PUTS | {
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+}
 OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 INTEGERS = frozenset({"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"})  # NumPy's type codes
 
@@ -218,11 +183,9 @@ def _check_opcodes(content: bytes) -> None:
     for _ in range(MAX_OPCODES):
         opcode = OPCODES.get(stream.read(1))
         if opcode is None:
-            raise RefusedFile("it is truncated or no pickle at all")
+            raise RefusedFile("it is truncated, or no pickle at all")
         if opcode.name not in NEEDED:
-            raise RefusedFile(
-                f"it uses the opcode {opcode.name}, which images and flags never need"
-            )
+            raise RefusedFile(f"it uses the opcode {opcode.name}, which no image and no flag needs")
         if opcode.name == "STOP":
             return
         argument: Any = None

@@ -114,7 +114,7 @@ def text_op(text: str) -> bytes:
 def bombs() -> dict[str, tuple[bytes, str]]:
     """Small files that ask for much memory or time."""
     image = encode(pictures(1)[0])
-    start = b"\x80\x04"
+    start, huge = b"\x80\x04", struct.pack("<Q", 2**62)
     shown = b"B" + struct.pack("<I", len(image)) + image + memo_put(0)
     encode_call = memo_get(1) + memo_get(2) + memo_get(3) + b"\x86R"
     prepared = b"c_codecs\nencode\n" + memo_put(1) + text_op("a" * 100_000) + memo_put(2)
@@ -151,12 +151,12 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         ),
         **{
             f"{name} of 2**62 bytes": (
-                start + code + struct.pack("<Q", 2**62) + b"abc.",
+                start + code + huge + b"abc.",
                 "truncated",
             )
             for name, code in (("bytes", b"\x8e"), ("bytearray", b"\x96"), ("text", b"\x8d"))
         },
-        "a frame of 2**62 bytes": (start + b"\x95" + struct.pack("<Q", 2**62) + b"N.", "truncated"),
+        "a frame of 2**62 bytes": (start + b"\x95" + huge + b"N.", "truncated"),
         "a number of 2**31 bytes": (start + b"\x8b\xff\xff\xff\x7fabc.", "truncated"),
         "a memo of 2**31 places": (start + b"Nr\xff\xff\xff\x7f.", "impossible memo entry"),
         "a memo of 10**12 places": (b"Np1000000000000\n.", "impossible memo entry"),
