@@ -231,7 +231,7 @@ def read_places(weights: Weights, images: Sequence[np.ndarray]) -> list[str]:
     """Places that the attribute network reads from images uint8 [64, 64, 3]."""
     import torch
 
-    from pipeline_steps.faces.attributes import AttributeNet
+    from pipeline_steps.faces.extractors import AttributeNet
     from pipeline_steps.faces.recogniser import read_state_dict, to_input, weights_file
 
     state = read_state_dict(weights_file(weights))

@@ -43,8 +43,7 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
 from pipeline_steps.diffusion.training.fleet import fine_tune
 from pipeline_steps.diffusion.training.latent_set import LatentSet
-from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
-from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
+from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.seeds import torch_generator
 from pipeline_steps.study.settings.diffusion import FinetuneSettings

@@ -12,17 +12,15 @@ configuration says that they are to be left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.naming import natural_key
-from pipeline_steps.runtime.command_line import step_command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import CheckDatasetSettings
 
 
@@ -63,14 +61,7 @@ def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any
     return content
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("check_dataset", __doc__)
-    parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
-    arguments = parser.parse_args(argv)
-    run(load_frozen(arguments.config, CheckDatasetSettings), dataset=arguments.dataset)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -126,7 +126,7 @@ def embed_images(
     import numpy as np
     import torch
 
-    from pipeline_steps.faces.crop import crop_and_resize
+    from pipeline_steps.faces.detection import crop_and_resize
     from pipeline_steps.faces.recogniser import to_input
 
     faces = detector.detect(images)

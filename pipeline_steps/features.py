@@ -147,7 +147,7 @@ def check_colours(aligned: Path, kept: Any) -> None:
     Raises:
         StepError: the set looks like BGR, or an image is unfit.
     """
-    from pipeline_steps.faces.colour import check_rgb
+    from pipeline_steps.faces.pixels import check_rgb
 
     step = max(1, len(kept) // COLOUR_SAMPLE)
     try:

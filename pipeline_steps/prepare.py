@@ -29,32 +29,24 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.io.atomic import write_bytes, write_json, write_text
 from pipeline_steps.io.manifests import write_manifest
-from pipeline_steps.runtime.command_line import step_command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.identities.candidates import Candidate
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline_steps.faces.detection import Detection, Detector
+    from pipeline_steps.identities.participants import Candidate
 
 Row = dict[str, Any]
 
 COLUMNS = (
-    "identity",
-    "file",
-    "source",
-    "sha256",
-    "camera",
-    "position",
-    "box",
-    "landmarks",
-    "probability",
-    "kept",
-    "reason",
+    *("identity", "file", "source", "sha256", "camera", "position"),
+    *("box", "landmarks", "probability", "kept", "reason"),
 )
 PHOTOGRAPHS_AT_ONCE = 8  # decoded at full size, for each worker
 
@@ -64,7 +56,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
 
     Args:
         frozen: the step's configuration.
-        out: the dataset folder.
+        out: the dataset folder to write.
         device: "cpu" or "cuda", where faces are searched.
         workers: threads; changes no result.
 
@@ -75,46 +67,32 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         StepError: a source is missing or broken, or no photograph at all can be used.
     """
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.identities.candidates import collect
+    from pipeline_steps.identities.dataset import drop_duplicates, identity_table
     from pipeline_steps.identities.dataset_report import dataset_report, sentences
-    from pipeline_steps.identities.duplicates import drop_duplicates, identity_table
-    from pipeline_steps.identities.participants import read_participants, refused_of
+    from pipeline_steps.identities.participants import collect, read_participants
     from pipeline_steps.naming import natural_key
 
     settings = frozen.settings
     log = get_logger("prepare")
     table = settings.gender_table
     participants = read_participants(Path(table)) if table else {}
-    collection = collect(
-        [Path(source) for source in settings.sources],
-        settings.file_pattern,
-        settings.positions,
-        salvage=settings.on_broken_source == "salvage",
-        refused=refused_of(settings, participants),
-    )
-    detector = Detector(
-        device,
-        min_face_size=settings.detector.min_face_size,
-        thresholds=settings.detector.thresholds,
-    )
+    collection = collect(settings, participants)
+    detector = Detector(device, **settings.detector.model_dump())
     groups: dict[str | None, list[Candidate]] = defaultdict(list)
     for candidate in collection.candidates:
         groups[candidate.identity].append(candidate)
     order = sorted(groups, key=lambda identity: natural_key(identity or ""))
 
-    def prepare(identity: str | None) -> list[tuple[Row, str]]:
-        return prepare_photographs(groups[identity], detector, settings, out)
+    def prepared(identity: str | None) -> list[tuple[Row, str]]:
+        own = groups[identity]
+        starts = range(0, len(own), PHOTOGRAPHS_AT_ONCE)
+        parts = [own[start : start + PHOTOGRAPHS_AT_ONCE] for start in starts]
+        return [pair for part in parts for pair in prepare_some(part, detector, settings, out)]
 
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        prepared = list(
-            progress(
-                pool.map(prepare, order),
-                description="identities",
-                total=len(order),
-                unit="identity",
-            )
-        )
-    rows = drop_duplicates([pair for part in prepared for pair in part])
+        done = pool.map(prepared, order)
+        bar = progress(done, description="identities", total=len(order), unit="identity")
+        rows = drop_duplicates([pair for part in bar for pair in part])
     remove_strangers(out, rows)
     identities = [*filter(None, order), *collection.without_files]
     usable = {row["identity"] for row in rows if row["kept"]}
@@ -122,7 +100,8 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     if not kept:
         raise StepError(nothing_usable(rows, settings.sources))
     write_manifest(out / "manifest.parquet", rows, COLUMNS)
-    write_text(out / "identities.csv", identity_table(rows, kept, participants, settings.consent))
+    genders = {name: entry.gender for name, entry in participants.items()}
+    write_text(out / "identities.csv", identity_table(rows, kept, genders, settings.consent))
     sets = (rows, identities, collection.listings, participants)
     report = dataset_report(*sets, settings.expected, settings.resolution)
     write_json(out / "report.json", report)
@@ -132,32 +111,21 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     return rows
 
 
-def prepare_photographs(
+def prepare_some(
     candidates: Sequence[Candidate], detector: Detector, settings: PrepareSettings, out: Path
 ) -> list[tuple[Row, str]]:
-    """Prepare the photographs of one identity and write their images.
+    """Prepare some photographs of one identity and write their images.
 
     Returns:
         For each its manifest row, and the hash of the photograph's bytes where it was read.
     """
-    prepared: list[tuple[Row, str]] = []
-    for start in range(0, len(candidates), PHOTOGRAPHS_AT_ONCE):
-        prepared += _prepare_some(
-            candidates[start : start + PHOTOGRAPHS_AT_ONCE], detector, settings, out
-        )
-    return prepared
-
-
-def _prepare_some(
-    candidates: Sequence[Candidate], detector: Detector, settings: PrepareSettings, out: Path
-) -> list[tuple[Row, str]]:
-    from pipeline_steps.faces.framing import shrunk
+    from pipeline_steps.faces.alignment import shrunk
     from pipeline_steps.io.hashes import sha256_bytes
     from pipeline_steps.io.images import BadImage, read_image
 
     rows = [row_of(candidate) for candidate in candidates]
     digests = [""] * len(rows)
-    images: dict[int, Any] = {}
+    images: dict[int, NDArray[np.uint8]] = {}
     for index, candidate in enumerate(candidates):
         if candidate.reason and candidate.identity is not None:
             continue
@@ -170,11 +138,10 @@ def _prepare_some(
                 images[index] = read_image(content)
         except BadImage as error:
             rows[index]["reason"] = error.reason
-    smaller = {index: shrunk(image, settings.detection_side) for index, image in images.items()}
-    faces = detector.detect([image for image, _, _ in smaller.values()])
-    for index, face in zip(images, faces, strict=True):
-        _, across, down = smaller[index]
-        png = frame(rows[index], images[index], face, (across, down), settings)
+    smaller = [shrunk(image, settings.detection_side) for image in images.values()]
+    faces = detector.detect([image for image, _, _ in smaller])
+    for index, face, (_, *factors) in zip(images, faces, smaller, strict=True):
+        png = frame(rows[index], images[index], face, factors, settings)
         if png is not None:
             candidate = candidates[index]
             file = f"images/{candidate.identity}/{candidate.stem}.png"
@@ -184,7 +151,11 @@ def _prepare_some(
 
 
 def frame(
-    row: Row, image: Any, face: Any, factors: tuple[float, float], settings: PrepareSettings
+    row: Row,
+    image: NDArray[np.uint8],
+    face: Detection | None,
+    factors: Sequence[float],
+    settings: PrepareSettings,
 ) -> bytes | None:
     """Crop a photograph about its face; fill in its row.
 
@@ -197,27 +168,26 @@ def frame(
     Returns:
         PNG bytes, or None where the photograph cannot be used.
     """
-    from pipeline_steps.faces.framing import cut_square, face_square, into_square, unshrunk
+    from pipeline_steps.faces.alignment import Square, unshrunk
     from pipeline_steps.io.images import encode_png
 
     if face is None:
         row["reason"] = "no face"
         return None
     box = unshrunk(face.box.reshape(2, 2), *factors)
-    landmarks = unshrunk(face.landmarks, *factors)
     if (box[1] - box[0]).min() < settings.min_face_side:
         row["reason"] = "face too small"
         return None
-    square = face_square(box.ravel(), image.shape[0], image.shape[1], settings.margin)
+    square = Square.about_face(box.ravel(), image.shape[0], image.shape[1], settings.margin)
     size = settings.resolution
     row |= {
-        "box": into_square(box, square, size).ravel(),
-        "landmarks": into_square(landmarks, square, size).ravel(),
+        "box": square.points(box, size).ravel(),
+        "landmarks": square.points(unshrunk(face.landmarks, *factors), size).ravel(),
         "probability": face.probability,
         "kept": True,
         "reason": f"{face.n_faces} faces, largest kept" if face.n_faces > 1 else "",
     }
-    return encode_png(cut_square(image, square, size))
+    return encode_png(square.cut(image, size))
 
 
 def row_of(candidate: Candidate) -> Row:
@@ -250,17 +220,7 @@ def nothing_usable(rows: Sequence[Row], sources: Sequence[str]) -> str:
     return f"no photograph in {', '.join(sources)} can be used{why}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("prepare", __doc__)
-    parser.add_argument("--out", type=Path, required=True, help="dataset folder to write")
-    parser.add_argument("--workers", type=int, default=1, help="threads (default 1)")
-    arguments = parser.parse_args(argv)
-    frozen = load_frozen(arguments.config, PrepareSettings)
-    with gpu_lease() as device:
-        run(frozen, out=arguments.out, device=device, workers=arguments.workers)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

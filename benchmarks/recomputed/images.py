@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from pipeline_steps.faces.attributes import AttributeNet
+from pipeline_steps.faces.extractors import AttributeNet
+from pipeline_steps.faces.pose import SixDRepNet
 from pipeline_steps.faces.recogniser import build_network, read_state_dict, weights_file
-from pipeline_steps.faces.sixdrepnet import SixDRepNet
 from pipeline_steps.io.weights import Weights, locate
 from recomputed.landmarks import landmark_pose
 

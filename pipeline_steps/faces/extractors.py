@@ -8,37 +8,26 @@ colour order) is checked in one place, before any extractor sees them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline_steps.faces.attributes import ATTRIBUTES_PREPROCESSING, AttributeNet
-from pipeline_steps.faces.colour import check_rgb
+from pipeline_steps.faces import pose
 from pipeline_steps.faces.iresnet import NAMED_LAYERS
-from pipeline_steps.faces.pixels import checked, normalised, resized
-from pipeline_steps.faces.pose import EXTRACTOR as POSE_EXTRACTOR
-from pipeline_steps.faces.pose import FOCAL_LENGTHS_PER_SIDE, head_pose
-from pipeline_steps.faces.recogniser import (
-    PREPROCESSING,
-    load_recogniser,
-    read_state_dict,
-    to_input,
-    weights_file,
-)
-from pipeline_steps.faces.sixdrepnet import BORDER, SixDRepNet, pose_of
-from pipeline_steps.faces.sixdrepnet import INPUT_SIZE as SIXDREPNET_SIDE
+from pipeline_steps.faces.pixels import check_rgb, checked, normalised, resized, resized_8bit
+from pipeline_steps.faces.recogniser import PREPROCESSING, load_network, load_recogniser, to_input
 from pipeline_steps.io.weights import Weights, locate, verify
 from pipeline_steps.runtime.errors import StepError
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of each channel."""
+
 INCEPTION_SIDE = 299
 DINOV2_SIDE = 224
 
@@ -112,59 +101,123 @@ def _quality(weights: Weights, device: str | torch.device) -> Extractor:
 
 def _landmark_pose(weights: Weights, _device: str | torch.device) -> Extractor:
     """Pitch, yaw, roll [n, 3] in degrees; the roll is what alignment leaves over."""
-    focal = float(str(weights.options.get("focal_lengths_per_side", FOCAL_LENGTHS_PER_SIDE)))
+    focal = float(str(weights.options.get("focal_lengths_per_side", pose.FOCAL_LENGTHS_PER_SIDE)))
 
     def extract(faces: AlignedFaces) -> NDArray[np.float32]:
         side = faces.images.shape[1]
-        return head_pose(faces.landmarks, side, focal_length=focal * side).astype(np.float32)
+        angles = pose.head_pose(faces.landmarks, side, focal_length=focal * side)
+        return angles.astype(np.float32)
 
-    return Extractor(f"{POSE_EXTRACTOR} in the aligned face, focal length {focal:g} sides", extract)
+    words = f"{pose.EXTRACTOR} in the aligned face, focal length {focal:g} sides"
+    return Extractor(words, extract)
 
 
 def _sixdrepnet(weights: Weights, device: str | torch.device) -> Extractor:
-    """Pitch, yaw, roll [n, 3] in degrees, with the signs of `pose`."""
+    """Pitch, yaw, roll [n, 3] in degrees, with the signs of `pose`.
+
+    Images are resized as by the authors' `regressor.py` (github.com/thohemp/6DRepNet), which hands
+    PIL images to torchvision's Resize.
+    """
     try:
         verify(weights)
     except StepError as error:
         raise StepError(
             f"{error}. Without them: landmark_pose as score.pose.extractor, which needs no weights"
         ) from error
-    path = weights_file(weights)
-    network = SixDRepNet()
-    try:
-        network.load_state_dict(read_state_dict(path))
-    except RuntimeError as error:
-        raise StepError(f"weights {weights.name!r}: {path} is no 6DRepNet: {error}") from error
-    network.eval().to(device)
+    side, border = pose.SIXDREPNET_SIDE, pose.SIXDREPNET_BORDER
 
-    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
-        sides = ((0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0))
-        pixels = resized(np.pad(faces.images, sides), SIXDREPNET_SIDE)
-        x = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
-        return _run(lambda batch: pose_of(network(batch)), x, device)
+    def build(state: dict[str, Tensor]) -> pose.SixDRepNet:
+        network = pose.SixDRepNet()
+        network.load_state_dict(state)
+        return network
 
-    return Extractor(
-        f"RGB, {BORDER} px black border, PIL bicubic to {SIXDREPNET_SIDE}x{SIXDREPNET_SIDE} in "
-        "floating point, ImageNet's mean and standard deviation",
-        extract,
+    def prepared(images: NDArray[np.uint8]) -> Tensor:
+        bordered = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+        return normalised(resized_8bit(bordered, side), *IMAGENET)
+
+    network = load_network(weights, build).eval().to(device)
+    return _of_network(
+        f"RGB, {border} px black border, PIL bilinear to {side}x{side} in 8 bits, "
+        "ImageNet's mean and standard deviation",
+        prepared,
+        lambda x: pose.pose_of(network(x)),
+        device,
     )
+
+
+class AttributeNet(nn.Module):
+    """A small classifier of visible attributes, whose penultimate activations describe an image.
+
+    In the embedded world it has Inception's role in the Fréchet distance and the kNN manifolds: a
+    network trained to tell the world's attributes apart, without looking at identity. Convolutions
+    that halve the resolution, global average pooling, one linear head each.
+
+    Args:
+        classes: number of classes of each attribute.
+        widths: channels of each stage; the last is the number of features.
+    """
+
+    def __init__(
+        self, classes: Mapping[str, int], widths: Sequence[int] = (16, 32, 64, 64)
+    ) -> None:
+        super().__init__()
+        stages = []
+        inputs = 3
+        for width in widths:
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(inputs, width, 3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    nn.Conv2d(width, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                )
+            )
+            inputs = width
+        self.stages = nn.Sequential(*stages)
+        self.heads = nn.ModuleDict({name: nn.Linear(inputs, n) for name, n in classes.items()})
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate activations [n, widths[-1]] of images [n, 3, h, w], RGB in [-1, 1]."""
+        return self.stages(x).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits [n, classes] of each attribute for images [n, 3, h, w], RGB in [-1, 1]."""
+        features = self.features(x)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> AttributeNet:
+        """The network of a state dict, whose shapes say how it is built; in evaluation mode.
+
+        Raises:
+            ValueError, RuntimeError: the tensors are not those of such a network.
+        """
+        widths: list[int] = []
+        while (weight := state.get(f"stages.{len(widths)}.0.weight")) is not None:
+            widths.append(weight.shape[0])
+        heads = {
+            name.split(".")[1]: weight.shape[0]
+            for name, weight in state.items()
+            if name.startswith("heads.") and name.endswith(".weight")
+        }
+        if not widths:
+            raise ValueError("no tensors of an attribute network (stages.0.0.weight, …)")
+        with torch.random.fork_rng(devices=[]):
+            network = cls(heads, widths)
+        network.load_state_dict(dict(state))
+        return network.eval()
 
 
 def _attributes(weights: Weights, device: str | torch.device) -> Extractor:
     """Penultimate activations of the attribute classifier."""
-    verify(weights)
-    path = weights_file(weights)
-    try:
-        network = AttributeNet.from_state_dict(read_state_dict(path)).to(device)
-    except ValueError as error:
-        raise StepError(f"weights {weights.name!r}: {path}: {error}") from error
-
-    @torch.inference_mode()
-    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
-        x = to_input(torch.from_numpy(faces.images).to(device))
-        return _array(network.features(x))
-
-    return Extractor(ATTRIBUTES_PREPROCESSING, extract)
+    return _of_network(
+        "RGB, any size, (x / 255 - 0.5) / 0.5",
+        lambda images: to_input(torch.from_numpy(images)),
+        load_network(weights, AttributeNet.from_state_dict).to(device).features,
+        device,
+    )
 
 
 def _inception(weights: Weights, device: str | torch.device) -> Extractor:
@@ -185,13 +238,12 @@ def _inception(weights: Weights, device: str | torch.device) -> Extractor:
         raise StepError(
             f"weights {weights.name!r}: {path} is not clean-fid's TorchScript Inception: {error}"
         ) from error
-
-    @torch.inference_mode()
-    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
-        x = resized(faces.images, INCEPTION_SIDE).to(device)
-        return _array(layers((x - 128.0) / 128.0).flatten(1))
-
-    return Extractor("RGB, PIL bicubic to 299x299 in floating point, (x - 128) / 128", extract)
+    return _of_network(
+        "RGB, PIL bicubic to 299x299 in floating point, (x - 128) / 128",
+        lambda images: (resized(images, INCEPTION_SIDE) - 128.0) / 128.0,
+        lambda x: layers(x).flatten(1),
+        device,
+    )
 
 
 def _clip(weights: Weights, device: str | torch.device) -> Extractor:
@@ -204,13 +256,11 @@ def _clip(weights: Weights, device: str | torch.device) -> Extractor:
 
     network = _from_folder(weights, CLIPVisionModelWithProjection, device)
     side = int(network.config.image_size)  # its position embeddings allow no other
-    return Extractor(
+    return _of_network(
         f"RGB, PIL bicubic to {side}x{side} in floating point, CLIP's mean and standard deviation",
-        lambda faces: _run(
-            lambda x: network(pixel_values=x).image_embeds,
-            normalised(resized(faces.images, side), CLIP_MEAN, CLIP_STD),
-            device,
-        ),
+        lambda images: normalised(resized(images, side), *CLIP),
+        lambda x: network(pixel_values=x).image_embeds,
+        device,
     )
 
 
@@ -222,13 +272,11 @@ def _dinov2(weights: Weights, device: str | torch.device) -> Extractor:
     from transformers import Dinov2Model
 
     network = _from_folder(weights, Dinov2Model, device)
-    return Extractor(
+    return _of_network(
         "RGB, PIL bicubic to 224x224 in floating point, ImageNet's mean and standard deviation",
-        lambda faces: _run(
-            lambda x: network(pixel_values=x).last_hidden_state[:, 0],
-            normalised(resized(faces.images, DINOV2_SIDE), IMAGENET_MEAN, IMAGENET_STD),
-            device,
-        ),
+        lambda images: normalised(resized(images, DINOV2_SIDE), *IMAGENET),
+        lambda x: network(pixel_values=x).last_hidden_state[:, 0],
+        device,
     )
 
 
@@ -249,30 +297,31 @@ def _from_folder(weights: Weights, model: Any, device: str | torch.device) -> An
     """A transformers model of a local folder, in evaluation mode and single precision."""
     verify(weights)
     path = locate(weights)
+    unfit = f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}"
     try:
         network, loading = model.from_pretrained(
             path, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise StepError(
-            f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: {error}"
-        ) from error
+        raise StepError(f"{unfit}: {error}") from error
     # Left alone, transformers would draw what a file lacks at random.
     missing = sorted(loading["missing_keys"])
     if missing:
-        raise StepError(
-            f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: it lacks "
-            f"{len(missing)} tensors, {missing[0]} among them"
-        )
+        raise StepError(f"{unfit}: it lacks {len(missing)} tensors, {missing[0]} among them")
     return network.float().eval().to(device)
 
 
-@torch.inference_mode()
-def _run(
-    network: Callable[[Tensor], Tensor], x: Tensor, device: str | torch.device
-) -> NDArray[np.float32]:
-    return _array(network(x.to(device)))
+def _of_network(
+    preprocessing: str,
+    prepared: Callable[[NDArray[np.uint8]], Tensor],
+    network: Callable[[Tensor], Tensor],
+    device: str | torch.device,
+) -> Extractor:
+    """The extractor that runs a network on a device, on what ``prepared`` makes of images."""
 
+    @torch.inference_mode()
+    def extract(faces: AlignedFaces) -> NDArray[np.float32]:
+        rows = network(prepared(faces.images).to(device)).float().cpu().numpy()
+        return np.asarray(rows, dtype=np.float32)
 
-def _array(features: Tensor) -> NDArray[np.float32]:
-    return np.asarray(features.float().cpu().numpy(), dtype=np.float32)
+    return Extractor(preprocessing, extract)

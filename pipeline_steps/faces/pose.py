@@ -1,9 +1,10 @@
-"""Head pose from five landmarks: the perspective-n-point problem on an average head that may smile.
+"""Head pose: of five landmarks, or of the picture of a face by 6DRepNet.
 
-Source: a first solution by Terzakis & Lourakis, "A consistently fast and globally optimal solution
-to the perspective-n-point problem", ECCV 2020 (`cv2.SOLVEPNP_SQPNP`), refined by Gauss-Newton steps
-in which the mouth may move and widen. On a rigid head a smile, which shortens the face and widens
-the mouth, would pass for a head bowed by tens of degrees.
+Of landmarks: the perspective-n-point problem on an average head that may smile. Source: a first
+solution by Terzakis & Lourakis, "A consistently fast and globally optimal solution to the
+perspective-n-point problem", ECCV 2020 (`cv2.SOLVEPNP_SQPNP`), refined by Gauss-Newton steps in
+which the mouth may move and widen. On a rigid head a smile, which shortens the face and widens the
+mouth, would pass for a head bowed by tens of degrees.
 
 Signs, as seen in the image (x to the right, y down): **yaw** > 0 turns the nose to the image's
 right, **pitch** > 0 lifts it, **roll** > 0 turns the head clockwise. A face whose landmarks stand
@@ -12,9 +13,15 @@ on the ArcFace template has pose (0, 0, 0), up to the template's own slight asym
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import count
+
 import cv2
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE
 
@@ -29,11 +36,14 @@ _DEPTH_MM = np.array([0.0, 0.0, 37.0, 5.0, 5.0])
 FOCAL_LENGTHS_PER_SIDE = 4.0
 """Focal length over image side: a face that fills two thirds of it is seen from about a metre."""
 
-
 LANDMARK_SD_MM = 1.5
 MOUTH_HEIGHT_SD_MM = 8.0
 MOUTH_WIDTH_SD_MM = 5.0
 """How far landmarks are off, and how far mouth corners move up or down, and outwards (each)."""
+
+N_PARAMETERS = 8
+"""Pitch, yaw, roll in radians; x, y, z of the head and how far the mouth corners moved down and
+outwards in millimetres."""
 
 GAUSS_NEWTON_STEPS = 200  # at most; heads that are bowed deeply take dozens
 CONVERGED = 1e-9  # largest last step, in radians and millimetres
@@ -128,11 +138,6 @@ def head_pose(
     return np.degrees(parameters[:, :3])
 
 
-N_PARAMETERS = 8
-"""Pitch, yaw, roll in radians; x, y, z of the head and how far the mouth corners moved down and
-outwards in millimetres."""
-
-
 def _residuals(parameters: NDArray[np.float64], rays: NDArray[np.float64]) -> NDArray[np.float64]:
     """What a pose leaves unexplained, in standard deviations: [n, 12] for n faces."""
     model = np.repeat(HEAD_MODEL[None], len(parameters), axis=0)
@@ -166,12 +171,92 @@ def _refined(parameters: NDArray[np.float64], rays: NDArray[np.float64]) -> NDAr
         normal = np.einsum("nri,nrj->nij", slopes, slopes) + damping
         gradient = np.einsum("nri,nr->ni", slopes, _residuals(here, seen))
         step = np.linalg.solve(normal, gradient[:, :, None])[:, :, 0]
-        step[:, :3] = np.clip(
-            step[:, :3], -0.3, 0.3
-        )  # radians; a long step may turn the head round
+        # Radians; a long step may turn the head round.
+        step[:, :3] = np.clip(step[:, :3], -0.3, 0.3)
         parameters[moving] -= step
         moving = moving[np.abs(step).max(axis=1) > CONVERGED]
         if len(moving) == 0:
             break
     sane = np.abs(parameters[:, :3]).max(axis=1, initial=0.0) <= np.pi / 2
     return np.where(sane[:, None], parameters, first)
+
+
+# 6DRepNet. Source: Hempel et al., "6D rotation representation for unconstrained head pose
+# estimation", ICIP 2022: a RepVGG-B1g2 (Ding et al., CVPR 2021) in its inference form, one
+# convolution with bias for each block, and a linear layer to the first two columns of a rotation
+# matrix. Parameter names are those of the published weights.
+
+N_BLOCKS = (4, 6, 16, 1)
+WIDTHS = (64, 128, 256, 512, 2048)
+SIXDREPNET_SIDE = 224
+SIXDREPNET_BORDER = 30
+"""Black pixels about an aligned 112-pixel face: the network was trained on looser crops."""
+
+
+class RepVggBlock(nn.Module):
+    """A 3x3 convolution and a rectifier."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, groups: int) -> None:
+        super().__init__()
+        self.rbr_reparam = nn.Conv2d(
+            inputs, outputs, 3, stride=stride, padding=1, groups=groups, bias=True
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, inputs, h, w] -> [n, outputs, h / stride, w / stride]."""
+        return F.relu(self.rbr_reparam(x))
+
+
+class SixDRepNet(nn.Module):
+    """Image -> rotation of the head.
+
+    Args:
+        widths: channels of the stem and of the four stages.
+        n_blocks: blocks of the four stages.
+    """
+
+    def __init__(self, widths: Sequence[int] = WIDTHS, n_blocks: Sequence[int] = N_BLOCKS) -> None:
+        super().__init__()
+        self.layer0 = RepVggBlock(3, widths[0], stride=2, groups=1)
+        index = count(1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(
+                *(
+                    RepVggBlock(
+                        outputs if block else inputs,
+                        outputs,
+                        stride=1 if block else 2,
+                        groups=1 if next(index) % 2 else 2,  # every other one of the "g2" family
+                    )
+                    for block in range(blocks)
+                )
+            )
+            for inputs, outputs, blocks in zip(widths[:-1], widths[1:], n_blocks, strict=True)
+        )
+        self.linear_reg = nn.Linear(widths[-1], 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotations [n, 3, 3] of images [n, 3, 224, 224] with ImageNet's mean and deviation."""
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.layer0(x)))))
+        return rotation_of(self.linear_reg(x.mean(dim=(2, 3))))
+
+
+def rotation_of(columns: Tensor) -> Tensor:
+    """Rotation matrices [n, 3, 3] from two raw columns [n, 6], by Gram-Schmidt (Zhou et al. 2019).
+
+    The first three numbers are the first column, the last three about the second.
+    """
+    first = F.normalize(columns[:, :3], eps=1e-8)
+    third = F.normalize(torch.linalg.cross(first, columns[:, 3:]), eps=1e-8)
+    return torch.stack([first, torch.linalg.cross(third, first), third], dim=2)
+
+
+def pose_of(rotation: Tensor) -> Tensor:
+    """Pitch, yaw and roll [n, 3] in degrees, with the signs of `pose`, from rotations [n, 3, 3].
+
+    6DRepNet counts yaw the other way round: its drawn axis goes left in the image for yaw > 0.
+    """
+    pitch = torch.atan2(rotation[:, 2, 1], rotation[:, 2, 2])
+    yaw = torch.atan2(rotation[:, 2, 0], torch.hypot(rotation[:, 0, 0], rotation[:, 1, 0]))
+    roll = torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0])
+    return torch.rad2deg(torch.stack([pitch, yaw, roll], dim=1))

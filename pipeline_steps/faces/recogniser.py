@@ -5,19 +5,21 @@ Input convention of ArcFace and CR-FIQA: RGB, 112x112 pixels, (x / 255 - 0.5) / 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
-from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
+from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
 from pipeline_steps.io.weights import Weights, locate, verify
 from pipeline_steps.runtime.errors import StepError
+
+N = TypeVar("N", bound=nn.Module)
 
 WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
 FAR_OUTSIDE = 4.0  # a decoder overshoots [-1, 1] a little; 0..255 goes far beyond
@@ -91,34 +93,23 @@ class Recogniser:
 
     @torch.inference_mode()
     def quality(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
-        """Face-image quality (CR-FIQA): how well a face is recognised, higher is better.
+        """Face-image quality (CR-FIQA) [n]: how well a face is recognised, higher is better.
 
-        Args:
-            images: uint8 [n, input_size, input_size, 3] RGB.
-            batch_size: images per pass; changes no result.
-
-        Returns:
-            float32 [n].
-
-        Raises:
-            ValueError: another dtype or shape, or the network has no quality head.
+        Args and errors as of `embed`; also a ValueError where the network has no quality head.
         """
-        scores = [
-            self.network.forward_with_quality(x)[1] for x in self._batches(images, batch_size)
-        ]
+        batches = self._batches(images, batch_size)
+        scores = [self.network.forward_with_quality(x)[1] for x in batches]
         return torch.cat([torch.zeros(0, device=self.device), *scores]).cpu().numpy()
 
-    def _batches(self, images: NDArray[np.uint8], batch_size: int) -> list[Tensor]:
+    def _batches(self, images: NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
         side = self.input_size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (side, side, 3):
             raise ValueError(
                 f"expected uint8 RGB faces [n, {side}, {side}, 3], got {images.dtype} "
                 f"{images.shape}"
             )
-        return [
-            to_input(torch.from_numpy(images[start : start + batch_size]).to(self.device))
-            for start in range(0, len(images), batch_size)
-        ]
+        for start in range(0, len(images), batch_size):
+            yield to_input(torch.from_numpy(images[start : start + batch_size]).to(self.device))
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -133,26 +124,16 @@ def load_recogniser(weights: Weights, device: str | torch.device = "cpu") -> Rec
     options layers (4 counts), widths (5 counts, the stem first) and, where they differ from 512 and
     112, embedding_dim and input_size. A quality head is there when the file has one.
 
-    Args:
-        weights: registry entry; its file is .safetensors, .pth with tensors only, or .onnx.
-        device: where the network is to run.
-
     Raises:
-        StepError: the file is missing, is not the named one, is of an unknown kind, or does not fit
-            the architecture.
+        StepError: see `load_network`.
     """
-    verify(weights)
-    path = weights_file(weights)
-    state = read_state_dict(path)
-    try:
+
+    def build(state: dict[str, Tensor]) -> IResNet:
         network = build_network(weights, quality_head="qs.weight" in state)
         network.load_state_dict(state)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise StepError(
-            f"weights {weights.name!r}: {path} does not fit the architecture "
-            f"{weights.architecture!r} with options {weights.options}: {error}"
-        ) from error
-    return Recogniser(network, device)
+        return network
+
+    return Recogniser(load_network(weights, build), device)
 
 
 def build_network(weights: Weights, *, quality_head: bool = False) -> IResNet:
@@ -169,6 +150,25 @@ def build_network(weights: Weights, *, quality_head: bool = False) -> IResNet:
             f"unknown recogniser architecture, expected iresnet or one of {sorted(NAMED_LAYERS)}"
         )
     return IResNet(**options, quality_head=quality_head)
+
+
+def load_network(weights: Weights, build: Callable[[dict[str, Tensor]], N]) -> N:
+    """What ``build`` makes of the tensors of a registry entry's one file.
+
+    Raises:
+        StepError: the file is missing, is not the pinned one, is of an unknown kind or broken, or
+            ``build`` raises a ValueError, TypeError or RuntimeError.
+    """
+    verify(weights)
+    path = weights_file(weights)
+    state = read_state_dict(path)
+    try:
+        return build(state)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise StepError(
+            f"weights {weights.name!r}: {path} does not fit the architecture "
+            f"{weights.architecture!r} with options {weights.options}: {error}"
+        ) from error
 
 
 def weights_file(weights: Weights) -> Path:
@@ -190,9 +190,9 @@ def weights_file(weights: Weights) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, .pth or .onnx file, on the CPU. Only tensors are unpickled.
+    """Tensors of a .safetensors, .pth or .onnx file (an iResNet's), on the CPU.
 
-    Of an ONNX file: those of the iResNet in it, see :mod:`pipeline_steps.faces.onnx_weights`.
+    Only tensors are unpickled.
 
     Raises:
         StepError: another kind of file, or a broken one.

@@ -1,10 +1,13 @@
-"""The prepared dataset as fine-tuning and sampling see it: identities, images, cohorts."""
+"""The prepared dataset: its tables, and its identities as fine-tuning and sampling see them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,40 @@ from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.errors import StepError
 
 AGAIN = "delete it and run again"
+
+Row = dict[str, Any]
+
+
+def drop_duplicates(prepared: Sequence[tuple[Row, str]]) -> list[Row]:
+    """Manifest rows in their order, given each with the hash of its photograph.
+
+    A photograph with the bytes of an earlier kept one is not kept.
+    """
+    first: dict[str, str] = {}
+    rows = []
+    for row, digest in prepared:
+        if row["kept"] and digest in first:
+            row = row | dict.fromkeys(("file", "sha256", "box", "landmarks", "probability"))
+            row |= {"kept": False, "reason": f"duplicate of {first[digest]}"}
+        elif row["kept"]:
+            first[digest] = row["source"]
+        rows.append(row)
+    return rows
+
+
+def identity_table(
+    rows: Sequence[Row], identities: Sequence[str], genders: Mapping[str, str], consent: str
+) -> str:
+    """The text of identities.csv."""
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(["identity", "gender", "n_images", "source", "consent"])
+    for identity in identities:
+        own = [row for row in rows if row["kept"] and row["identity"] == identity]
+        sources = dict.fromkeys(row["source"].split("/", 1)[0] for row in own)
+        gender = genders.get(identity, "")
+        table.writerow([identity, gender, len(own), ";".join(sources), consent])
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -57,8 +94,7 @@ def read_subjects(dataset: Path) -> list[Subject]:
         raise StepError(f"{table} names no identity: the sources hold no usable image")
     manifest = read_manifest(dataset / "manifest.parquet", ["identity", "file", "sha256", "kept"])
     kept = manifest[manifest["kept"].astype(bool)].sort_values("file")
-    images = {str(identity): rows for identity, rows in kept.groupby("identity")}
-    absent = sorted(set(images) - set(identities["identity"]), key=natural_key)
+    absent = sorted(set(kept["identity"]) - set(identities["identity"]), key=natural_key)
     if absent:
         raise StepError(
             f"{table} lacks {', '.join(absent)}, whom the manifest beside it keeps: it was cut or "
@@ -66,15 +102,8 @@ def read_subjects(dataset: Path) -> list[Subject]:
         )
     subjects = []
     for identity, gender in zip(identities["identity"], identities["gender"], strict=True):
-        rows = images.get(identity)
-        subjects.append(
-            Subject(
-                identity=identity,
-                gender=gender or None,
-                files=() if rows is None else tuple(rows["file"]),
-                sha256=() if rows is None else tuple(rows["sha256"]),
-            )
-        )
+        own = kept[kept["identity"] == identity]
+        subjects.append(Subject(identity, gender or None, tuple(own["file"]), tuple(own["sha256"])))
     return sorted(subjects, key=lambda subject: natural_key(subject.identity))
 
 

@@ -1,22 +1,33 @@
-"""What a prepared dataset lacks or has too much of: counted and named, and nothing of it hidden."""
+"""What a prepared dataset lacks or has too much of: counted and named, and nothing of it hidden.
+
+The Tufts Face Database's file names are not documented: that their second number is the camera's
+position on a semicircle is inferred. If it is, the head's yaw follows it, which is checked here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline_steps.identities.candidates import NO_CONSENT
-from pipeline_steps.identities.participants import Participant
+from pipeline_steps.faces.pose import head_pose
+from pipeline_steps.identities.participants import NO_CONSENT, Participant
 from pipeline_steps.identities.photographs import Listing
-from pipeline_steps.identities.positions import FOLLOWS, not_following, yaw_by_position
 from pipeline_steps.naming import natural_key
 from pipeline_steps.study.settings.photographs import ExpectedSettings
 
+FOLLOWS = 0.7
+"""Rank correlation of yaw and position from which one follows the other."""
+
+FEWEST_IMAGES, FEWEST_POSITIONS = 5, 3
+"""Below these nothing is said about a person's correlation."""
+
 Row = dict[str, Any]
 Json = dict[str, Any]
+Findings = Iterator[tuple[str, Sequence[str]]]
+"""Sentences with the names of the cases."""
 
 
 def dataset_report(
@@ -49,7 +60,8 @@ def dataset_report(
     correlations = yaw_by_position(rows, resolution)
     findings = [
         *_about_sources(rows, listings),
-        *_about_people(rows, identities, kept, participants, expected),
+        *_about_people(rows, identities, kept, expected),
+        *_about_the_table(identities, kept, participants),
         *_about_views(rows, expected),
         *_about_positions(correlations),
     ]
@@ -76,7 +88,10 @@ def dataset_report(
             for reason, files in sorted(left_out.items())
         },
         "without_image": without_image(rows, identities),
-        "findings": findings,
+        "findings": [
+            {"finding": text, "count": len(which) or 1, "which": sorted(which, key=natural_key)}
+            for text, which in findings
+        ],
     }
 
 
@@ -99,102 +114,125 @@ def sentences(report: Json) -> list[str]:
     return lines
 
 
-def _finding(sentence: str, which: Sequence[str] = ()) -> Json:
-    names = sorted(which, key=natural_key)
-    return {"finding": sentence, "count": len(names) or 1, "which": names}
-
-
-def _about_sources(rows: Sequence[Row], listings: Sequence[Listing]) -> list[Json]:
-    found = [
-        _finding(f"incomplete source, {listing.broken}; download it again", [listing.source])
-        for listing in listings
-        if listing.broken
-    ]
+def _about_sources(rows: Sequence[Row], listings: Sequence[Listing]) -> Findings:
+    for listing in listings:
+        if listing.broken:
+            yield f"incomplete source, {listing.broken}; download it again", [listing.source]
     places: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row["identity"] is not None:
             places[row["identity"]].add(row["source"].split("/", 1)[0])
     several = [f"{name} ({', '.join(sorted(at))})" for name, at in places.items() if len(at) > 1]
     if several:
-        found.append(_finding(f"{len(several)} people stand in several sources", several))
-    return found
+        yield f"{len(several)} people stand in several sources", several
 
 
 def _about_people(
     rows: Sequence[Row],
     identities: Sequence[str],
     kept: Mapping[str, int],
-    participants: Mapping[str, Participant],
     expected: ExpectedSettings,
-) -> list[Json]:
-    found = []
+) -> Findings:
     low, high = expected.identities or (0, len(kept))
     if not low <= len(kept) <= high:
-        found.append(_finding(f"{len(kept)} people where {low} to {high} are expected"))
+        yield f"{len(kept)} people where {low} to {high} are expected", []
     refused = {row["identity"] for row in rows if row["reason"] == NO_CONSENT}
     if refused:
-        found.append(_finding(f"{len(refused)} people without consent are left out", [*refused]))
+        yield f"{len(refused)} people without consent are left out", [*refused]
     empty = without_image(rows, identities)
     if empty:
-        found.append(_finding(f"{len(empty)} people have no usable photograph", [*empty]))
+        yield f"{len(empty)} people have no usable photograph", [*empty]
     numbers = {int(name[3:]) for name in identities if name[3:].isdecimal()}
     gaps = [str(n) for n in range(1, max(numbers, default=0)) if n not in numbers]
     if gaps and expected.identities is not None:
-        found.append(_finding(f"{len(gaps)} participant numbers are missing", gaps))
+        yield f"{len(gaps)} participant numbers are missing", gaps
     wanted = expected.images_per_identity
-    if wanted is not None and kept:
-        odd = [f"{name} ({count})" for name, count in kept.items() if count != wanted]
-        if odd:
-            found.append(_finding(f"{len(odd)} people have not {wanted} images", odd))
-    if participants:
-        unknown = [name for name in kept if name not in participants]
-        if unknown:
-            found.append(_finding(f"the participant table lacks {len(unknown)} people", unknown))
-        absent = [name for name in participants if name not in identities]
-        if absent:
-            found.append(_finding(f"{len(absent)} people of the table have no folder", absent))
-    return found
+    odd = [f"{name} ({count})" for name, count in kept.items() if count != wanted]
+    if odd and wanted is not None:
+        yield f"{len(odd)} people have not {wanted} images", odd
 
 
-def _about_views(rows: Sequence[Row], expected: ExpectedSettings) -> list[Json]:
-    found = []
+def _about_the_table(
+    identities: Sequence[str], kept: Mapping[str, int], participants: Mapping[str, Participant]
+) -> Findings:
+    unknown = [name for name in kept if name not in participants]
+    if unknown and participants:
+        yield f"the participant table lacks {len(unknown)} people", unknown
+    absent = [name for name in participants if name not in identities]
+    if absent:
+        yield f"{len(absent)} people of the table have no folder", absent
+
+
+def _about_views(rows: Sequence[Row], expected: ExpectedSettings) -> Findings:
     for what, known in (("camera", expected.cameras), ("position", expected.positions)):
         odd = [row for row in rows if known and row[what] is not None and row[what] not in known]
         if odd:
             shown = ", ".join(map(str, known or ()))
             names = [f"{row['source']} ({row[what]})" for row in odd]
-            found.append(_finding(f"{len(odd)} files name a {what} other than {shown}", names))
+            yield f"{len(odd)} files name a {what} other than {shown}", names
     used = [row for row in rows if row["kept"]]
     views = {(row["camera"], row["position"]) for row in used} - {(None, None)}
     per_person = list(Counter(row["identity"] for row in used).values())
     if views and float(np.median(per_person)) < len(views) / 2:
-        found.append(
-            _finding(
-                f"people have {np.median(per_person):g} images in the median where the file names "
-                f"tell {len(views)} views apart: check prepare.file_pattern"
-            )
+        yield (
+            f"people have {np.median(per_person):g} images in the median where the file names "
+            f"tell {len(views)} views apart: check prepare.file_pattern",
+            [],
         )
+
+
+def _about_positions(correlations: Mapping[str, float]) -> Findings:
+    odd = [f"{name} ({correlations[name]:.2f})" for name in not_following(correlations)]
+    typical = abs(float(np.median(list(correlations.values())))) if odd else 1.0
+    if typical < FOLLOWS:
+        yield (
+            "estimated yaw does not follow the position in the file names (rank correlation "
+            f"{typical:.2f}): check prepare.file_pattern and prepare.positions",
+            odd,
+        )
+    elif odd:
+        yield (
+            f"estimated yaw does not follow the position in the file names of {len(odd)} of "
+            f"{len(correlations)} people",
+            odd,
+        )
+
+
+def yaw_by_position(rows: Sequence[Mapping[str, Any]], resolution: int) -> dict[str, float]:
+    """Spearman's rank correlation of camera position and estimated yaw, for each person.
+
+    Args:
+        rows: manifest rows; those kept count, with landmarks in the prepared image's pixels.
+        resolution: side of the prepared images in pixels.
+
+    Returns:
+        Identity to a number in [-1, 1]; people with too few images or positions are not there.
+        Which sign is right is not known, but it is the same for all people.
+    """
+    from scipy.stats import spearmanr  # takes longer to load than many a step to run
+
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["kept"] and row["position"] is not None:
+            groups[row["identity"]].append(row)
+    found = {}
+    for identity, own in groups.items():
+        positions = np.array([row["position"] for row in own])
+        if len(own) < FEWEST_IMAGES or len(np.unique(positions)) < FEWEST_POSITIONS:
+            continue
+        landmarks = np.stack([np.asarray(row["landmarks"]).reshape(5, 2) for row in own])
+        yaw = head_pose(landmarks, resolution)[:, 1]
+        known = np.isfinite(yaw)
+        if known.sum() < FEWEST_IMAGES or len(np.unique(yaw[known])) < 2:
+            found[identity] = 0.0
+        else:
+            found[identity] = float(spearmanr(positions[known], yaw[known]).statistic)
     return found
 
 
-def _about_positions(correlations: Mapping[str, float]) -> list[Json]:
-    odd = not_following(correlations)
-    if not odd:
+def not_following(correlations: Mapping[str, float]) -> list[str]:
+    """People whose yaw does not follow the position, or goes the other way than most people's."""
+    if not correlations:
         return []
-    named = [f"{name} ({correlations[name]:.2f})" for name in odd]
-    typical = abs(float(np.median(list(correlations.values()))))
-    if typical < FOLLOWS:
-        return [
-            _finding(
-                "estimated yaw does not follow the position in the file names (rank correlation "
-                f"{typical:.2f}): check prepare.file_pattern and prepare.positions",
-                named,
-            )
-        ]
-    return [
-        _finding(
-            f"estimated yaw does not follow the position in the file names of {len(odd)} of "
-            f"{len(correlations)} people",
-            named,
-        )
-    ]
+    way = 1.0 if np.median(list(correlations.values())) >= 0 else -1.0
+    return [name for name, value in correlations.items() if not way * value >= FOLLOWS]

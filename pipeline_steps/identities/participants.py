@@ -1,17 +1,25 @@
-"""From participants' folders and tables to the study's identities."""
+"""From participants' folders and tables to the study's identities, and whose photographs to use."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.identities.photographs import (
+    Listing,
+    Photograph,
+    list_photographs,
+    unique_stems,
+)
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
+NO_CONSENT = "no consent"
 WORDS: dict[str, dict[str, Any]] = {
     "gender": {"m": "M", "male": "M", "f": "F", "female": "F", "": ""},
     "consent": {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -21,13 +29,10 @@ WORDS: dict[str, dict[str, Any]] = {
 
 
 def identity_name(folder: str) -> str | None:
-    """`ID_<n>` for a participant's folder.
+    """`ID_<n>` for a participant's folder; None for a folder without a usable name.
 
     A name with one number in it gives that number (7, 007, subject-7 -> ID_7); any other keeps its
     letters (anna -> ID_anna), so that a further participant never renames the others.
-
-    Returns:
-        None for a folder without a usable name.
     """
     number = re.fullmatch(r"\D*?([0-9]+)\D*", folder)
     if number:
@@ -91,24 +96,23 @@ def read_participants(path: Path) -> dict[str, Participant]:
         )
     found: dict[str, Participant] = {}
     for line, row in enumerate(rows, start=2):
+        place = f"participant table {path}, line {line}"
         identity = identity_name((row[who] or "").strip())
         if identity is None:
-            raise StepError(f"participant table {path}, line {line}: {row[who]!r} names nobody")
+            raise StepError(f"{place}: {row[who]!r} names nobody")
         said: dict[str, Any] = {}
         for name, column in what.items():
             word = (row[column] or "").strip().lower()
             if word not in WORDS[name]:
                 expected = ", ".join(word for word in WORDS[name] if word)
                 raise StepError(
-                    f"participant table {path}, line {line}: {name} is {row[column]!r}, expected "
-                    f"one of {expected}, or nothing"
+                    f"{place}: {name} is {row[column]!r}, expected one of {expected}, or nothing"
                 )
             said[name] = WORDS[name][word]
         participant = Participant(**said)
         if found.setdefault(identity, participant) != participant:
             raise StepError(
-                f"participant table {path}, line {line}: {identity} stands there twice, with "
-                f"different {' or '.join(what)}"
+                f"{place}: {identity} stands there twice, with different {' or '.join(what)}"
             )
     return found
 
@@ -155,3 +159,77 @@ def _table(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
             f"participant table {path} is no UTF-8 CSV file: save it as CSV with that encoding"
         ) from error
     return rows, {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A photograph, whose it is, what its name says, and why it is left out if it is."""
+
+    photograph: Photograph
+    identity: str | None
+    stem: str
+    camera: int | None
+    position: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All that the sources hold: photographs source by source, identities of empty folders."""
+
+    candidates: tuple[Candidate, ...]
+    without_files: tuple[str, ...]
+    listings: tuple[Listing, ...]
+
+
+def collect(settings: PrepareSettings, participants: Mapping[str, Participant]) -> Collection:
+    """List the photographs of all sources; those of people without consent are never read.
+
+    Raises:
+        StepError: a source is missing or broken, or two folders mean the same identity.
+    """
+    listings = []
+    for source in settings.sources:
+        salvage = settings.on_broken_source == "salvage"
+        listings.append(list_photographs(Path(source), salvage=salvage))
+        get_logger("prepare").info("%s: %d photographs", source, len(listings[-1].photographs))
+    photographs = [item for listing in listings for item in listing.photographs]
+    empty = [folder for listing in listings for folder in listing.empty_folders]
+    named = identities_of_folders([item.folder for item in photographs] + empty)
+    stems = unique_stems([(named.get(item.folder, ""), item.name) for item in photographs])
+    refused = refused_of(settings, participants)
+    candidates = [
+        _candidate(item, named.get(item.folder), stem, settings, refused)
+        for item, stem in zip(photographs, stems, strict=True)
+    ]
+    with_files = {candidate.identity for candidate in candidates}
+    without = {named[folder] for folder in empty if folder in named} - with_files
+    return Collection(tuple(candidates), tuple(sorted(without)), tuple(listings))
+
+
+def _candidate(
+    photograph: Photograph,
+    identity: str | None,
+    stem: str,
+    settings: PrepareSettings,
+    refused: Container[str],
+) -> Candidate:
+    """What a photograph's name and place say about it."""
+    numbers: dict[str, int] = {}
+    reason = ""
+    if identity is None:
+        reason = "not in a participant's folder"
+    elif identity in refused:
+        reason = NO_CONSENT
+    if settings.file_pattern is not None:
+        match = re.fullmatch(settings.file_pattern, photograph.name, flags=re.IGNORECASE)
+        if match is None:
+            reason = reason or "odd name"
+        else:
+            found = match.groupdict()
+            numbers = {key: int(value) for key, value in found.items() if value is not None}
+    camera, position = numbers.get("camera"), numbers.get("position")
+    wanted = settings.positions
+    if wanted is not None and position is not None and position not in wanted:
+        reason = reason or "position excluded"
+    return Candidate(photograph, identity, stem, camera, position, reason)

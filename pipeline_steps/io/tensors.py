@@ -7,13 +7,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.runtime.errors import StepError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,14 @@ def canonical_safetensors(content: bytes) -> bytes:
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device; the host goes on at once, and a GPU's later work sees the copy.
+
+    A plain ``tensor.to("cuda")`` waits until the GPU has done all that it was given before: that
+    memory is not pinned. Pinned memory is given back to its pool when the copy is done.
+    """
+    if str(device).startswith("cuda") and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

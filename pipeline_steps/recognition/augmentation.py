@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
 
 LEVELS = 31
 MAX_SHEAR = 0.3

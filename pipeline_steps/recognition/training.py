@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline_steps.faces.transfer import send
 from pipeline_steps.io.checkpoint import Checkpoint
+from pipeline_steps.io.tensors import send
 from pipeline_steps.recognition.backbones import to_input
 from pipeline_steps.recognition.margins import MarginHead
 from pipeline_steps.runtime.errors import Interrupted

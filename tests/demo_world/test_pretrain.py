@@ -15,7 +15,7 @@ from pipeline_steps.demo_world.pretraining.attributes_training import CLASSES
 from pipeline_steps.demo_world.pretraining.pretrain import run
 from pipeline_steps.demo_world.pretraining.pretrain_plan import RECOGNISERS, Plan, RecogniserPlan
 from pipeline_steps.demo_world.pretraining.pretrain_stages import half_size
-from pipeline_steps.faces.attributes import AttributeNet
+from pipeline_steps.faces.extractors import AttributeNet
 from pipeline_steps.faces.recogniser import load_recogniser, read_state_dict
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.weights import Weights

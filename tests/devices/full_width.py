@@ -15,9 +15,9 @@ from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.diffusion.training.frozen_face_network import frozen_copy
 from pipeline_steps.diffusion.training.latent_set import LatentSet
 from pipeline_steps.diffusion.training.runtime import Runtime
-from pipeline_steps.faces.crop import crop_and_resize
+from pipeline_steps.faces.detection import crop_and_resize
 from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 TOKENS = 77

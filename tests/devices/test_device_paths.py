@@ -20,11 +20,10 @@ from pipeline_steps.diffusion.sampling.schedulers import SCHEDULERS
 from pipeline_steps.diffusion.training.choice import Trials
 from pipeline_steps.diffusion.training.cohort_plan import plan_cohort
 from pipeline_steps.diffusion.training.runtime import Runtime
-from pipeline_steps.faces.crop import crop_and_resize
-from pipeline_steps.faces.detection import Detector
+from pipeline_steps.faces.detection import Detector, crop_and_resize
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import Recogniser
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
 from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.margins import MARGINS, MarginHead
 from pipeline_steps.recognition.training import train

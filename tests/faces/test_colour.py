@@ -7,7 +7,7 @@ import pytest
 
 from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.faces.alignment import align_to_template
-from pipeline_steps.faces.colour import MIN_FACES, check_rgb, redness
+from pipeline_steps.faces.pixels import MIN_FACES, check_rgb, redness
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline_steps.faces.crop import crop_and_resize, integer_boxes
+from pipeline_steps.faces.detection import crop_and_resize, integer_boxes
 
 BOXES = torch.tensor(
     [

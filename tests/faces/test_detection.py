@@ -14,7 +14,7 @@ from skimage import data
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
-from pipeline_steps.faces import cascade
+from pipeline_steps.faces import mtcnn
 from pipeline_steps.faces.detection import Detector
 
 ASTRONAUT = data.astronaut()  # NASA, public domain: one face among other things
@@ -124,7 +124,7 @@ def test_noise_and_nothing(detector):
 
 def test_candidates_at_the_border_are_cut_and_those_outside_dropped():
     boxes = torch.tensor([[-5.0, -5, 6, 6, 1], [20, 20, 31, 40, 1], [-9, -9, -2, -2, 1]])
-    inside, bounds = cascade._pixel_bounds(boxes, 30, 30)
+    inside, bounds = mtcnn._pixel_bounds(boxes, 30, 30)
     assert inside.tolist() == [True, True, False]
     assert bounds.tolist() == [[0, 0, 6, 6], [19, 19, 30, 30]]
 
@@ -134,7 +134,7 @@ def test_candidates_are_cut_out_by_exact_area_averages():
     images = images.permute(0, 3, 1, 2)
     bounds = torch.tensor([[3, 5, 60, 71], [100, 80, 110, 90], [0, 0, 110, 90]])
     owner = torch.tensor([1, 0, 1])
-    crops = cascade._area_crops(cascade._integral(images), owner, bounds, 24)
+    crops = mtcnn._area_crops(mtcnn._integral(images), owner, bounds, 24)
     for crop, index, (x1, y1, x2, y2) in zip(crops, owner, bounds.tolist(), strict=True):
         cut = images[index, None, :, y1:y2, x1:x2].double()
         expected = F.interpolate(cut, (24, 24), mode="area")[0]
@@ -161,7 +161,7 @@ def test_suppression_equals_torchvisions(seed):
     group = torch.randint(0, 3, (60,), generator=generator)
     table = torch.cat([boxes, scores[:, None]], dim=1)
     expected = batched_nms(boxes, scores, group, 0.5)
-    assert sorted(cascade._suppress(table, group, 0.5).tolist()) == sorted(expected.tolist())
+    assert sorted(mtcnn._suppress(table, group, 0.5).tolist()) == sorted(expected.tolist())
 
 
 def test_detection_does_not_import_what_it_does_not_need():

@@ -9,8 +9,7 @@ from cleanfid.resize import build_resizer
 from safetensors.torch import save_file
 
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
-from pipeline_steps.faces.attributes import AttributeNet
-from pipeline_steps.faces.extractors import AlignedFaces, load_extractor
+from pipeline_steps.faces.extractors import AlignedFaces, AttributeNet, load_extractor
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.pixels import normalised, resized
 from pipeline_steps.faces.recogniser import load_recogniser

@@ -5,18 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.faces.framing import (
-    Square,
-    cut_square,
-    face_square,
-    into_square,
-    shrunk,
-    unshrunk,
-)
+from pipeline_steps.faces.alignment import Square, shrunk, unshrunk
 
 
 def test_square_is_centred_on_the_face_and_shows_the_margin():
-    square = face_square(np.array([100.0, 120.0, 160.0, 200.0]), 480, 640, margin=2.0)
+    square = Square.about_face(np.array([100.0, 120.0, 160.0, 200.0]), 480, 640, margin=2.0)
     assert square == Square(left=50.5, top=80.5, side=160.0)
 
 
@@ -29,12 +22,12 @@ def test_square_is_centred_on_the_face_and_shows_the_margin():
     ],
 )
 def test_square_stays_inside_the_image(box, expected):
-    assert face_square(np.array(box), 480, 640, margin=2.0) == expected
+    assert Square.about_face(np.array(box), 480, 640, margin=2.0) == expected
 
 
 def test_face_stands_in_the_middle_of_its_crop():
-    square = face_square(np.array([100.0, 120.0, 160.0, 200.0]), 480, 640, margin=2.0)
-    np.testing.assert_allclose(into_square(np.array([130.0, 160.0]), square, 64), 31.5)
+    square = Square.about_face(np.array([100.0, 120.0, 160.0, 200.0]), 480, 640, margin=2.0)
+    np.testing.assert_allclose(square.points(np.array([130.0, 160.0]), 64), 31.5)
 
 
 @pytest.mark.parametrize("size", [32, 100, 333])
@@ -42,16 +35,16 @@ def test_points_follow_the_pixels(size):
     image = np.zeros((200, 260, 3), np.uint8)
     image[90:93, 140:143] = 255
     square = Square(left=60.5, top=20.25, side=150.0)
-    cut = cut_square(image, square, size)[..., 0].astype(float)
+    cut = square.cut(image, size)[..., 0].astype(float)
     rows, columns = np.mgrid[:size, :size]
     centre = [(cut * columns).sum() / cut.sum(), (cut * rows).sum() / cut.sum()]
-    np.testing.assert_allclose(centre, into_square(np.array([141.0, 91.0]), square, size), atol=0.1)
+    np.testing.assert_allclose(centre, square.points(np.array([141.0, 91.0]), size), atol=0.1)
 
 
 def test_fine_patterns_are_averaged_and_not_aliased():
     image = np.zeros((256, 256, 3), np.uint8)
     image[::2] = 255
-    cut = cut_square(image, Square(0, 0, 256), 32)
+    cut = Square(0, 0, 256).cut(image, 32)
     assert np.abs(cut.astype(float) - 127.5).max() < 8
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.faces.onnx_weights import state_dict_of_onnx
+from pipeline_steps.faces.iresnet import IResNet, state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline_steps.faces.pose import rotation_from_pose
-from pipeline_steps.faces.sixdrepnet import SixDRepNet, pose_of, rotation_of
+from pipeline_steps.faces.pose import SixDRepNet, pose_of, rotation_from_pose, rotation_of
 
 
 def test_backbone_has_the_published_size_and_layout():

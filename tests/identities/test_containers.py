@@ -9,8 +9,7 @@ import zlib
 
 import pytest
 
-from pipeline_steps.identities.containers import contents_of
-from pipeline_steps.identities.photographs import list_photographs
+from pipeline_steps.identities.photographs import contents_of, list_photographs
 from pipeline_steps.io.images import BadImage
 from pipeline_steps.runtime.errors import StepError
 
@@ -82,9 +81,9 @@ def test_a_damaged_file_in_a_cut_archive_is_told_by_its_checksum(tmp_path):
 
 
 def test_deflated_content_of_a_cut_archive_is_not_inflated_without_limit(tmp_path, monkeypatch):
-    from pipeline_steps.identities import containers
+    from pipeline_steps.identities import photographs
 
-    monkeypatch.setattr(containers, "LARGEST_MEMBER", 10_000)
+    monkeypatch.setattr(photographs, "LARGEST_MEMBER", 10_000)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("S/1/bomb.jpg", bytes(1_000_000))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_steps.identities import containers
+from pipeline_steps.identities import photographs
 from pipeline_steps.identities.photographs import file_stem, list_photographs, unique_stems
 from pipeline_steps.io.images import BadImage
 from pipeline_steps.runtime.errors import StepError
@@ -84,7 +84,7 @@ def test_oversized_and_damaged_members_are_refused(tmp_path, monkeypatch):
     assert a.read() == jpeg()
     with pytest.raises(BadImage, match="unreadable"):
         b.read()
-    monkeypatch.setattr(containers, "LARGEST_MEMBER", 100)
+    monkeypatch.setattr(photographs, "LARGEST_MEMBER", 100)
     with pytest.raises(BadImage, match="too large"):
         list_photographs(source).photographs[0].read()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.identities.positions import not_following, yaw_by_position
+from pipeline_steps.identities.dataset_report import not_following, yaw_by_position
 
 FRONTAL = np.array([[38.3, 51.7], [73.5, 51.5], [56, 71.7], [41.5, 92.4], [70.7, 92.2]])
 

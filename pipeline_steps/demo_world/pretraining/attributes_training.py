@@ -11,7 +11,7 @@ from torch.nn import functional
 from pipeline_steps.demo_world.pretraining.autoencoder_training import to_batch
 from pipeline_steps.demo_world.pretraining.training_images import TrainingImages
 from pipeline_steps.demo_world.rendering.nuisance import EXPRESSIONS, PLACES
-from pipeline_steps.faces.attributes import AttributeNet
+from pipeline_steps.faces.extractors import AttributeNet
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.seeds import numpy_generator, seed_for
 

@@ -120,7 +120,7 @@ class FaceJudge:
         import torch
 
         from pipeline_steps.diffusion.training.face_region import to_signed
-        from pipeline_steps.faces.crop import crop_and_resize
+        from pipeline_steps.faces.detection import crop_and_resize
 
         # The embed step's face region: the detector's box, stretched, not aligned.
         pixels = to_signed(torch.from_numpy(images).permute(0, 3, 1, 2)).to(self._device)

@@ -19,7 +19,7 @@ from pipeline_steps.diffusion.adapters.folded import can_fold, folded
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.sampling.schedulers import make_scheduler, takes_generator
 from pipeline_steps.diffusion.training.face_region import to_uint8
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
 
 DECODE_CHUNK = 8
 

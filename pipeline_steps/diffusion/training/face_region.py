@@ -43,7 +43,7 @@ class FaceRegion:
         return [None if face is None else face.box for face in found]
 
     def embed(self, images: Tensor, boxes: Tensor) -> Tensor:
-        from pipeline_steps.faces.crop import crop_and_resize
+        from pipeline_steps.faces.detection import crop_and_resize
 
         crops = crop_and_resize(images, boxes, self._network.input_size)
         return self._network(crops)

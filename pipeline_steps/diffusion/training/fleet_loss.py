@@ -27,7 +27,7 @@ from pipeline_steps.diffusion.training.face_region import FaceEmbedder
 from pipeline_steps.diffusion.training.identity_term import identity_term
 from pipeline_steps.diffusion.training.latent_set import LatentSet
 from pipeline_steps.diffusion.training.runtime import Runtime
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 LOSSES = ("instance", "prior", "identity", "face_found")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.training.face_region import FaceEmbedder, to_uint8
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
 
 Term = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline_steps.evidence.tables.names import Names, order_key, variant_key
 from pipeline_steps.evidence.tables.variants import variant_name
-from pipeline_steps.identities.candidates import NO_CONSENT
+from pipeline_steps.identities.participants import NO_CONSENT
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.study.sources import source_of
 

@@ -1,8 +1,9 @@
 """The three-stage face detector MTCNN over batches of equal-sized images.
 
 Source: Zhang et al., "Joint face detection and alignment using multitask cascaded convolutional
-networks", IEEE SPL 2016, with the networks, weights and conventions of facenet-pytorch 2.6 (its
-boxes and landmarks are reproduced). Other than there,
+networks", IEEE SPL 2016, with the networks, weights and conventions of facenet-pytorch 2.6 (MIT;
+its boxes and landmarks are reproduced). Only that package's weight files are used: importing it
+costs two seconds, for parts that are not needed here. Other than there,
 
 - suppression runs for each image on its own, so that what else is in a batch changes nothing;
 - all candidates are cut out at once through an integral image, exactly, and the device is waited
@@ -12,23 +13,92 @@ boxes and landmarks are reproduced). Other than there,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline_steps.faces.mtcnn_networks import load_networks
-from pipeline_steps.faces.transfer import send
+from pipeline_steps.io.tensors import send
+from pipeline_steps.runtime.errors import StepError
 
+THRESHOLDS = (0.6, 0.7, 0.7)
 PYRAMID_FACTOR = 0.709
-PROPOSAL_CELL = 12
+PROPOSAL_CELL = 12  # pixels
 PROPOSAL_STRIDE = 2
 REFINE_SIZE = 24
 OUTPUT_SIZE = 48
 OVERLAP_IN_SCALE = 0.5
 OVERLAP = 0.7
 CANDIDATES_PER_PASS = 1024
+
+
+class Stage(nn.Module):
+    """A network of MTCNN with facenet-pytorch's weights: a trunk and one layer for each answer.
+
+    Args:
+        weights: file in facenet-pytorch's folder of weights.
+        trunk: layers in the file's order.
+        answers: layers behind them: face or not, shift of the box's sides, landmarks if any.
+
+    Raises:
+        StepError: facenet-pytorch, which brings the weights, is not installed.
+    """
+
+    def __init__(self, weights: str, trunk: Sequence[nn.Module], *answers: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.answers = nn.Sequential(*trunk), nn.ModuleList(answers)
+        package = find_spec("facenet_pytorch")
+        if package is None or package.origin is None:
+            raise StepError(
+                "the face detector's weights come with the package facenet-pytorch, which is "
+                "missing: install the project's requirements"
+            )
+        path = Path(package.origin).parent / "data" / weights
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        self.load_state_dict(dict(zip(self.state_dict(), stored.values(), strict=True)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Answers about x [n, 3, h, w], RGB as of `_normalised`; the last are probabilities."""
+        x = self.trunk(x)
+        face, *others = (answer(x) for answer in self.answers)
+        return [*others, torch.softmax(face, dim=1)]
+
+
+class _ColumnsFirst(nn.Module):
+    """[n, c, h, w] -> [n, w * h * c]: the order in which the original flattened it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 2, 1).flatten(1)
+
+
+def _layers(inputs: int, outputs: int, kernel: int, pool: int = 0) -> list[nn.Module]:
+    pooling = [nn.MaxPool2d(pool, 2, ceil_mode=True)] if pool else []
+    return [nn.Conv2d(inputs, outputs, kernel), nn.PReLU(outputs), *pooling]
+
+
+def _proposal() -> Stage:
+    """[n, 3, h, w] -> shift [n, 4, rows, columns], probabilities [n, 2, rows, columns]."""
+    trunk = [*_layers(3, 10, 3, pool=2), *_layers(10, 16, 3), *_layers(16, 32, 3)]
+    return Stage("pnet.pt", trunk, nn.Conv2d(32, 2, 1), nn.Conv2d(32, 4, 1))
+
+
+def _refine() -> Stage:
+    """[n, 3, 24, 24] -> shift [n, 4], probabilities [n, 2]."""
+    trunk = [*_layers(3, 28, 3, pool=3), *_layers(28, 48, 3, pool=3), *_layers(48, 64, 2)]
+    trunk += [_ColumnsFirst(), nn.Linear(576, 128), nn.PReLU(128)]
+    return Stage("rnet.pt", trunk, nn.Linear(128, 2), nn.Linear(128, 4))
+
+
+def _output() -> Stage:
+    """[n, 3, 48, 48] -> shift [n, 4], landmarks [n, 10], probabilities [n, 2]."""
+    trunk = [*_layers(3, 32, 3, pool=3), *_layers(32, 64, 3, pool=3), *_layers(64, 64, 3, pool=2)]
+    trunk += [*_layers(64, 128, 2), _ColumnsFirst(), nn.Linear(1152, 256), nn.PReLU(256)]
+    return Stage("onet.pt", trunk, nn.Linear(256, 2), nn.Linear(256, 4), nn.Linear(256, 10))
 
 
 class Cascade(nn.Module):
@@ -40,10 +110,10 @@ class Cascade(nn.Module):
     """
 
     def __init__(
-        self, min_face_size: int = 20, thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+        self, min_face_size: int = 20, thresholds: tuple[float, float, float] = THRESHOLDS
     ) -> None:
         super().__init__()
-        self.proposal, self.refine, self.output = load_networks()
+        self.proposal, self.refine, self.output = _proposal(), _refine(), _output()
         self.min_face_size = min_face_size
         self.thresholds = thresholds
         self.eval().requires_grad_(False)
@@ -64,30 +134,16 @@ class Cascade(nn.Module):
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 [n, 3, h, w], got {images.dtype} {images.shape}")
-        n, _, height, width = images.shape
         boxes, owner = self._propose(images)
         area = _integral(images)
-
-        chosen, bounds = _pixel_bounds(boxes, height, width)
-        boxes, owner = boxes[chosen], owner[chosen]
-        shift, _, face = self._judge(self.refine, area, owner, bounds, REFINE_SIZE)
-        passed = face > self.thresholds[1]
-        boxes, owner, shift = boxes[passed], owner[passed], shift[passed]
-        boxes = torch.cat([boxes[:, :4], face[passed, None]], dim=1)
+        boxes, owner, shift, _ = self._pass(self.refine, 1, REFINE_SIZE, area, boxes, owner)
         kept = _suppress(boxes, owner, OVERLAP)
         boxes, owner = _squares(_regress(boxes[kept], shift[kept])), owner[kept]
-
-        chosen, bounds = _pixel_bounds(boxes, height, width)
-        boxes, owner = boxes[chosen], owner[chosen]
-        shift, points, face = self._judge(self.output, area, owner, bounds, OUTPUT_SIZE)
-        passed = face > self.thresholds[2]
-        boxes, owner = boxes[passed], owner[passed]
-        boxes = torch.cat([boxes[:, :4], face[passed, None]], dim=1)
-        landmarks = _landmarks(boxes, points[passed])
-        boxes = _regress(boxes, shift[passed])
-
+        boxes, owner, shift, points = self._pass(self.output, 2, OUTPUT_SIZE, area, boxes, owner)
+        landmarks = _landmarks(boxes, points)
+        boxes = _regress(boxes, shift)
         found = []
-        for index in range(n):
+        for index in range(len(images)):
             mine = owner == index
             own_boxes, own_landmarks = boxes[mine].numpy(), landmarks[mine].numpy()
             best = _best_first(own_boxes, OVERLAP, nested=True)
@@ -135,24 +191,34 @@ class Cascade(nn.Module):
         moved = boxes[:, :4] + boxes[:, 5:9] * extent.repeat(1, 2)
         return _squares(torch.cat([moved, boxes[:, 4:5]], dim=1)), owner
 
-    def _judge(
-        self, network: nn.Module, area: Tensor, owner: Tensor, bounds: Tensor, size: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A network's verdict on candidates, on the CPU.
+    def _pass(
+        self, network: Stage, stage: int, size: int, area: Tensor, boxes: Tensor, owner: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Candidates that a stage's network takes for faces, all on the CPU.
+
+        Args:
+            network, stage, size: which network; number of its threshold; side of its input.
+            area: integral images.
+            boxes, owner: candidates [m, >= 4], and the image that each lies in.
 
         Returns:
-            shift [m, 4] of the box's sides in its own width and height, landmarks [m, 10] likewise
-            (five x, then five y; empty where the network has none), face probability [m].
+            boxes [k, 5] with the new probability; owner [k]; shift [k, 4] of the box's sides in its
+            own width and height; landmarks [k, 10] likewise (five x, then five y; no columns where
+            the network has none).
         """
+        chosen, bounds = _pixel_bounds(boxes, area.shape[1] - 1, area.shape[2] - 1)
+        boxes, owner = boxes[chosen], owner[chosen]
         # The networks cannot take an empty batch, but no candidates still have columns.
         tables = [torch.zeros(0, 16 if network is self.output else 6, device=area.device)]
-        owner, bounds = send(owner, area.device), send(bounds, area.device)
+        place, bounds = send(owner, area.device), send(bounds, area.device)
         for start in range(0, len(owner), CANDIDATES_PER_PASS):
             some = slice(start, start + CANDIDATES_PER_PASS)
-            crops = _area_crops(area, owner[some], bounds[some], size)
+            crops = _area_crops(area, place[some], bounds[some], size)
             tables.append(torch.cat(network(_normalised(crops)), dim=1))
         table = torch.cat(tables).cpu()
-        return table[:, :4], table[:, 4:-2], table[:, -1]
+        passed = table[:, -1] > self.thresholds[stage]
+        boxes = torch.cat([boxes[:, :4], table[:, -1:]], dim=1)[passed]
+        return boxes, owner[passed], table[passed, :4], table[passed, 4:-2]
 
 
 def _normalised(pixels: Tensor) -> Tensor:
