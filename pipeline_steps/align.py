@@ -5,7 +5,9 @@ Out: aligned/<source>/<identity>/<name>.png   112x112 RGB;
      aligned/<source>/manifest.parquet        a row for every image; where no face is found or the
                                               image cannot be read, kept is false and reason says
                                               why; box and landmarks in the source image's pixels;
-                                              sha256 of the aligned and of the source image.
+                                              sha256 of the aligned and of the source image;
+     aligned/<source>/items.json              what is finished: a run that was stopped goes on, and
+                                              images that are the same are not aligned again.
      Images that the input's manifest does not keep are not looked at. Images without a folder of
      their own belong to nobody in particular and lie directly in the output folder.
 
@@ -20,40 +22,39 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.io.atomic import write_bytes
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.images import BadImage, encode_png, noted_bytes, read_image
 from pipeline_steps.io.manifests import read_manifest, write_manifest
-from pipeline_steps.runtime.command_line import step_command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.key import key
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import AlignSettings
+from pipeline_steps.study.store import Item, Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline_steps.faces.detection import Detector
 
 Row = dict[str, Any]
 
 COLUMNS = (
-    "identity",
-    "file",
-    "source_file",
-    "source_sha256",
-    "sha256",
-    "box",
-    "landmarks",
-    "probability",
-    "kept",
-    "reason",
+    *("identity", "file", "source_file", "source_sha256", "sha256"),
+    *("box", "landmarks", "probability", "kept", "reason"),
 )
 IMAGES_AT_ONCE = 64  # at most; batches never span identities, so one changes nothing in another
+NOTE_SECONDS = 60.0  # after which finished batches are noted: what a crash costs
 
 
 @dataclass(frozen=True)
-class Item:
+class Input:
     """An image to align: whose it is, its name in the source, its name here, its bytes."""
 
     identity: str
@@ -63,37 +64,66 @@ class Item:
 
 
 def run(
-    frozen: Frozen[AlignSettings], items: Sequence[Item], *, out: Path, device: str
+    frozen: Frozen[AlignSettings],
+    *,
+    out: Path,
+    manifest: Path | None = None,
+    root: Path | None = None,
+    images: Path | None = None,
+    device: str,
 ) -> list[Row]:
     """Align images and write them with their manifest.
 
     Args:
         frozen: the step's configuration.
-        items: what to align, from `items_of_manifest` or `items_of_images`.
         out: folder to write.
+        manifest: of the images to align; or name images.
+        root: folder that the manifest's files lie in; default: that of the manifest.
+        images: archive (.zip, .tar) or folder, all of whose images are aligned.
         device: "cpu" or "cuda", where faces are searched.
 
     Returns:
-        The manifest's rows, in the items' order.
+        The manifest's rows, in the images' order.
 
     Raises:
-        StepError: there is nothing to align.
+        StepError: the source is missing or broken, or there is nothing to align.
     """
     from pipeline_steps.faces.detection import Detector
 
-    if not items:
+    if manifest is not None and images is None:
+        inputs = inputs_of_manifest(manifest, root or manifest.parent)
+    elif images is not None and manifest is None:
+        inputs = inputs_of_images(images)
+    else:
+        raise StepError("name the images to align: either --manifest or --images")
+    if not inputs:
         raise StepError(f"there is no image to align for {out}: check the step before")
     settings = frozen.settings
-    detector = Detector(
-        device,
-        min_face_size=settings.detector.min_face_size,
-        thresholds=settings.detector.thresholds,
-    )
+    plain = settings.model_dump(mode="json")
+    detector = Detector(device, **settings.detector.model_dump())
+    store = Store(out)
+    names: list[str] = []
     rows: list[Row] = []
-    with progress(items, description="align", unit="image") as bar:
-        for batch in batches(items):
-            rows += align_batch(batch, detector, settings.padding, out)
+    fresh: dict[str, Item] = {}
+    noted = monotonic()
+    with progress(inputs, description="align", unit="image") as bar:
+        for batch in batches(inputs):
+            begun, contents = begin(batch)
+            made_under = key(frozen, settings=plain, images=begun)
+            name = batch[0].file
+            item = store.find(name, made_under)
+            if item is None:
+                finished = align_batch(batch, begun, contents, detector, settings.padding, out)
+                files = {row["file"]: row["sha256"] for row in finished if row["kept"]}
+                item = fresh[name] = Item(made_under, files, {"rows": finished})
+            rows += item.facts["rows"]
+            names.append(name)
+            if monotonic() - noted > NOTE_SECONDS:
+                store.add(fresh)
+                fresh, noted = {}, monotonic()
             bar.update(len(batch))
+    store.add(fresh)
+    store.retain(names)
     known = {out / row["file"] for row in rows if row["kept"]}
     for path in sorted(out.rglob("*.png")):
         if path not in known:
@@ -109,14 +139,13 @@ def run(
     return rows
 
 
-def items_of_manifest(manifest: Path, root: Path) -> list[Item]:
+def inputs_of_manifest(manifest: Path, root: Path) -> list[Input]:
     """The images that a manifest keeps; without a column kept, all it names.
 
     Raises:
         StepError: the manifest is missing, broken or lacks a column.
     """
     from pipeline_steps.identities.photographs import unique_stems
-    from pipeline_steps.io.images import noted_bytes
 
     table = read_manifest(manifest, ("identity", "file"))
     if "kept" in table.columns:
@@ -126,7 +155,7 @@ def items_of_manifest(manifest: Path, root: Path) -> list[Item]:
     hashes = table["sha256"] if "sha256" in table.columns else [None] * len(pairs)
     step = "sample" if "prompt" in table.columns else "prepare"
     return [
-        Item(
+        Input(
             identity,
             file,
             f"{identity}/{stem}.png",
@@ -136,7 +165,7 @@ def items_of_manifest(manifest: Path, root: Path) -> list[Item]:
     ]
 
 
-def items_of_images(source: Path) -> list[Item]:
+def inputs_of_images(source: Path) -> list[Input]:
     """All images of an archive or a folder; their folder's name is their identity.
 
     Folders that only sort images by their numbers, as FFHQ's do, are nobody's.
@@ -154,7 +183,7 @@ def items_of_images(source: Path) -> list[Item]:
     ]
     stems = unique_stems([(f, item.name) for f, item in zip(folders, photographs, strict=True)])
     return [
-        Item(
+        Input(
             folder or stem,
             item.source,
             f"{folder}/{stem}.png" if folder else f"{stem}.png",
@@ -177,58 +206,88 @@ def shelf_folders(names: Iterable[tuple[str, str]]) -> set[str]:
         folder
         for folder, stems in members.items()
         if folder.isdecimal()
-        and all(stem.isdecimal() and 0 <= int(stem) - int(folder) < 1000 for stem in stems)
-        and all(len(stem) == len(folder) for stem in stems)
         and int(folder) % 1000 == 0
+        and all(stem.isdecimal() and len(stem) == len(folder) for stem in stems)
+        and all(0 <= int(stem) - int(folder) < 1000 for stem in stems)
     }
 
 
-def batches(items: Sequence[Item]) -> list[list[Item]]:
-    """Items in their order, together as long as they belong to the same folder."""
-    parts: list[list[Item]] = []
-    for item in items:
-        folder = item.file.rpartition("/")[0]
+def batches(inputs: Sequence[Input]) -> list[list[Input]]:
+    """Images in their order, together as long as they belong to the same folder."""
+    parts: list[list[Input]] = []
+    for one in inputs:
+        folder = one.file.rpartition("/")[0]
         full = not parts or len(parts[-1]) == IMAGES_AT_ONCE
         if full or parts[-1][-1].file.rpartition("/")[0] != folder:
             parts.append([])
-        parts[-1].append(item)
+        parts[-1].append(one)
     return parts
 
 
-def align_batch(items: Sequence[Item], detector: Detector, padding: float, out: Path) -> list[Row]:
+def begin(inputs: Sequence[Input]) -> tuple[list[Row], list[bytes]]:
+    """Rows of images before they are looked at, with their hashes, and the bytes of each.
+
+    What cannot be read has the reason in its row, and no bytes.
+    """
+    rows: list[Row] = []
+    contents: list[bytes] = []
+    for one in inputs:
+        row = dict.fromkeys(COLUMNS) | {"kept": False, "reason": "no face"}
+        row |= {"identity": one.identity, "source_file": one.source_file}
+        content = b""
+        try:
+            content = one.read()
+            row["source_sha256"] = sha256_bytes(content)
+        except BadImage as error:
+            row["reason"] = error.reason
+        except OSError:
+            row["reason"] = "missing"
+        rows.append(row)
+        contents.append(content)
+    return rows, contents
+
+
+def align_batch(
+    inputs: Sequence[Input],
+    begun: Sequence[Row],
+    contents: Sequence[bytes],
+    detector: Detector,
+    padding: float,
+    out: Path,
+) -> list[Row]:
     """Align some images and write those with a face.
 
+    Args:
+        inputs: the images.
+        begun, contents: their rows and bytes, from `begin`.
+        detector, padding: how faces are searched.
+        out: folder to write.
+
     Returns:
-        A row for each item.
+        The finished rows, as JSON values.
     """
     from pipeline_steps.faces.alignment import align_to_template
-    from pipeline_steps.io.hashes import sha256_bytes
-    from pipeline_steps.io.images import BadImage, encode_png, read_image
 
-    rows: list[Row] = []
-    images: dict[int, Any] = {}
-    for index, item in enumerate(items):
-        empty = dict.fromkeys(COLUMNS) | {"kept": False, "reason": "no face"}
-        rows.append(empty | {"identity": item.identity, "source_file": item.source_file})
+    rows = [dict(row) for row in begun]
+    images: dict[int, NDArray[np.uint8]] = {}
+    for index, (row, content) in enumerate(zip(rows, contents, strict=True)):
+        if row["source_sha256"] is None:
+            continue
         try:
-            source = item.read()
-            rows[index]["source_sha256"] = sha256_bytes(source)
-            images[index] = read_image(source)
+            images[index] = read_image(content)
         except BadImage as error:
-            rows[index]["reason"] = error.reason
-        except OSError:
-            rows[index]["reason"] = "missing"
+            row["reason"] = error.reason
     faces = detector.detect(list(images.values()), padding=padding)
     for (index, image), face in zip(images.items(), faces, strict=True):
         if face is None:
             continue
-        content = encode_png(align_to_template(image, face.landmarks))
-        write_bytes(out / items[index].file, content)
+        png = encode_png(align_to_template(image, face.landmarks))
+        write_bytes(out / inputs[index].file, png)
         rows[index] |= {
-            "file": items[index].file,
-            "sha256": sha256_bytes(content),
-            "box": face.box,
-            "landmarks": face.landmarks,
+            "file": inputs[index].file,
+            "sha256": sha256_bytes(png),
+            "box": face.box.tolist(),
+            "landmarks": face.landmarks.ravel().tolist(),
             "probability": face.probability,
             "kept": True,
             "reason": "",
@@ -236,24 +295,7 @@ def align_batch(items: Sequence[Item], detector: Detector, padding: float, out: 
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("align", __doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--manifest", type=Path, help="manifest of the images, with --root")
-    source.add_argument("--images", type=Path, help="archive (.zip, .tar) or folder of images")
-    parser.add_argument("--root", type=Path, help="folder that the manifest's files lie in")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
-    frozen = load_frozen(arguments.config, AlignSettings)
-    if arguments.images is not None:
-        items = items_of_images(arguments.images)
-    else:
-        items = items_of_manifest(arguments.manifest, arguments.root or arguments.manifest.parent)
-    with gpu_lease() as device:
-        run(frozen, items, out=arguments.out, device=device)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

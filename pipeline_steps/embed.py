@@ -1,10 +1,12 @@
 """Embed the prepared images: the positives of the identity losses.
 
-In:  dataset/manifest.parquet and the images it names; the recogniser that judges in training.
+In:  dataset/manifest.parquet and the images it names; the recogniser that guides training.
 Out: dataset/embeddings/<identity>.safetensors   `embeddings` float32 [n, 512], rows of length 1;
                                                  `files` in the metadata, as in the manifest;
      dataset/embeddings/index.json               identities with their files, hashes and images
-                                                 without an embedding, and how they were made.
+                                                 without an embedding, and how they were made;
+     dataset/embeddings/items.json               what is finished: who is the same is not embedded
+                                                 again.
      The face region is the one that fine-tuning compares: the detector's largest box, cut out and
      stretched, not aligned. A prepared image in which no face is found has no embedding; who
      has none gets an empty file, and cannot be fine-tuned by methods that need embeddings.
@@ -19,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.runtime.command_line import step_command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.key import key
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import EmbedSettings
+from pipeline_steps.study.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +56,8 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.recogniser import PREPROCESSING, load_recogniser, weights_file
     from pipeline_steps.io.atomic import write_json
-    from pipeline_steps.io.hashes import sha256_file
+    from pipeline_steps.io.hashes import sha256_bytes, sha256_file
+    from pipeline_steps.io.images import noted_bytes
     from pipeline_steps.io.tensors import save_features
     from pipeline_steps.naming import natural_key
 
@@ -66,12 +69,8 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     kept = manifest[manifest["kept"]]
     if kept.empty:
         raise StepError(f"{dataset / 'manifest.parquet'} has no kept image: run prepare again")
-    detector_settings = frozen.settings.detector
-    detector = Detector(
-        device,
-        min_face_size=detector_settings.min_face_size,
-        thresholds=detector_settings.thresholds,
-    )
+    settings = frozen.settings.model_dump(mode="json")
+    detector = Detector(device, **frozen.settings.detector.model_dump())
     recogniser = load_recogniser(weights, device)
     made = {
         "recogniser": weights.name,
@@ -80,34 +79,40 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         "preprocessing": PREPROCESSING,
     }
     entries: dict[str, Any] = {}
-    folder = dataset / "embeddings"
+    store = Store(dataset / "embeddings")
     groups = sorted(kept.groupby("identity"), key=lambda group: natural_key(str(group[0])))
     for name, group in progress(groups, description="identities", unit="identity"):
-        identity = str(name)
-        files = [str(file) for file in group["file"]]
-        noted = group["sha256"] if "sha256" in group.columns else [None] * len(files)
-        images = [
-            read_prepared(dataset / file, digest) for file, digest in zip(files, noted, strict=True)
-        ]
-        found, embeddings = embed_images(images, detector, recogniser)
-        without = [file for index, file in enumerate(files) if index not in found]
-        for file in without:
-            log.warning("%s: no face found in the prepared image, no embedding", file)
-        if not found:
-            log.warning("no face is found in any prepared image of %s", identity)
-        path = folder / f"{identity}.safetensors"
-        save_features(path, embeddings, [files[i] for i in found], key="embeddings", **made)
-        entries[identity] = {
-            "file": path.name,
-            "sha256": sha256_file(path),
-            "n": len(found),
-            "without_face": without,
+        identity, path = str(name), store.folder / f"{name}.safetensors"
+        noted = group["sha256"] if "sha256" in group.columns else [None] * len(group)
+        images = {
+            str(file): noted_bytes(dataset / file, digest, "prepare")
+            for file, digest in zip(group["file"], noted, strict=True)
         }
-    for path in folder.glob("*.safetensors"):
+        hashes = {file: sha256_bytes(content) for file, content in images.items()}
+        made_under = key(frozen, settings=settings, images=hashes, recogniser=weights.name)
+        item = store.find(identity, made_under)
+        if item is None:
+            found, rows = embed_images(
+                [read_prepared(dataset / file, content) for file, content in images.items()],
+                detector,
+                recogniser,
+            )
+            files = [file for index, file in enumerate(images) if index in found]
+            save_features(path, rows, files, key="embeddings", **made)
+            without = [file for file in images if file not in files]
+            item = store.item(made_under, [path.name], n=len(files), without_face=without)
+            store.add({identity: item})
+        for file in item.facts["without_face"]:
+            log.warning("%s: no face found in the prepared image, no embedding", file)
+        if not item.facts["n"]:
+            log.warning("no face is found in any prepared image of %s", identity)
+        entries[identity] = {"file": path.name, "sha256": item.files[path.name], **item.facts}
+    store.retain(entries)
+    for path in store.folder.glob("*.safetensors"):
         if path.stem not in entries:
             path.unlink()  # of an identity that has left the dataset
     index = {"identities": entries, **made}
-    write_json(folder / "index.json", index)
+    write_json(store.folder / "index.json", index)
     log.info("%d identities embedded with %s", len(entries), weights.name)
     return index
 
@@ -130,44 +135,34 @@ def embed_images(
     from pipeline_steps.faces.recogniser import to_input
 
     faces = detector.detect(images)
-    found = [index for index, face in enumerate(faces) if face is not None]
-    rows = []
+    found, rows = [], [np.zeros((0, recogniser.embedding_dim), np.float32)]
     with torch.inference_mode():
-        for index in found:
-            face = faces[index]
-            assert face is not None
+        for index, face in enumerate(faces):
+            if face is None:
+                continue
             image = to_input(torch.from_numpy(images[index][None])).to(recogniser.device)
             region = crop_and_resize(image, torch.from_numpy(face.box[None]), recogniser.input_size)
             embedding = recogniser.embed_tensor(region)
             rows.append(torch.nn.functional.normalize(embedding).cpu().numpy())
-    empty = np.zeros((0, recogniser.embedding_dim), np.float32)
-    return found, np.concatenate([empty, *rows])
+            found.append(index)
+    return found, np.concatenate(rows)
 
 
-def read_prepared(path: Path, sha256: str | None) -> NDArray[np.uint8]:
-    """A prepared image, whose hash the manifest notes.
+def read_prepared(path: Path, content: bytes) -> NDArray[np.uint8]:
+    """A prepared image.
 
     Raises:
-        StepError: it is missing or broken; prepare wrote it whole, so it was changed since.
+        StepError: it is broken; prepare wrote it whole, so it was changed since.
     """
-    from pipeline_steps.io.images import BadImage, noted_bytes, read_image
+    from pipeline_steps.io.images import BadImage, read_image
 
     try:
-        return read_image(noted_bytes(path, sha256, "prepare"))
+        return read_image(content)
     except BadImage as error:
         raise StepError(f"prepared image {path} cannot be read ({error}): prepare again") from error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("embed", __doc__)
-    parser.add_argument("--dataset", type=Path, required=True, help="dataset folder")
-    arguments = parser.parse_args(argv)
-    frozen = load_frozen(arguments.config, EmbedSettings)
-    with gpu_lease() as device:
-        run(frozen, dataset=arguments.dataset, device=device)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -32,8 +32,7 @@ FROZEN = Frozen("test", "align", 0, AlignSettings())
 def from_manifest(tmp_path, rows):
     manifest = tmp_path / "in" / "manifest.parquet"
     write_manifest(manifest, rows)
-    items = align.items_of_manifest(manifest, tmp_path / "in")
-    align.run(FROZEN, items, out=tmp_path / "out", device="cpu")
+    align.run(FROZEN, manifest=manifest, out=tmp_path / "out", device="cpu")
     return read_manifest(tmp_path / "out/manifest.parquet").set_index("source_file")
 
 
@@ -98,7 +97,7 @@ def test_batches_and_other_identities_change_no_byte(tmp_path):
     from_manifest(tmp_path, rows[3:])
     assert (tmp_path / "out/ID_2/2.png").read_bytes() == before
     assert not (tmp_path / "out/ID_1/0.png").exists()  # no longer part of the source
-    assert [len(batch) for batch in align.batches(align.items_of_images(root))] == [3, 3]
+    assert [len(batch) for batch in align.batches(align.inputs_of_images(root))] == [3, 3]
 
 
 def test_archives_and_folders_of_images_in_the_wild(tmp_path):
@@ -108,8 +107,7 @@ def test_archives_and_folders_of_images_in_the_wild(tmp_path):
     with zipfile.ZipFile(tmp_path / "wild.zip", "w") as file:
         for name, content in members.items():
             file.writestr(name, content)
-    items = align.items_of_images(tmp_path / "wild.zip")
-    align.run(FROZEN, items, out=tmp_path / "out", device="cpu")
+    align.run(FROZEN, images=tmp_path / "wild.zip", out=tmp_path / "out", device="cpu")
     table = read_manifest(tmp_path / "out/manifest.parquet").set_index("source_file")
     assert table.loc["wild.zip/00007.png", ["identity", "file"]].tolist() == ["00007", "00007.png"]
     assert table.loc["wild.zip/x/7.jpg", ["identity", "file"]].tolist() == ["x", "x/7.png"]
@@ -122,9 +120,10 @@ def test_no_face_at_all_is_told_and_no_image_at_all_is_an_error(tmp_path, caplog
     table = from_manifest(tmp_path, [{"identity": "a", "file": "a/0.png"}])
     assert table["kept"].tolist() == [False]
     (tmp_path / "empty").mkdir()
-    items = align.items_of_images(tmp_path / "empty")
     with pytest.raises(StepError, match="no image to align"):
-        align.run(FROZEN, items, out=tmp_path / "out", device="cpu")
+        align.run(FROZEN, images=tmp_path / "empty", out=tmp_path / "out", device="cpu")
+    with pytest.raises(StepError, match="either --manifest or --images"):
+        align.run(FROZEN, out=tmp_path / "out", device="cpu")
 
 
 def test_padding_is_a_setting(tmp_path):
@@ -132,10 +131,10 @@ def test_padding_is_a_setting(tmp_path):
     face = Detector().detect([photograph])[0]
     # Cut through the eyebrows.
     write_png(tmp_path / "in/a/0.png", photograph[int(face.box[1]) + 40 :, 120:320])
-    items = align.items_of_images(tmp_path / "in")
     unpadded = Frozen("test", "align", 0, AlignSettings(padding=0.0))
-    (without,) = align.run(unpadded, items, out=tmp_path / "0", device="cpu")
-    (padded,) = align.run(FROZEN, items, out=tmp_path / "1", device="cpu")
+    for name in "01":  # and one that counts for what was finished before
+        (without,) = align.run(unpadded, images=tmp_path / "in", out=tmp_path / "0", device="cpu")
+        (padded,) = align.run(FROZEN, images=tmp_path / "in", out=tmp_path / name, device="cpu")
     assert (without["kept"], padded["kept"]) == (False, True)
 
 
@@ -163,7 +162,7 @@ def test_folders_that_only_sort_images_by_number_are_nobodys(tmp_path):
     ]
     for name in names:
         write_png(tmp_path / "ffhq" / name, FACE)
-    files = {item.source_file: item.file for item in align.items_of_images(tmp_path / "ffhq")}
+    files = {item.source_file: item.file for item in align.inputs_of_images(tmp_path / "ffhq")}
     assert files == {
         "ffhq/00000/00007.png": "00007.png",
         "ffhq/00000/00999.png": "00999.png",
@@ -187,8 +186,8 @@ def test_shards_of_a_webdataset_are_read_as_the_folder_of_their_images(tmp_path)
         write_png(tmp_path / "folder" / f"{key}.png", image)
     rows = {}
     for name in ("shards", "folder"):
-        items = align.items_of_images(tmp_path / name)
-        rows[name] = align.run(FROZEN, items, out=tmp_path / f"{name}_out", device="cpu")
+        out = tmp_path / f"{name}_out"
+        rows[name] = align.run(FROZEN, images=tmp_path / name, out=out, device="cpu")
     plain = [[(row["file"], row["sha256"], row["reason"]) for row in rows[name]] for name in rows]
     assert plain[0] == plain[1]
     assert [row["source_file"] for row in rows["shards"]] == [
@@ -196,5 +195,73 @@ def test_shards_of_a_webdataset_are_read_as_the_folder_of_their_images(tmp_path)
         "shards/00000.tar/000002.png",
         "shards/00001.tar/000003.png",
     ]
-    single = align.items_of_images(tmp_path / "shards" / "00001.tar")
+    single = align.inputs_of_images(tmp_path / "shards" / "00001.tar")
     assert [item.file for item in single] == ["000003.png"]
+
+
+class Killed(Exception):
+    """The end of a process in the middle of its work."""
+
+
+@pytest.fixture
+def detected(monkeypatch):
+    """Numbers of images in which a face is searched; the process is killed at a given search."""
+    searched, last = [], [99]
+    detect = Detector.detect
+
+    def watched(detector, images, **options):
+        if len(searched) == last[0]:
+            raise Killed
+        searched.append(len(images))
+        return detect(detector, images, **options)
+
+    monkeypatch.setattr(Detector, "detect", watched)
+    monkeypatch.setattr(align, "NOTE_SECONDS", -1.0)
+    return searched, last
+
+
+def in_the_wild(folder, n):
+    for index in range(n):
+        write_png(folder / f"{index}.png", np.roll(FACE, 2 * index, axis=1))
+    write_png(folder / "cat.png", CAT)
+
+
+def files_of(out):
+    return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(tmp_path, monkeypatch, detected):
+    searched, last = detected
+    monkeypatch.setattr(align, "IMAGES_AT_ONCE", 2)
+    in_the_wild(tmp_path / "in", 5)
+    align.run(FROZEN, images=tmp_path / "in", out=tmp_path / "whole", device="cpu")
+    assert searched == [2, 2, 2]
+    last[0] = 5
+    with pytest.raises(Killed):
+        align.run(FROZEN, images=tmp_path / "in", out=tmp_path / "out", device="cpu")
+    assert searched[3:] == [2, 2]
+    last[0] = 99
+    align.run(FROZEN, images=tmp_path / "in", out=tmp_path / "out", device="cpu")
+    assert searched[5:] == [2]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_what_changed_is_aligned_again_and_nothing_else(tmp_path, monkeypatch, detected):
+    searched, _ = detected
+    monkeypatch.setattr(align, "IMAGES_AT_ONCE", 1)
+    source, out = tmp_path / "in", tmp_path / "out"
+    in_the_wild(source, 3)
+
+    def again(frozen=FROZEN):
+        searched.clear()
+        align.run(frozen, images=source, out=out, device="cpu")
+        return len(searched)
+
+    assert again() == 4
+    (out / "manifest.parquet").unlink()  # as Snakemake does before it runs a rule
+    assert again() == 0
+    write_png(source / "1.png", FACE[::-1])
+    assert again() == 1
+    (out / "2.png").write_bytes(b"")
+    assert again() == 1
+    assert again(Frozen("test", "align", 0, AlignSettings(), code="edited")) == 4

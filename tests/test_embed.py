@@ -138,3 +138,25 @@ def test_command_line(tmp_path, frozen):
     )
     assert embed.main(["--config", str(config), "--dataset", str(folder)]) == 0
     assert (folder / "embeddings/index.json").is_file()
+
+
+def test_who_is_the_same_is_not_embedded_again(tmp_path, frozen, monkeypatch):
+    embedded = []
+
+    def watched(images, *networks):
+        embedded.append(len(images))
+        return embed_images(images, *networks)
+
+    embed_images = embed.embed_images
+    monkeypatch.setattr(embed, "embed_images", watched)
+    folder = dataset(tmp_path, {"ID_1": [FACE, CAT], "ID_2": [FACE]})
+    first = embed.run(frozen, dataset=folder, device="cpu")
+    assert embed.run(frozen, dataset=folder, device="cpu") == first
+    assert embedded == [2, 1]
+    dataset(tmp_path, {"ID_1": [FACE, CAT], "ID_2": [FACE[:, ::-1]]})
+    embed.run(frozen, dataset=folder, device="cpu")
+    assert embedded == [2, 1, 1]
+    save_file({name: 2 * x for name, x in network().state_dict().items()}, tmp_path / "other")
+    (tmp_path / "other").replace(frozen.weights["recogniser"].source)
+    embed.run(frozen, dataset=folder, device="cpu")
+    assert embedded == [2, 1, 1, 2, 1]

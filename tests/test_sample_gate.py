@@ -109,8 +109,8 @@ def test_unusable_images_are_drawn_again_and_told(
     assert all(r["quality"] is not None for r in kept)
 
     manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet", ["attempt", "kept", "reason"])
-    items = align.items_of_manifest(tmp_path / "out/cohorts/0-of-1.parquet", tmp_path / "out")
-    assert len(manifest) == len(rows) and len(items) == len(kept)
+    inputs = align.inputs_of_manifest(tmp_path / "out/cohorts/0-of-1.parquet", tmp_path / "out")
+    assert len(manifest) == len(rows) and len(inputs) == len(kept)
 
 
 def test_a_gate_that_changes_samples_only_what_it_must(

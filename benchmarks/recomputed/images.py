@@ -146,7 +146,7 @@ def _network(weights: Weights) -> tuple[Prepare, Network]:
         head = SixDRepNet()
         head.load_state_dict(read_state_dict(weights_file(weights)))
         head.eval()
-        return lambda image: standard(enlarged(bordered(image), 224), *IMAGENET), (
+        return lambda image: standard(bilinear(bordered(image), 224), *IMAGENET), (
             lambda x: torch.tensor([angles(rotation.numpy()) for rotation in head(x)])
         )
     raise ValueError(f"nothing is written here for {kind}: add the extractor {weights.name}")
@@ -171,6 +171,12 @@ def enlarged(image: Array, side: int) -> Array:
         plane = Image.fromarray(image[:, :, channel].astype(np.float32))
         channels.append(np.array(plane.resize((side, side), Image.Resampling.BICUBIC)))
     return np.clip(np.stack(channels), 0.0, 255.0)
+
+
+def bilinear(image: Array, side: int) -> Array:
+    """Bilinear by PIL in 8 bits, [3, side, side] in [0, 255]."""
+    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    return np.array(resized, dtype=np.float32).transpose(2, 0, 1)
 
 
 def standard(x: Array, mean: tuple[float, ...], sd: tuple[float, ...]) -> Array:
