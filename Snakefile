@@ -42,9 +42,7 @@ include: "workflow/rules/export.smk"
 rule all:
     default_target: True
     input:
-        at("complete"),
-        at("report"),
-        PLAN.templates_verified,
+        PLAN.targets,
 
 
 rule export:

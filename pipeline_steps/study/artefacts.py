@@ -40,6 +40,7 @@ class Artefact:
         made_from: What it is made from, by name; fields of one name have one value in both, and a
             set's ``source`` is a variant, or stands for the photographs or the in-the-wild set.
         code: Roots of the code that makes it what it is, with fields; none: all of its step.
+        only_with: Setting of the study without which there is none of it.
         what: What it is, for lists that people read.
     """
 
@@ -48,7 +49,12 @@ class Artefact:
     people: People
     made_from: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    only_with: str = ""
     what: str = "computed from all identities"
+
+    def wanted_by(self, study: Any) -> bool:
+        """Whether a study, by its settings, makes any of it."""
+        return not self.only_with or bool(getattr(study, self.only_with))
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -145,6 +151,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "verify_templates",
         ALL,
         ("recogniser",),
+        only_with="template_sets",
     ),
     # what people read
     "table": A(

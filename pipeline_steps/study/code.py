@@ -51,6 +51,11 @@ def code_hash(roots: Iterable[str]) -> str:
     Raises:
         KeyError: a root is no definition.
     """
+    return _hash(tuple(roots))
+
+
+@cache
+def _hash(roots: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for _, text in sorted(texts_behind(roots).items()):
         digest.update(f"{text}\n".encode())

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import roots_of
+from pipeline_steps.study.artefacts import ARTEFACTS, roots_of
 from pipeline_steps.study.code import code_hash
 from pipeline_steps.study.registry import pick
 from pipeline_steps.study.settings.base import Section
@@ -29,6 +29,9 @@ from pipeline_steps.study.settings.study import (
 
 JsonObject = dict[str, Any]
 Entry = tuple[str, JsonObject]
+
+# Steps whose settings differ between base models, methods, extractors, ...: a file for each.
+VARIED = ("prior", "finetune", "sample", "export", "features", "score", "recognise")
 
 
 def freeze(
@@ -50,7 +53,7 @@ def freeze(
     """
     return dict(
         [
-            *_of_photographs(study, models),
+            *_of_steps(study),
             *_of_generation(study, models, prompt_sets),
             *_of_scores(study, models),
             *_of_recognition(study),
@@ -89,18 +92,20 @@ def _guide(study: Study, models: Mapping[str, Weights]) -> Weights:
     return pick(models, study.recogniser, "recogniser", "recogniser")
 
 
-def _of_photographs(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
-    yield _entry(study, "prepare", study.prepare)
-    yield _entry(study, "check_dataset", study.check_dataset)
-    yield _entry(study, "embed", study.embed, weights={"recogniser": _guide(study, models)})
-    yield _entry(study, "align", study.align)
+def _of_steps(study: Study) -> Iterator[Entry]:
+    """The steps that the ledger lists, each with its own section; some get more below."""
+    for artefact in ARTEFACTS.values():
+        section = getattr(study, artefact.step, None)
+        if section is not None and artefact.step not in VARIED and artefact.wanted_by(study):
+            yield _entry(study, artefact.step, section)
 
 
 def _of_generation(
     study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
 ) -> Iterator[Entry]:
-    """Prior sets, fine-tuning and sampling, and what is exported of it."""
+    """Face embeddings, prior sets, fine-tuning and sampling, and what is exported of it."""
     guide = {"recogniser": _guide(study, models)}
+    yield _entry(study, "embed", study.embed, weights=guide)
     for base_model in study.base_models:
         entry = pick(models, base_model, "base_models", "base_model")
         resolution = entry.options.get("resolution")
@@ -154,9 +159,6 @@ def _of_recognition(study: Study) -> Iterator[Entry]:
             named = {"trained_on": trained_on(source), "repetition": str(repetition)}
             path = f"recognise/{recognise_path(source, repetition)}"
             yield _entry(study, "recognise", once, variant=named, path=path)
-    yield _entry(study, "verify", study.verify)
-    if study.template_sets:
-        yield _entry(study, "verify_templates", study.verify_templates)
 
 
 def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:

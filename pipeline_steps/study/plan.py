@@ -6,7 +6,7 @@ Rules ask this module instead of the configuration, so that they hold no logic o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -16,7 +16,7 @@ from typing import Any
 from pipeline_steps.io.atomic import json_text
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
 from pipeline_steps.naming import REAL, UNTUNED, WILD
-from pipeline_steps.study.artefacts import at
+from pipeline_steps.study.artefacts import ARTEFACTS, at, entry_of
 from pipeline_steps.study.freeze import freeze, freeze_world, gates_by_identity, uses_guide
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
@@ -192,11 +192,6 @@ class Plan:
         chose = [self.study.validation] if self.study.training_sets else []
         return list(dict.fromkeys([*self.study.benchmarks, *chose]))
 
-    @property
-    def templates_verified(self) -> list[str]:
-        """Tables of all recognisers on the template sets; none where there are no such sets."""
-        return self.of_recognisers("templates") if self.study.template_sets else []
-
     @staticmethod
     def tuned(method: str) -> bool:
         """Whether a method has fine-tuned weights."""
@@ -214,51 +209,73 @@ class Plan:
     def jobs(self) -> dict[str, list[str]]:
         """Rule to one output of each of its jobs, in the order in which results appear.
 
-        A test holds these equal to the workflow's own dry run. Rules without jobs are not there.
+        The first artefact of a step in the ledger stands for its jobs, one for each combination of
+        its fields' values, where the rules do not divide the work in another way. A test holds this
+        equal to the workflow's own dry run. Rules without jobs are not there.
         """
         study = self.study
         tuned = list(filter(self.tuned, study.methods))
-        models = study.base_models if tuned else ()
-        of_references = {
-            path: None
+        values: dict[str, Sequence[Any]] = {
+            "base_model": study.base_models if tuned else (),
+            "method": tuned,
+            "variant": study.variants,
+            "share": self.cohorts,
+            "kind": SCORE_KINDS,
+            "trained_on": [trained_on(name) for name in study.training_sets],
+            "repetition": range(study.recognise.repetitions),
+        }
+        found: dict[str, list[str]] = {
+            "freeze": list(self.frozen),
+            "render_demo_world": [f"{WORLD}/in_the_wild.zip"] if self.rendered else [],
+        }
+        for name, artefact in ARTEFACTS.items():
+            if artefact.step in found or artefact.step in ("", "export"):
+                continue
+            fields = artefact.pattern.groupindex
+            if artefact.wanted_by(study) and fields.keys() <= values.keys():
+                found[artefact.step] = self.all(name, **{of: values[of] for of in fields})
+        if not any(map(self.guided, tuned)):
+            found["embed"] = []
+        identity = self.all("scores", kind=["identity"], variant=study.variants)
+        of_references = [
+            path
             for source in (REAL, WILD)
             for path in (
                 *(path for kind in SCORE_KINDS for path in self.features(source, kind)),
                 self.audit_features(source),
             )
-        }
-        found = {
-            "freeze": list(self.frozen),
-            "render_demo_world": [f"{WORLD}/in_the_wild.zip"] if self.rendered else [],
-            "prepare": [self.at("manifest")],
-            "check_dataset": [self.at("complete")],
-            "embed": [self.at("embeddings_index")] if any(map(self.guided, tuned)) else [],
-            "prior": self.all("prior", base_model=models),
-            "finetune": self.all("adapters", base_model=models, method=tuned, share=self.cohorts),
-            "sample": self.all("samples_of_share", variant=study.variants, share=self.cohorts),
-            "gather": self.all("samples", variant=study.variants),
+        ]
+        found |= {
             "align_photographs": [self.at("aligned", source=REAL)],
             "align_in_the_wild": [self.at("aligned", source=WILD)],
             "align": self.all("aligned", source=study.variants),
-            "features_of_reference": list(of_references),
+            "features_of_reference": list(dict.fromkeys(of_references)),
             "features": self.all("features", source=study.variants, extractor=self.extractors[:1]),
-            "score": self.all(
-                "scores",
-                kind=[kind for kind in SCORE_KINDS if kind != "identity"],
-                variant=study.variants,
-            ),
-            "score_identity": self.all("scores", kind=["identity"], variant=study.variants),
-            "score_references": self.all("reference_scores", kind=SCORE_KINDS),
-            "audit": self.all("audit", variant=study.variants),
-            "recognise": self.of_recognisers("recogniser"),
-            "verify": self.of_recognisers("verification"),
-            "verify_templates": self.templates_verified,
+            "score_references": found["score"],
+            "score_identity": identity,
+            "score": [
+                path
+                for path in self.all("scores", kind=SCORE_KINDS, variant=study.variants)
+                if path not in identity
+            ],
             "tables": [self.at("table", table="quality", ending="csv")],
             "figures": [self.at("figure", figure="distributions", ending="svg")],
-            "provenance": [self.at("provenance")],
-            "report": [self.at("report")],
         }
-        return {rule: outputs for rule, outputs in found.items() if outputs}
+        order = list(dict.fromkeys(artefact.step for artefact in ARTEFACTS.values()))
+
+        def place(rule: str) -> int:
+            steps = [step for step in order if step and rule.startswith(step)]
+            return order.index(max(steps, key=len)) if steps else 0
+
+        return {rule: found[rule] for rule in sorted(found, key=place) if found[rule]}
+
+    @property
+    def targets(self) -> list[str]:
+        """What a study is finished with: outputs of its jobs that nothing else is made from."""
+        used = {ARTEFACTS[name].step for of in ARTEFACTS.values() for name in of.made_from}
+        outputs = [path for of in self.jobs.values() for path in of]
+        below = {path: entry_of(path.removeprefix(f"{self.results}/")) for path in outputs}
+        return [path for path, entry in below.items() if entry and entry.artefact.step not in used]
 
 
 def project_file(path: str) -> str:

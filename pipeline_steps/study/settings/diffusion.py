@@ -380,3 +380,11 @@ def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
     if found.name != Path(path).stem:
         raise StepError(f"prompt set {path}: its name is {found.name!r}; name it as its file")
     return found
+
+
+class GenerationSections(Section):
+    """Generation: prior images, fine-tuning, sampling."""
+
+    prior: PriorSettings = Field(default=PriorSettings())
+    finetune: FinetuneSettings = Field(default=FinetuneSettings())
+    sample: SampleSettings = Field(default=SampleSettings())

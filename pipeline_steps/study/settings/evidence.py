@@ -296,3 +296,15 @@ class ExportSettings(Section):
     contact: str = Field(
         default="", description="Whom subjects and users write to, e.g. to withdraw; for the card."
     )
+
+
+class EvidenceSections(Section):
+    """Evidence: features, scores and audit; what is shown and passed on."""
+
+    features: FeaturesSettings = Field(default=FeaturesSettings())
+    score: ScoreSettings = Field(default=ScoreSettings())
+    audit: AuditSettings = Field(default=AuditSettings())
+    tables: TablesSettings = Field(default=TablesSettings())
+    figures: FiguresSettings = Field(default=FiguresSettings())
+    report: ReportSettings = Field(default=ReportSettings())
+    export: ExportSettings = Field(default=ExportSettings())

@@ -244,3 +244,14 @@ class RenderDemoWorldSettings(Section):
     workers: int = Field(
         default=2, ge=1, le=256, description="Processes that render side by side; changes no image."
     )
+
+
+class PhotographsSections(Section):
+    """Photographs: rendered or fetched, prepared, embedded, aligned."""
+
+    render_demo_world: RenderDemoWorldSettings = Field(default=RenderDemoWorldSettings())
+    fetch_dataset: FetchDatasetSettings = Field(default=FetchDatasetSettings())
+    prepare: PrepareSettings
+    check_dataset: CheckDatasetSettings = Field(default=CheckDatasetSettings())
+    embed: EmbedSettings = Field(default=EmbedSettings())
+    align: AlignSettings = Field(default=AlignSettings())

@@ -176,3 +176,11 @@ class VerifyTemplatesSettings(Section):
         if any(not 0 < rate < 1 for rate in value):
             raise ValueError("rates lie between 0 and 1")
         return value
+
+
+class RecognitionSections(Section):
+    """Recognisers: trained, and tested on pairs and on templates."""
+
+    recognise: RecogniseSettings = Field(default=RecogniseSettings())
+    verify: VerifySettings = Field(default=VerifySettings())
+    verify_templates: VerifyTemplatesSettings = Field(default=VerifyTemplatesSettings())

@@ -15,38 +15,17 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.naming import REAL, UNTUNED
 from pipeline_steps.study.settings.base import NAME_PATTERN, Section, validated
-from pipeline_steps.study.settings.diffusion import FinetuneSettings, PriorSettings, SampleSettings
-from pipeline_steps.study.settings.evidence import (
-    SCORE_KINDS,
-    AuditSettings,
-    ExportSettings,
-    FeaturesSettings,
-    FiguresSettings,
-    ReportSettings,
-    ScoreSettings,
-    TablesSettings,
-)
-from pipeline_steps.study.settings.photographs import (
-    AlignSettings,
-    CheckDatasetSettings,
-    EmbedSettings,
-    FetchDatasetSettings,
-    PrepareSettings,
-    RenderDemoWorldSettings,
-)
-from pipeline_steps.study.settings.recognition import (
-    RecogniseSettings,
-    VerifySettings,
-    VerifyTemplatesSettings,
-    benchmark_name,
-)
+from pipeline_steps.study.settings.diffusion import GenerationSections
+from pipeline_steps.study.settings.evidence import SCORE_KINDS, EvidenceSections
+from pipeline_steps.study.settings.photographs import PhotographsSections
+from pipeline_steps.study.settings.recognition import RecognitionSections, benchmark_name
 
 # Names become folders and wildcards; "-" joins them in recognition/<trained_on>.
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-class Study(Section):
-    """One study: what is compared, on which data, and how every step works."""
+class Compared(Section):
+    """What a study compares, and on which data."""
 
     name: Name = Field(description="Name of the study; its results lie in results/<name>.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
@@ -109,25 +88,11 @@ class Study(Section):
         "images/, templates.csv (template, media, file), pairs.csv (template_a, template_b, same).",
     )
 
-    render_demo_world: RenderDemoWorldSettings = Field(default=RenderDemoWorldSettings())
-    fetch_dataset: FetchDatasetSettings = Field(default=FetchDatasetSettings())
-    prepare: PrepareSettings
-    check_dataset: CheckDatasetSettings = Field(default=CheckDatasetSettings())
-    embed: EmbedSettings = Field(default=EmbedSettings())
-    prior: PriorSettings = Field(default=PriorSettings())
-    finetune: FinetuneSettings = Field(default=FinetuneSettings())
-    sample: SampleSettings = Field(default=SampleSettings())
-    align: AlignSettings = Field(default=AlignSettings())
-    features: FeaturesSettings = Field(default=FeaturesSettings())
-    score: ScoreSettings = Field(default=ScoreSettings())
-    audit: AuditSettings = Field(default=AuditSettings())
-    recognise: RecogniseSettings = Field(default=RecogniseSettings())
-    verify: VerifySettings = Field(default=VerifySettings())
-    verify_templates: VerifyTemplatesSettings = Field(default=VerifyTemplatesSettings())
-    tables: TablesSettings = Field(default=TablesSettings())
-    figures: FiguresSettings = Field(default=FiguresSettings())
-    report: ReportSettings = Field(default=ReportSettings())
-    export: ExportSettings = Field(default=ExportSettings())
+
+class Study(
+    EvidenceSections, RecognitionSections, GenerationSections, PhotographsSections, Compared
+):
+    """One study: what is compared, on which data, and how every step works."""
 
     @field_validator(
         "base_models",
