@@ -50,7 +50,7 @@ def test_a_rule_has_the_one_shape(name: str, body: str) -> None:
 
 
 def test_rules_take_paths_of_results_from_the_ledger() -> None:
-    for path in RULES:
+    for path in (path for path in RULES if path.stem != "export"):  # a folder, of any shape
         assert not re.search(r'["<](results|\{S\})[>/]', path.read_text()), path
 
 

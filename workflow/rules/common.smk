@@ -21,7 +21,7 @@ except (
 STUDY = PLAN.study
 S = PLAN.results
 at, conf = PLAN.at, PLAN.config  # paths of artefacts and of frozen configurations
-LOGS, BENCHMARKS = f"{S}/logs", f"{S}/benchmarks"
+LOGS, BENCHMARKS = (str(Path(at(of, file="x")).parent) for of in ("log", "benchmark"))
 VARIANT = "{base_model}/{method}/{prompts}"
 if workflow.is_main_process and notice(PLAN):
     print(notice(PLAN), file=sys.stderr)

@@ -54,9 +54,7 @@ rule figures:
         dataset=rules.prepare.output.manifest,
         real=PLAN.judge_features("real"),
         variants=[PLAN.judge_features(variant) for variant in STUDY.variants],
-        samples=expand(
-            at("samples"), variant=STUDY.variants
-        ),
+        samples=expand(at("samples"), variant=STUDY.variants),
         pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.variants)],
     output:
         report(

@@ -111,9 +111,7 @@ rule features_of_reference:
 # A variant is small: all extractors in one process, whose start would cost more than its work.
 rule features:
     input:
-        configs=expand(
-            conf("features/{extractor}"), extractor=PLAN.extractors
-        ),
+        configs=expand(conf("features/{extractor}"), extractor=PLAN.extractors),
         aligned=at("aligned", source="{variant}"),
     output:
         PLAN.all("features", source=["{variant}"], extractor=PLAN.extractors),
