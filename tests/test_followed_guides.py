@@ -143,3 +143,52 @@ def test_adding_a_metric(project: Path) -> None:
     name = "test_quality_compares_equal_numbers_with_each_reference"
     result = run(project, f".venv/bin/python -m pytest -q tests/test_score.py::{name}")
     assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def follow(project: Path, page: str, places: dict[str, tuple[str, str]]) -> list[str]:
+    """Follow a page: blocks that begin as a key of `places` go before a text of a file.
+
+    Returns:
+        What its commands printed; all have to succeed.
+    """
+    outputs = []
+    for block in blocks_of(page):
+        if block.language == "sh":
+            result = run(project, block.text)
+            assert result.returncode == 0, result.stdout + result.stderr
+            outputs.append(result.stdout + result.stderr)
+            continue
+        found = [start for start in places if block.text.startswith(start)]
+        if found:
+            file, before = places.pop(found[0])
+            insert(project / file, before, block.text)
+        else:
+            write(project, block)
+    assert not places
+    return outputs
+
+
+def test_adding_an_extractor(project: Path) -> None:
+    extractors = "pipeline_steps/faces/extractors.py"
+    places = {
+        "def _mean_colour": (extractors, "EXTRACTORS: dict["),
+        '    ("features", "mean-colour")': (extractors, '    ("features", "dinov2")'),
+    }
+    (output,) = follow(project, "adding-an-extractor.md", places)
+    assert "1 passed" in output
+
+
+def test_adding_an_artefact(project: Path) -> None:
+    settings = "pipeline_steps/study/settings/evidence.py"
+    scores = project / "workflow/rules/scores.smk"
+    scores.write_text(scores.read_text("utf-8") + "\n# The end.\n", "utf-8")
+    places = {
+        '    "colours": A(': ("pipeline_steps/study/artefacts.py", '    "reference_scores": A('),
+        "class ColoursSettings": (settings, "class EvidenceSections(Section):"),
+        "    colours: ColoursSettings": (settings, "    audit: AuditSettings = "),
+        "rule colours:": ("workflow/rules/scores.smk", "# The end."),
+    }
+    (output,) = follow(project, "adding-an-artefact.md", places)
+    assert re.search(r"^colours +8$", output, re.MULTILINE)
+    told = run(project, ".venv/bin/python -m pipeline_steps.colours --help")
+    assert "Manifest of the variant's aligned images." in told.stdout, told.stderr

@@ -181,6 +181,11 @@ class VerifyTemplatesSettings(Section):
 class RecognitionSections(Section):
     """Recognisers: trained, and tested on pairs and on templates."""
 
+    template_sets: tuple[str, ...] = Field(
+        default=(),
+        description="Folders of template sets (IJB-B, IJB-C or one's own) for 1:1 verification: "
+        "images/, templates.csv (template, media, file), pairs.csv (template_a, template_b, same).",
+    )
     recognise: RecogniseSettings = Field(default=RecogniseSettings())
     verify: VerifySettings = Field(default=VerifySettings())
     verify_templates: VerifyTemplatesSettings = Field(default=VerifyTemplatesSettings())

@@ -82,11 +82,6 @@ class Compared(Section):
         description="Verification benchmarks, InsightFace's .bin format; a benchmark is called by "
         "its file name.",
     )
-    template_sets: tuple[str, ...] = Field(
-        default=(),
-        description="Folders of template sets (IJB-B, IJB-C or one's own) for 1:1 verification: "
-        "images/, templates.csv (template, media, file), pairs.csv (template_a, template_b, same).",
-    )
 
 
 class Study(
