@@ -47,7 +47,7 @@ REMADE = (
 # Times and dates, and what lives only while a step works.
 NOT_COMPARED = ("logs", "benchmarks", "checkpoints")
 DATED = ("provenance.json", "report.html")
-GROWING = ("samples.json",)  # an entry for each finished image
+GROWING = ("items.json",)  # an entry for each finished image
 KINDS = ("group", "snakemake", "step", "ask snakemake", "ask step")
 
 

@@ -28,6 +28,7 @@ from finetune_plot import plot
 from finetune_worlds import World, embedded_world, random_world
 from measured import hardware
 
+from pipeline_steps.diffusion.training.data import Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.runtime.allocator import keep_freed_memory
@@ -94,16 +95,8 @@ def measure(
     theirs: list[float] = []
     peak = None
     try:
-        with Fleet(
-            world.base,
-            method,
-            world.subjects(identities),
-            world.prior,
-            settings,
-            seed=0,
-            faces=world.faces,
-            runtime=world.runtime,
-        ) as fleet:
+        subjects, recipe = world.subjects(identities), Recipe(method, settings, 0)
+        with Fleet(world.base, subjects, world.prior, recipe, world.guide, world.runtime) as fleet:
             milliseconds(fleet.step, 2)
             milliseconds(reference.step, 2)
             for _ in range(rounds):

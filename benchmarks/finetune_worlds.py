@@ -14,10 +14,10 @@ from reference_loop import ReferenceLoop
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.training.face_region import FaceEmbedder, FaceRegion, to_signed
-from pipeline_steps.diffusion.training.latent_set import LatentSet
-from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, to_signed
+from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.training.data import LatentSet
+from pipeline_steps.diffusion.training.guide import FaceGuide, Guide
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
@@ -45,7 +45,7 @@ class World:
 
     base: BaseModel
     recogniser: Recogniser
-    faces: FaceEmbedder
+    guide: Guide
     images: list[Tensor]
     embeddings: list[Tensor]
     settings: FinetuneSettings
@@ -96,16 +96,16 @@ def embedded_world(seed: int) -> World:
     base = load_base_model(models["demo"])
     recogniser = load_recogniser(models["demo_recogniser"])
     settings = yaml.safe_load(Path("config/demo.yaml").read_text(encoding="utf-8"))["finetune"]
-    faces = FaceRegion(Detector(), recogniser)
+    guide = FaceGuide(Detector(), recogniser)
     numbers = [*([k] * IMAGES for k in range(PEOPLE)), list(range(PEOPLE, PEOPLE + PRIOR_IMAGES))]
     images = [to_signed(_photographs(seed, people, base.resolution)) for people in numbers]
     whole = torch.tensor([[0.0, 0.0, base.resolution, base.resolution]])
     with torch.no_grad():
-        embeddings = [faces.embed(part, whole.expand(len(part), 4)) for part in images]
+        embeddings = [guide.embed(part, whole.expand(len(part), 4)) for part in images]
     return World(
         base=base,
         recogniser=recogniser,
-        faces=faces,
+        guide=guide,
         images=images,
         embeddings=embeddings,
         settings=FinetuneSettings(**settings),
@@ -126,7 +126,7 @@ def _photographs(seed: int, people: Sequence[int], side: int) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-class MiddleFace(FaceRegion):
+class MiddleFace(FaceGuide):
     """Searches each image, at full cost, and takes the middle half where it finds nothing.
 
     Networks with random weights draw no faces; a step should cost what it costs with faces.
@@ -143,10 +143,10 @@ def middle_box(side: int) -> NDArray[np.float32]:
 
 
 def random_world(name: str, device: str) -> World:
-    """A published architecture at its size, random weights, with an iResNet-100 as judge."""
+    """A published architecture at its size, random weights, with an iResNet-100 as guide."""
     from diffusers import DDPMScheduler
+    from random_models import build, read_architecture
 
-    from pipeline_steps.diffusion.architectures import build, read_architecture
     from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 
     architecture = read_architecture(name)
@@ -170,7 +170,7 @@ def random_world(name: str, device: str) -> World:
     return World(
         base=base,
         recogniser=recogniser,
-        faces=MiddleFace(Detector(device), recogniser),
+        guide=MiddleFace(Detector(device), recogniser),
         images=[torch.rand(n, 3, side, side, generator=generator) * 2 - 1 for n in counts],
         embeddings=[torch.randn(n, recogniser.embedding_dim, generator=generator) for n in counts],
         settings=FinetuneSettings(precision="bf16"),

@@ -85,8 +85,9 @@ class Trial:
 
 def write_study(folder: Path, *, method: str = "idbooth", steps: int = 24) -> None:
     """A base model, a dataset, a prior set, and the configuration of fine-tuning."""
+    from random_models import write_random_pipeline
+
     from pipeline_steps import prior
-    from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
     from pipeline_steps.study.settings.base import load_frozen
     from pipeline_steps.study.settings.diffusion import FinetuneSettings, PriorSettings
 
@@ -95,7 +96,7 @@ def write_study(folder: Path, *, method: str = "idbooth", steps: int = 24) -> No
     few = {"images": 4, "steps": 2}
     write_configuration(folder, "prior", few, {"base_model": "tiny"})
     frozen = load_frozen(folder / "prior.json", PriorSettings)
-    prior.run(frozen, out=folder / "prior", faces=CentreFace())
+    prior.run(frozen, out=folder / "prior", guide=CentreFace())
     settings = FinetuneSettings(steps=steps, learning_rate=1e-2, rank=2, alpha=2.0)
     resolved = settings.resolved("tiny", method).model_dump(mode="json")
     write_configuration(folder, "finetune", resolved, {"base_model": "tiny", "method": method})
@@ -169,7 +170,7 @@ def train(folder: Path, out: Path, log: Path) -> None:
             out=out,
             at_once=AT_ONCE,
             checkpoint_minutes=CHECKPOINT_SECONDS / 60,
-            faces=CentreFace(),
+            guide=CentreFace(),
         )
         return 0
 

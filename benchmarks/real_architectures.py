@@ -26,23 +26,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.lora_files import save_lora
-from pipeline_steps.diffusion.architectures import (
+from random_models import (
     Architecture,
     build,
     parameter_count,
     read_architecture,
     reduced,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models.base import PRECISIONS, BaseModel, Conditioning
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
-from pipeline_steps.diffusion.training.fleet import fine_tune
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
 from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.seeds import torch_generator
@@ -149,12 +149,14 @@ def check_base_model(name: str, side: int, precision: str, *, small: bool = Fals
         own = F.normalize(faces.embed(images, boxes))
     image = LatentSet(mean[:1], std[:1], own[:1], "photo of sks person")
     prior = LatentSet(mean[1:], std[1:], own[1:], "photo of a person")
-    for method in METHODS:
-        settings = FinetuneSettings(steps=1).for_method(method)
-        with timed(f"one step of {method}"):
-            result = fine_tune(base, method, {"ID_1": image}, prior, settings, seed=0, faces=faces)[
-                "ID_1"
-            ]
+    for method in [name for name, known in METHODS.items() if known.trains]:
+        recipe = Recipe(method, FinetuneSettings(steps=1).for_method(method), 0)
+        with (
+            timed(f"one step of {method}"),
+            Fleet(base, {"ID_1": image}, prior, recipe, faces) as fleet,
+        ):
+            fleet.step()
+            result = fleet.results()["ID_1"]
         losses = ", ".join(f"{key} {values[0]:.4f}" for key, values in result.losses.items())
         print(f"  finite {result.finite}; {losses}")
     targets = FinetuneSettings().targets

@@ -129,9 +129,9 @@ def reference_loop(task: Task) -> Timed:
 
 def our_sampler(task: Task) -> Timed:
     """One base model, all adapters, static batches."""
-    from pipeline_steps.diffusion.adapters.lora_files import load_bank
+    from pipeline_steps.diffusion.adapters.files import load_bank
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.diffusion.sampling.compiled_sampling import compiled_predict
+    from pipeline_steps.diffusion.base_models.running import compiled_predict
     from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
 
     start = time.perf_counter()
@@ -173,7 +173,7 @@ def random_adapters(task_weights: Weights, folder: Path, identities: Sequence[st
     import torch
 
     from pipeline_steps.diffusion.adapters.bank import AdapterBank
-    from pipeline_steps.diffusion.adapters.lora_files import save_lora
+    from pipeline_steps.diffusion.adapters.files import save_lora
     from pipeline_steps.diffusion.base_models import load_base_model
 
     base = load_base_model(task_weights)
@@ -186,7 +186,8 @@ def random_adapters(task_weights: Weights, folder: Path, identities: Sequence[st
 
 def base_weights(model: str, folder: Path) -> Weights:
     """The embedded model's registry entry, or a random pipeline of a published architecture."""
-    from pipeline_steps.diffusion.architectures import read_architecture, write_pipeline
+    from random_models import read_architecture, write_pipeline
+
     from pipeline_steps.io.weights import PROJECT_ROOT, locate
     from pipeline_steps.study.registry import read_models
 

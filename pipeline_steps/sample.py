@@ -1,14 +1,14 @@
-"""Sample images of each identity of a cohort, with its fine-tuned weights or without any.
+"""Sample images of each identity of a share, with what the method has trained or without any.
 
 In:  dataset/identities.csv      identities and their genders; with a gate that asks for similarity,
                                  dataset/embeddings too;
-     <loras>/<identity>/         fine-tuned weights, the study's own or from elsewhere; none for the
-                                 untuned base model.
+     <loras>/<identity>/         fine-tuned weights, the study's own or from elsewhere; none for a
+                                 method that trains nothing.
 Out: <out>/<identity>/<index>.png               images;
-     <out>/cohorts/<k>-of-<n>.parquet           a row per drawing: prompt, seed, hashes, ...; with a
-                                                gate, unusable drawings are rows with kept = false
-                                                and the reason, and are drawn again;
-     <out>/<identity>/samples.json              keys of the finished drawings, which are kept.
+     <out>/cohorts/<k>-of-<n>.parquet           a row per sample: prompt, seed, hashes, ...; with a
+                                                gate, unusable samples are rows with kept = false
+                                                and the reason, and another attempt is made;
+     <out>/<identity>/items.json                keys of the finished samples, which are kept.
      Prompts, initial noise and every step's noise are the same for all methods.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4 and supplement.
@@ -19,26 +19,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.identities.dataset import Subject, cohort_of, read_subjects
 from pipeline_steps.io.manifests import write_manifest
-from pipeline_steps.naming import UNTUNED
-from pipeline_steps.runtime.command_line import step_command_line
-from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import SampleSettings
+from pipeline_steps.study.store import Store
 
 if TYPE_CHECKING:
-    from pipeline_steps.diffusion.sampling.drawing import Gate
-    from pipeline_steps.diffusion.sampling.gate import Judge
-    from pipeline_steps.diffusion.sampling.sample_plan import Row
-    from pipeline_steps.diffusion.training.runtime import Switch
+    from pipeline_steps.diffusion.sampling.gate import Measure
+    from pipeline_steps.diffusion.sampling.plan import Row
 
 BATCH_SIZE = {"cpu": 16, "cuda": 24}
 
@@ -53,23 +47,23 @@ def run(
     cohorts: int = 1,
     device: str = "cpu",
     batch_size: int | None = None,
-    compile_network: Switch = "auto",
-    judge: Judge | None = None,
+    compile: Literal["auto", "on", "off"] = "auto",
+    measure: Measure | None = None,
 ) -> list[Row]:
-    """Sample a cohort and write images and the cohort's manifest.
+    """Sample a share of the identities and write images and the share's manifest.
 
     Args:
         frozen: The step's configuration, with the role base_model, and recogniser or quality where
             its gate asks for them; the variant says base_model, method and prompts.
         dataset: Folder of the prepared dataset.
         out: Folder of the variant's images.
-        loras: Folder of the method's weights; None for the untuned base model.
-        cohort: Number of the cohort, from 0.
-        cohorts: Number of cohorts.
+        loras: Folder of the method's weights; none for a method that trains nothing.
+        cohort: Number of the share, from 0.
+        cohorts: Number of shares.
         device: "cpu" or "cuda".
         batch_size: Images sampled together; changes no image. None: as suits the device.
-        compile_network: See ``Runtime.compile``; changes no image beyond float error.
-        judge: Measures images for the gate; None: the networks of the configuration.
+        compile: Compile the network; auto: on a GPU. Changes no image beyond float error.
+        measure: Measures images for the gate; None: the networks of the configuration.
 
     Returns:
         The manifest's rows.
@@ -78,34 +72,33 @@ def run(
         StepError: inputs are missing or do not fit each other.
         Interrupted: a signal asked to stop; finished images are kept.
     """
-    from pipeline_steps.diffusion.sampling.drawing import Drawings
-    from pipeline_steps.diffusion.sampling.painter import Painter
-    from pipeline_steps.diffusion.sampling.sample_plan import COLUMNS, image_keys, redrawn
-    from pipeline_steps.diffusion.sampling.sample_record import SampleRecord
-    from pipeline_steps.study.key import weights_hash
+    from pipeline_steps.diffusion.sampling.gate import Gate
+    from pipeline_steps.diffusion.sampling.handed import hand
+    from pipeline_steps.diffusion.sampling.plan import COLUMNS, keys_of, plan_images, try_again
+    from pipeline_steps.diffusion.sampling.samples import Painter, Samples
 
-    _check_method(frozen, loras)
-    base_sha256 = weights_hash(frozen.weights["base_model"])
+    handed = hand(frozen.variant.get("method", ""), loras)
     subjects = cohort_of(read_subjects(dataset), cohort, cohorts)
-    rows = _plan(frozen, subjects, loras, base_sha256)
-    gate = _gate(frozen, dataset, subjects, device, judge)
-    batch_size = batch_size or BATCH_SIZE.get(device, 16)
-    painter = Painter(frozen, loras, device, batch_size, compile_network)
+    rows = plan_images(frozen, subjects, handed)
+    gate, attempts = None, 1
+    if frozen.settings.gate is not None:
+        gate = Gate(frozen, dataset, subjects, device, measure)
+        attempts = frozen.settings.gate.attempts
+    painter = Painter(frozen, handed, device, batch_size or BATCH_SIZE.get(device, 16), compile)
+    stores = {subject.identity: Store(out / subject.identity) for subject in subjects}
     done: list[Row] = []
     with stop_requested() as stop:
-        record = SampleRecord(out, [subject.identity for subject in subjects])
-        drawings = Drawings(out, record, painter.paint, gate, stop)
-        log, keys = get_logger("sample"), image_keys(frozen, rows, base_sha256)
-        missing = drawings.missing(rows, keys)
-        log.info("%d images wanted, %d of them finished", len(rows), len(rows) - missing)
-        for _ in range(1 if gate is None else gate.settings.attempts):
-            drawn = drawings.draw(rows, image_keys(frozen, rows, base_sha256))
-            done += drawn
-            rejected = {(row["identity"], row["index"]) for row in drawn if not row["kept"]}
+        samples = Samples(out, stores, painter, gate, stop)
+        missing = samples.count_missing(rows, keys_of(frozen, rows))
+        found = len(rows) - missing
+        get_logger("sample").info("%d images wanted, %d of them finished", len(rows), found)
+        for _ in range(attempts):
+            made = samples.make(rows, keys_of(frozen, rows))
+            done += made
             rows = [
-                redrawn(row, frozen.seed)
-                for row in rows
-                if (row["identity"], row["index"]) in rejected
+                try_again(row, frozen.seed)
+                for row, result in zip(rows, made, strict=True)
+                if not result["kept"]
             ]
             if not rows:
                 break
@@ -115,53 +108,6 @@ def run(
     _remove_leftovers(out, subjects, done)
     write_manifest(out / "cohorts" / f"{cohort}-of-{cohorts}.parquet", done, COLUMNS)
     return done
-
-
-def _check_method(frozen: Frozen[SampleSettings], loras: Path | None) -> None:
-    method = frozen.variant.get("method", "")
-    if method != UNTUNED and method not in METHODS:
-        raise StepError(f"variant.method is {method!r}; {UNTUNED} or {', '.join(METHODS)} expected")
-    if (loras is None) != (method == UNTUNED):
-        raise StepError(
-            f"method {method!r}: pass --loras for fine-tuned methods, and only for them"
-        )
-
-
-def _plan(
-    frozen: Frozen[SampleSettings],
-    subjects: Sequence[Subject],
-    loras: Path | None,
-    base_sha256: str,
-) -> list[Row]:
-    """First drawings of all images of a cohort."""
-    from pipeline_steps.diffusion.sampling.sample_plan import BASE_MODEL, adapter_hash, plan_images
-
-    method = frozen.variant["method"]
-    rows: list[Row] = []
-    for subject in subjects:
-        weights = (base_sha256, BASE_MODEL)
-        if loras is not None:
-            weights = adapter_hash(loras / subject.identity, frozen.settings.token)
-        rows += plan_images(frozen, method, subject, *weights)
-    return rows
-
-
-def _gate(
-    frozen: Frozen[SampleSettings],
-    dataset: Path,
-    subjects: Sequence[Subject],
-    device: str,
-    judge: Judge | None,
-) -> Gate | None:
-    if frozen.settings.gate is None:
-        return None
-    from pipeline_steps.diffusion.sampling.drawing import Gate
-    from pipeline_steps.diffusion.sampling.gate import FaceJudge, judge_key
-
-    keys = {subject.identity: judge_key(frozen, dataset, subject) for subject in subjects}
-    return Gate(
-        frozen.settings.gate, keys, lambda: judge or FaceJudge(frozen, dataset, subjects, device)
-    )
 
 
 def _report(
@@ -184,7 +130,7 @@ def _report(
 
 
 def _remove_leftovers(out: Path, subjects: Sequence[Subject], rows: Sequence[Row]) -> None:
-    """Delete images that the cohort's manifest does not name."""
+    """Delete images that the share's manifest does not name."""
     known = {out / row["file"] for row in rows if row["kept"]}
     for subject in subjects:
         for path in sorted((out / subject.identity).glob("*.png")):
@@ -192,39 +138,7 @@ def _remove_leftovers(out: Path, subjects: Sequence[Subject], rows: Sequence[Row
                 path.unlink()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("sample", __doc__)
-    parser.add_argument("--dataset", type=Path, required=True, help="folder of the dataset")
-    parser.add_argument("--loras", type=Path, help="folder of the method's weights")
-    parser.add_argument("--cohort", type=int, default=0, help="number of the cohort, from 0")
-    parser.add_argument("--cohorts", type=int, default=1, help="number of cohorts")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the variant's images")
-    parser.add_argument(
-        "--batch-size", type=int, help="images sampled together; changes speed and memory only"
-    )
-    parser.add_argument(
-        "--compile",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="compile the network; auto (default): on a GPU; changes speed only",
-    )
-    arguments = parser.parse_args(argv)
-    frozen = load_frozen(arguments.config, SampleSettings)
-    with gpu_lease() as device:
-        run(
-            frozen,
-            dataset=arguments.dataset,
-            out=arguments.out,
-            loras=arguments.loras,
-            cohort=arguments.cohort,
-            cohorts=arguments.cohorts,
-            device=device,
-            batch_size=arguments.batch_size,
-            compile_network=arguments.compile,
-        )
-    return 0
-
+main = command(run, hidden=["measure"])
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

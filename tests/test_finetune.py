@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import finetune, prior
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import Interrupted, StepError
 from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings, PriorSettings
 from tests.diffusion.tiny_study import (
+    SIDE,
     EveryFace,
     base_weights,
     recogniser_weights,
@@ -50,7 +52,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Weights]
     write_dataset(folder / "dataset", COUNTS)
     settings = {"images": 4, "steps": 2}
     config = write_frozen(folder / "prior.json", settings, weights, {"base_model": "tiny"})
-    prior.run(load_frozen(config, PriorSettings), out=folder / "prior", faces=EveryFace())
+    prior.run(load_frozen(config, PriorSettings), out=folder / "prior", guide=EveryFace())
     return folder
 
 
@@ -79,7 +81,7 @@ def train(weights: dict[str, Weights], inputs: Path, dataset: Path, tmp_path: Pa
             weights,
             {"base_model": "tiny", "method": method},
         )
-        options: dict[str, Any] = {"faces": EveryFace(), "at_once": 3} | more
+        options: dict[str, Any] = {"guide": EveryFace(), "at_once": 3} | more
         return finetune.run(
             frozen, dataset=dataset, prior=inputs / "prior", out=tmp_path / out, **options
         )
@@ -152,11 +154,11 @@ def test_finished_identities_are_kept_until_their_inputs_change(
 def test_what_a_method_does_not_use_reruns_nothing(
     train: Train, dataset: Path, tmp_path: Path
 ) -> None:
-    train("dreambooth", faces=None)
+    train("dreambooth", guide=None)
     before = written(tmp_path / "out")
     shutil.rmtree(dataset / "embeddings")
     changed = SETTINGS.model_copy(update={"margin": 0.5, "identity_weight": 3.0})
-    train("dreambooth", settings=changed, faces=None)
+    train("dreambooth", settings=changed, guide=None)
     assert written(tmp_path / "out") == before
 
 
@@ -195,7 +197,7 @@ def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_as_without(
 ) -> None:
     train(out="whole", at_once=2)
     with pytest.raises(Interrupted, match=rf"{number.name}: .* step 2 of 3; run again"):
-        train(at_once=2, faces=AsksToStop(2, number))
+        train(at_once=2, guide=AsksToStop(2, number))
     assert not written(tmp_path / "out")
     assert len(list((tmp_path / "out/checkpoints").rglob("*.safetensors"))) == 2
     train(at_once=2)
@@ -213,9 +215,9 @@ def test_an_interrupted_identity_goes_on_in_a_cohort_of_others(
     write_dataset(dataset, COUNTS | {"ID_11": 2})
     train(out="whole")
     with pytest.raises(Interrupted):
-        train(cohort=0, cohorts=2, faces=AsksToStop(2))
+        train(cohort=0, cohorts=2, guide=AsksToStop(2))
     faces = EveryFace()
-    train(faces=faces)
+    train(guide=faces)
     assert faces.seen == 2 * 1 + 2 * 3  # ID_1 and ID_10 had one step to go, the others three
     for identity in (*COUNTS, "ID_11"):
         a = load_file(tmp_path / "whole" / identity / LORA)
@@ -226,10 +228,10 @@ def test_an_interrupted_identity_goes_on_in_a_cohort_of_others(
 
 def test_a_checkpoint_of_other_settings_is_never_resumed(train: Train, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        train(faces=AsksToStop(2))
+        train(guide=AsksToStop(2))
     changed = SETTINGS.model_copy(update={"learning_rate": 2e-2})
     faces = EveryFace()
-    train(settings=changed, faces=faces)
+    train(settings=changed, guide=faces)
     assert faces.seen == 3 * 3
     assert not (tmp_path / "out/checkpoints").exists()
 
@@ -244,11 +246,11 @@ def test_results_that_could_not_be_written_are_written_later_without_training(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline_steps.diffusion.training.training_record.save_result", killed)
+        patch.setattr("pipeline_steps.finetune._save", killed)
         with pytest.raises(Killed):
             train()
     faces = EveryFace()
-    train(faces=faces)
+    train(guide=faces)
     assert faces.seen == 0
     assert set(written(tmp_path / "out")) == set(COUNTS)
 
@@ -263,7 +265,7 @@ class NoNumber(EveryFace):
 
 def test_one_that_diverges_stops_no_other_and_leaves_no_state(train: Train, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=r"1 of 3 .*ID_2: training diverged"):
-        train(faces=NoNumber())
+        train(guide=NoNumber())
     assert set(written(tmp_path / "out")) == {"ID_1", "ID_10"}
     assert not (tmp_path / "out/checkpoints").exists()
 
@@ -275,7 +277,7 @@ def test_the_chosen_step_is_kept_and_an_interruption_changes_nothing(
     long = SETTINGS.model_copy(update={"choice": choice, "schedule": "constant"})
     with pytest.raises(Interrupted, match="step 1 of 3"):
         # One detection per identity and trial: the fifth belongs to the trial of step 1.
-        train("dreambooth", settings=long, faces=AsksToStop(5))
+        train("dreambooth", settings=long, guide=AsksToStop(5))
     train("dreambooth", settings=long)
     train("dreambooth", out="short", settings=long.model_copy(update={"steps": 1}))
     for identity in COUNTS:
@@ -315,9 +317,17 @@ def test_missing_embeddings_are_named(train: Train, dataset: Path) -> None:
 
 
 def test_images_of_another_size_are_resized(train: Train, dataset: Path, tmp_path: Path) -> None:
-    replace_image(dataset, "images/ID_1/0.png", np.full((48, 48, 3), 90, dtype=np.uint8))
-    train("dreambooth")
-    assert set(written(tmp_path / "out")) == set(COUNTS)
+    large = np.random.default_rng(5).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    small = Image.fromarray(large).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    results = []
+    for image in (large, np.asarray(small), large[:SIDE, :SIDE]):
+        replace_image(dataset, "images/ID_1/0.png", image)
+        train("dreambooth", at_once=1)
+        results.append({name: content for name, (_, content) in written(tmp_path / "out").items()})
+    resized, made_small, cut = results
+    assert set(resized) == set(COUNTS)
+    assert resized == made_small
+    assert {name for name in COUNTS if resized[name] != cut[name]} == {"ID_1"}
 
 
 def test_the_command_line_runs_the_real_detector_and_recogniser(

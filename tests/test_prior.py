@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import prior
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import read_image
 from pipeline_steps.io.manifests import read_manifest
@@ -42,7 +43,7 @@ def frozen(config: Path) -> Frozen[PriorSettings]:
 def test_images_and_embeddings_are_paired_by_name(
     frozen: Frozen[PriorSettings], tmp_path: Path
 ) -> None:
-    prior.run(frozen, out=tmp_path, faces=EveryFace())
+    prior.run(frozen, out=tmp_path, guide=EveryFace())
     manifest = read_manifest(tmp_path / "manifest.parquet")
     stored = load_features(tmp_path / "embeddings.safetensors", key="embeddings")
     assert list(manifest["file"]) == stored.files
@@ -55,10 +56,10 @@ def test_images_and_embeddings_are_paired_by_name(
         np.testing.assert_allclose(row, expected[0] / expected.norm(), atol=1e-6)
 
 
-def test_drawings_without_a_face_are_rows_and_drawn_again(
+def test_samples_without_a_face_are_rows_and_made_again(
     frozen: Frozen[PriorSettings], tmp_path: Path
 ) -> None:
-    prior.run(frozen, out=tmp_path, faces=EveryFace(blind_every=3))
+    prior.run(frozen, out=tmp_path, guide=EveryFace(blind_every=3))
     manifest = read_manifest(tmp_path / "manifest.parquet")
     rejected = manifest[~manifest["kept"]]
     assert len(rejected) >= 1
@@ -68,11 +69,43 @@ def test_drawings_without_a_face_are_rows_and_drawn_again(
     assert len(list((tmp_path / "images").iterdir())) == 5
 
 
+class Killed(BaseException):
+    """What ends a process."""
+
+
+class Dies(EveryFace):
+    """Sees faces, and ends the process at a chosen image."""
+
+    def boxes(self, images: torch.Tensor) -> list[np.ndarray | None]:
+        if self.seen >= 2:
+            raise Killed
+        return super().boxes(images)
+
+
+def test_finished_images_are_kept_and_a_killed_run_ends_as_a_whole_one(
+    frozen: Frozen[PriorSettings], tmp_path: Path
+) -> None:
+    prior.run(frozen, out=tmp_path / "whole", batch_size=2, guide=EveryFace())
+    with pytest.raises(Killed):
+        prior.run(frozen, out=tmp_path / "out", batch_size=2, guide=Dies())
+    assert not (tmp_path / "out/manifest.parquet").exists()
+    guide = EveryFace()
+    prior.run(frozen, out=tmp_path / "out", batch_size=2, guide=guide)
+    assert guide.seen == 3
+    prior.run(frozen, out=tmp_path / "out", guide=guide)
+    (tmp_path / "out/images/4.png").unlink()
+    more = replace(frozen, settings=frozen.settings.model_copy(update={"attempts": 2}))
+    prior.run(more, out=tmp_path / "out", batch_size=2, guide=guide)
+    assert guide.seen == 4
+    for file in ("manifest.parquet", "embeddings.safetensors"):
+        assert sha256_file(tmp_path / "out" / file) == sha256_file(tmp_path / "whole" / file)
+
+
 def test_batch_size_changes_nothing_but_float_noise(
     frozen: Frozen[PriorSettings], tmp_path: Path
 ) -> None:
     for size in (1, 4):
-        prior.run(frozen, out=tmp_path / str(size), batch_size=size, faces=EveryFace())
+        prior.run(frozen, out=tmp_path / str(size), batch_size=size, guide=EveryFace())
     for index in range(5):
         one, four = (read_image(tmp_path / size / f"images/{index}.png") for size in ("1", "4"))
         assert np.abs(one.astype(int) - four.astype(int)).max() <= 1
@@ -92,4 +125,4 @@ def test_missing_weights_are_named(frozen: Frozen[PriorSettings], tmp_path: Path
     entry = frozen.weights["base_model"].model_copy(update={"source": str(tmp_path / "nowhere")})
     broken = Frozen(frozen.study, frozen.step, frozen.seed, frozen.settings, {"base_model": entry})
     with pytest.raises(StepError, match="nowhere"):
-        prior.run(broken, out=tmp_path, faces=EveryFace())
+        prior.run(broken, out=tmp_path, guide=EveryFace())

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import sample
 from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.lora_files import save_lora
+from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.diffusion.sampling.sample_plan import COLUMNS
+from pipeline_steps.diffusion.sampling.plan import COLUMNS
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import read_image
 from pipeline_steps.io.manifests import read_manifest
@@ -56,11 +56,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Weights]
     return folder
 
 
-Draw = Callable[..., pd.DataFrame]
+Sample = Callable[..., pd.DataFrame]
 
 
 @pytest.fixture
-def draw(weights: dict[str, Weights], inputs: Path, tmp_path: Path) -> Draw:
+def sampled(weights: dict[str, Weights], inputs: Path, tmp_path: Path) -> Sample:
     def call(
         method: str = "idbooth",
         prompts: str = "complex",
@@ -94,8 +94,8 @@ def times(folder: Path) -> dict[str, int]:
     }
 
 
-def test_the_manifest_tells_each_image(draw: Draw, tmp_path: Path) -> None:
-    draw()
+def test_the_manifest_tells_each_image(sampled: Sample, tmp_path: Path) -> None:
+    sampled()
     manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
     assert list(manifest.columns) == list(COLUMNS)
     assert list(zip(manifest["identity"], manifest["index"], strict=True)) == [
@@ -110,9 +110,9 @@ def test_the_manifest_tells_each_image(draw: Draw, tmp_path: Path) -> None:
 
 
 def test_methods_share_prompts_and_noise_and_differ_by_their_weights(
-    draw: Draw, tmp_path: Path
+    sampled: Sample, tmp_path: Path
 ) -> None:
-    tuned, untuned = draw(out="tuned"), draw("untuned", out="untuned")
+    tuned, untuned = sampled(out="tuned"), sampled("untuned", out="untuned")
     assert list(tuned["seed"]) == list(untuned["seed"])
     assert [text.replace("sks ", "") for text in tuned["prompt"]] == list(untuned["prompt"])
     assert list(tuned["negative_prompt"]) == list(untuned["negative_prompt"])
@@ -120,9 +120,9 @@ def test_methods_share_prompts_and_noise_and_differ_by_their_weights(
     assert np.abs(images[0].astype(int) - images[1].astype(int)).max() > 5
 
 
-def test_cohorts_and_batches_change_no_image(draw: Draw, tmp_path: Path) -> None:
-    whole = draw(out="whole", batch_size=16)
-    parts = [draw(out="parts", cohort=k, cohorts=2, batch_size=3) for k in range(2)]
+def test_cohorts_and_batches_change_no_image(sampled: Sample, tmp_path: Path) -> None:
+    whole = sampled(out="whole", batch_size=16)
+    parts = [sampled(out="parts", cohort=k, cohorts=2, batch_size=3) for k in range(2)]
     columns = ["identity", "index", "prompt", "seed", "weights_sha256"]
     joined = pd.concat(parts).sort_values(["identity", "index"])[columns]
     expected = whole.sort_values(["identity", "index"])[columns]
@@ -133,41 +133,43 @@ def test_cohorts_and_batches_change_no_image(draw: Draw, tmp_path: Path) -> None
 
 
 def test_finished_images_are_kept_and_lost_or_outdated_ones_made(
-    draw: Draw, tmp_path: Path
+    sampled: Sample, tmp_path: Path
 ) -> None:
-    first = draw()
+    first = sampled()
     before = times(tmp_path / "out")
-    draw()
+    sampled()
     assert times(tmp_path / "out") == before
 
     (tmp_path / "out/ID_1/2.png").unlink()
     (tmp_path / "out/ID_2/0.png").write_bytes(b"broken")
-    again = draw()
+    again = sampled()
     after = times(tmp_path / "out")
     changed = {file for file in after if after[file] != before.get(file)}
     assert changed == {"ID_1/2.png", "ID_2/0.png"}
     assert list(again["index"]) == list(first["index"])
 
-    more = draw(settings=SETTINGS.model_copy(update={"images_per_identity": 5}))
+    more = sampled(settings=SETTINGS.model_copy(update={"images_per_identity": 5}))
     assert len(more) == 15
     grown = times(tmp_path / "out")
     assert {file: grown[file] for file in after} == after
 
-    draw(settings=SETTINGS.model_copy(update={"guidance": 2.0}))
+    sampled(settings=SETTINGS.model_copy(update={"guidance": 2.0}))
     assert all(times(tmp_path / "out")[file] != after[file] for file in after)
 
 
-def test_missing_or_foreign_weights_are_refused(draw: Draw, inputs: Path, tmp_path: Path) -> None:
+def test_missing_or_foreign_weights_are_refused(
+    sampled: Sample, inputs: Path, tmp_path: Path
+) -> None:
     with pytest.raises(StepError, match="ID_1"):
-        draw(loras=tmp_path)
+        sampled(loras=tmp_path)
     with pytest.raises(StepError, match="--loras"):
-        draw(loras=None)
+        sampled(loras=None)
     with pytest.raises(StepError, match="--loras"):
-        draw("untuned", loras=inputs / "loras")
+        sampled("untuned", loras=inputs / "loras")
     with pytest.raises(StepError, match="token 'sks'"):
-        draw(settings=SETTINGS.model_copy(update={"token": "olis"}))
+        sampled(settings=SETTINGS.model_copy(update={"token": "olis"}))
     with pytest.raises(StepError, match="magicbooth"):
-        draw("magicbooth")
+        sampled("magicbooth")
 
 
 def test_the_command_line_samples_the_untuned_model(

@@ -1,4 +1,4 @@
-"""The sample step with a gate: unusable images are drawn again, and every drawing is a row."""
+"""The sample step with a gate: unusable images are made again, and every attempt is a row."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import align, sample
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.diffusion.sampling.gate import Measured
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
@@ -57,7 +57,7 @@ def draw(
     dataset: Path,
     out: Path,
     gate: GateSettings | None,
-    judge: OddPixels | None,
+    measure: OddPixels | None,
     **more: Any,
 ) -> list[dict[str, Any]]:
     settings = SampleSettings(images_per_identity=5, steps=1, gate=gate)
@@ -69,14 +69,14 @@ def draw(
         weights,
         {"base_model": "tiny", "method": "untuned", "prompts": "complex"},
     )
-    return sample.run(frozen, dataset=dataset, out=out, judge=judge, **more)
+    return sample.run(frozen, dataset=dataset, out=out, measure=measure, **more)
 
 
 def sampled(out: Path) -> dict[str, str]:
     return {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*.png"))}
 
 
-def test_unusable_images_are_drawn_again_and_told(
+def test_unusable_images_are_made_again_and_told(
     weights: dict[str, Weights],
     dataset: Path,
     tmp_path: Path,
@@ -96,7 +96,7 @@ def test_unusable_images_are_drawn_again_and_told(
     }
     assert "fewer than 5 usable images after 3 attempts" in capsys.readouterr().err
 
-    # The first drawing is the ungated study's; a further one has a seed of its own, same prompt.
+    # The first attempt is the ungated study's; a further one has a seed of its own, same prompt.
     first = {(r["identity"], r["index"]): r for r in rows if r["attempt"] == 0}
     assert [first[r["identity"], r["index"]]["seed"] for r in ungated] == [
         r["seed"] for r in ungated
@@ -119,8 +119,8 @@ def test_a_gate_that_changes_samples_only_what_it_must(
     out = tmp_path / "out"
     draw(weights, dataset, out, None, None)
     whole = sampled(out)
-    judge = OddPixels()
-    loose = draw(weights, dataset, out, GATE, judge)
+    measure = OddPixels()
+    loose = draw(weights, dataset, out, GATE, measure)
     usable = {r["file"] for r in loose if r["kept"] and r["attempt"] == 0}
     assert usable and all(sampled(out)[file] == whole[file] for file in usable)
 

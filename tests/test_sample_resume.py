@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import sample
 from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.lora_files import FILE_NAME
+from pipeline_steps.diffusion.adapters.files import FILE_NAME
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import save_tensors
@@ -55,7 +55,7 @@ def start(config: Path, dataset: Path, out: Path) -> subprocess.Popen[bytes]:
 def finished(out: Path) -> dict[str, int]:
     """Images that the records call finished, with their times of writing."""
     found = {}
-    for record in out.glob("*/samples.json"):
+    for record in out.glob("*/items.json"):
         for place in json.loads(record.read_text()):
             path = record.parent / f"{place.partition('.')[0]}.png"
             found[path.relative_to(out).as_posix()] = path.stat().st_mtime_ns

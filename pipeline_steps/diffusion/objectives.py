@@ -9,8 +9,6 @@ methods only, so that methods can be listed without loading torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,24 +113,6 @@ def triplet_identity_loss(
     """
     gap = cosine_similarity(negative, anchor) - cosine_similarity(positive, anchor)
     return (gap + margin).clamp(min=0.0)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to fine-tune: prior-preserving noise prediction plus an identity term.
-
-    Attributes:
-        identity_term: (anchor, positive, negative, margin) -> [n], or None for no such term.
-        uses: Names of the optional settings that the term reads; the others do not enter the
-            method's configuration, so that changing them reruns nothing.
-    """
-
-    identity_term: Callable[[Tensor, Tensor, Tensor, float], Tensor] | None
-    uses: frozenset[str] = frozenset()
-
-
-# Of every identity term.
-IDENTITY_SETTINGS = frozenset({"identity_weight", "timestep_weighting", "min_face_size"})
 
 
 def _check_type(prediction_type: str) -> None:

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.naming import REFERENCES, WILD
 from pipeline_steps.runtime.errors import StepError
 
@@ -115,7 +116,11 @@ ARTEFACTS: dict[str, Artefact] = {
         "loras/{base_model}/{method}/{identity}/{file}", "finetune", ONE, ("image", "prior")
     ),
     "samples_of_share": A(
-        "samples/{variant}/cohorts/{share}.parquet", "sample", ALL, ("identities", "adapters")
+        "samples/{variant}/cohorts/{share}.parquet",
+        "sample",
+        ALL,
+        ("identities", "adapters"),
+        code=("sample:run", "{handed}"),
     ),
     "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),
     "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter",)),
@@ -198,6 +203,8 @@ def roots_of(step: str, **fields: str) -> list[str]:
         fields: What the results are for, where the code depends on it.
     """
     named = [root for of in ARTEFACTS.values() if of.step == step for root in of.code]
+    if "method" in fields:  # what its family hands the sampler
+        fields["handed"] = METHODS[fields["method"]].family.handed
     return [root.format(**fields) for root in dict.fromkeys(named)] or [f"{step}:run"]
 
 

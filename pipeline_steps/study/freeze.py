@@ -119,7 +119,7 @@ def _of_generation(
         yield _entry(study, "prior", study.prior, variant=of_model, weights=weights | guide)
         for method in study.methods:
             of_method = of_model | {"method": method}
-            if method in METHODS:
+            if METHODS[method].trains:
                 tuning = study.finetune.resolved(base_model, method)
                 guides = weights | (guide if tuning.needs_faces(method) else {})
                 yield _entry(study, "finetune", tuning, variant=of_method, weights=guides)
@@ -129,7 +129,7 @@ def _of_generation(
                 sampling = study.sample.with_prompts(prompt_sets[name])
                 sampling = sampling.finding_faces_as(study.align)
                 yield _entry(study, "sample", sampling, variant=variant, weights=gate)
-                if method in METHODS:
+                if METHODS[method].family.shows_people:
                     guides = weights | (guide if uses_guide(study, method) else {})
                     yield _entry(study, "export", study.export, variant=variant, weights=guides)
 
@@ -187,7 +187,7 @@ def freeze_world(study: Study) -> JsonObject:
 
 def uses_guide(study: Study, method: str) -> bool:
     """Whether a method's fine-tuning looks at faces, and so needs recogniser and embeddings."""
-    return method in METHODS and any(
+    return METHODS[method].trains and any(
         study.finetune.resolved(base_model, method).needs_faces(method)
         for base_model in study.base_models
     )
@@ -195,8 +195,8 @@ def uses_guide(study: Study, method: str) -> bool:
 
 def gates_by_identity(study: Study, method: str) -> bool:
     """Whether sampled images must resemble their identity; the untuned model knows none."""
-    gate = study.sample.gate
-    return gate is not None and gate.min_similarity is not None and method in METHODS
+    gate, asked = study.sample.gate, METHODS[method].family.shows_people
+    return asked and gate is not None and gate.min_similarity is not None
 
 
 def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> dict[str, Weights]:

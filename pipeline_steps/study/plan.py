@@ -13,9 +13,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.atomic import json_text
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
-from pipeline_steps.naming import REAL, UNTUNED, WILD
+from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.study.artefacts import ARTEFACTS, at, entry_of
 from pipeline_steps.study.freeze import freeze, freeze_world, gates_by_identity, uses_guide
 from pipeline_steps.study.registry import read_models
@@ -195,7 +196,7 @@ class Plan:
     @staticmethod
     def tuned(method: str) -> bool:
         """Whether a method has fine-tuned weights."""
-        return method != UNTUNED
+        return METHODS[method].trains
 
     def gated(self, method: str) -> bool:
         """Whether sampling needs the embeddings of the photographs."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline_steps.demo_world.rendering.vocabulary import MAX_TOKENS, build_tokenizer, names
-from pipeline_steps.diffusion.sampling.prompts import draw_prompts
+from pipeline_steps.diffusion.sampling.plan import prompts_of
 from pipeline_steps.study.settings.diffusion import PromptSet
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_every_word_of_the_prompt_sets_is_one_token(tokenizer: CLIPTokenizer, pa
     texts = {prompt_set.negative_prompt}
     for gender in ("M", "F"):
         texts |= set(
-            draw_prompts(prompt_set, identity="ID_1", count=60, seed=0, token="sks", gender=gender)
+            prompts_of(prompt_set, identity="ID_1", count=60, seed=0, token="sks", gender=gender)
         )
     for text in texts:
         words = re.findall(r"\w+|[^\w\s]", text)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.architectures import build, read_architecture
+from benchmarks.random_models import build, read_architecture
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
+from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet
-from pipeline_steps.diffusion.training.frozen_face_network import frozen_copy
-from pipeline_steps.diffusion.training.latent_set import LatentSet
-from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.diffusion.training.guide import frozen_copy
 from pipeline_steps.faces.detection import crop_and_resize
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.io.tensors import send
@@ -82,11 +82,9 @@ def fleet(base: BaseModel, method: str, count: int, **runtime: Any) -> Fleet:
     settings = FinetuneSettings(steps=2, precision="bf16").for_method(method)
     return Fleet(
         base,
-        method,
         {f"ID_{k}": latents(base, "photo of sks person") for k in range(count)},
         latents(base, "photo of a person"),
-        settings,
-        seed=0,
-        faces=CentralFace() if method != "dreambooth" else None,
+        Recipe(method, settings, 0),
+        guide=CentralFace() if method != "dreambooth" else None,
         runtime=Runtime(compile="off", **runtime),
     )

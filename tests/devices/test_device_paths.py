@@ -12,14 +12,20 @@ import torch
 from skimage import data
 from torch import Tensor
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample, sample_latents
-from pipeline_steps.diffusion.sampling.schedulers import SCHEDULERS
+from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.sampling.sampler import (
+    SCHEDULERS,
+    ImageRequest,
+    Sampling,
+    sample,
+    sample_latents,
+)
 from pipeline_steps.diffusion.training.choice import Trials
-from pipeline_steps.diffusion.training.cohort_plan import plan_cohort
-from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.diffusion.training.data import Recipe
+from pipeline_steps.diffusion.training.memory import plan_size
 from pipeline_steps.faces.detection import Detector, crop_and_resize
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import Recogniser
@@ -28,7 +34,7 @@ from pipeline_steps.recognition.augmentation import randaugment
 from pipeline_steps.recognition.margins import MARGINS, MarginHead
 from pipeline_steps.recognition.training import train
 from pipeline_steps.runtime.lease import gpu_lease
-from pipeline_steps.study.settings.diffusion import ChoiceSettings
+from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings
 from pipeline_steps.study.settings.recognition import RecogniseSettings
 from tests.devices import full_width
 from tests.devices.card_tensor import CardTensor
@@ -77,7 +83,7 @@ def test_a_training_step_is_the_cpus_and_never_waits(
     with pretended_card() as card:
         base.to("cuda", "fp32")
         faces = faces_on("cuda")
-        with a_fleet(base, settings=settings, runtime=runtime, faces=faces) as fleet:
+        with a_fleet(base, settings=settings, runtime=runtime, guide=faces) as fleet:
             for losses in expected:
                 card.waits.clear()
                 torch.testing.assert_close(values(fleet.step()), losses, rtol=1e-5, atol=1e-6)
@@ -95,7 +101,7 @@ def test_a_step_in_16_bits_follows_full_precision_and_never_waits(folder: Path) 
     base = opened(folder)
     with pretended_card() as card:
         base.to("cuda", "bf16")
-        with a_fleet(base, settings=settings, runtime=EAGER, faces=faces_on("cuda")) as fleet:
+        with a_fleet(base, settings=settings, runtime=EAGER, guide=faces_on("cuda")) as fleet:
             assert fleet.bank.weights.dtype == torch.float32
             card.waits.clear()
             losses = fleet.step()
@@ -113,14 +119,15 @@ def test_a_run_on_a_card_plans_its_cohort_and_chooses_its_step(folder: Path) -> 
         faces = faces_on("cuda")
 
         def open_fleet(identities: Any, runtime: Runtime) -> Any:
-            return a_fleet(base, identities, runtime=runtime, faces=faces)
+            return a_fleet(base, identities, runtime=runtime, guide=faces)
 
         many = [f"ID_{i}" for i in range(40)]
         card.total = card.held + 20 * (1 << 20)
-        assert 2 < plan_cohort(many, open_fleet, device="cuda") < 40
+        assert 2 < plan_size(many, open_fleet, device="cuda") < 40
         choice = ChoiceSettings(steps=(1,), images=2, sampling_steps=1, held_out=1)
         held_out = {name: torch.randn(1, 32) for name in NAMES}
-        trials = Trials(choice, held_out, faces, seed=0, token="sks")
+        settings = FinetuneSettings(choice=choice)
+        trials = Trials(Recipe("dreambooth", settings, 0), held_out, faces)
         with open_fleet(NAMES, EAGER) as fleet:
             trials(fleet)
             fleet.step()

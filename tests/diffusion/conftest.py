@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
 from tests.diffusion.tiny_study import base_weights
 
 

@@ -12,12 +12,11 @@ from torch import Tensor
 from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.training import fleet
-from pipeline_steps.diffusion.training.draws import Draw, draw_step
-from pipeline_steps.diffusion.training.fleet import fine_tune
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.noise import StepNoise, step_noise
 from pipeline_steps.seeds import torch_generator
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
-from tests.diffusion.toy_fleet import CentreFace, latent_set
+from tests.diffusion.toy_fleet import CentreFace, fine_tune, latent_set
 
 SIX = tuple(f"ID_{i}" for i in range(6))
 SETTINGS = FinetuneSettings(
@@ -66,7 +65,7 @@ def plain_loop(base: BaseModel, name: str, subject: LatentSet, prior: LatentSet)
     hidden = base.encode_prompts([subject.prompt, prior.prompt]).hidden
     faces, clipped = CentreFace(), []
     for step in range(SETTINGS.steps):
-        draw = draw_step(
+        draw = step_noise(
             SEED,
             base.name,
             name,
@@ -96,7 +95,7 @@ def plain_loss(
     base: BaseModel,
     unet: torch.nn.Module,
     hidden: Tensor,
-    draw: Draw,
+    draw: StepNoise,
     subject: LatentSet,
     prior: LatentSet,
     faces: CentreFace,
@@ -134,9 +133,8 @@ def test_a_fleet_of_six_equals_six_plain_loops_and_a_global_clip_does_not(
     subjects, prior = images(base)
 
     def errors() -> list[float]:
-        together = fine_tune(
-            base, "idbooth", subjects, prior, SETTINGS, seed=SEED, faces=CentreFace()
-        )
+        recipe = Recipe("idbooth", SETTINGS, SEED)
+        together = fine_tune(base, subjects, prior, recipe, CentreFace())
         return [
             float(
                 (vector(together[name].adapter) - vector(alone[name])).norm()
@@ -166,7 +164,7 @@ def test_the_size_of_the_cohort_changes_no_identity(base: BaseModel) -> None:
         subjects = {
             name: latent_set(name, 3, "photo of sks person", base.dtype) for name in names[:count]
         }
-        result = fine_tune(base, "idbooth", subjects, prior, settings, seed=1, faces=CentreFace())
+        result = fine_tune(base, subjects, prior, Recipe("idbooth", settings, 1), CentreFace())
         return vector(result["ID_0"].adapter)
 
     one, three, eight = (train(count) for count in (1, 3, 8))

@@ -13,29 +13,30 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.lora_files import save_lora
-from pipeline_steps.diffusion.architectures import (
+from benchmarks.random_models import (
     build,
     parameter_count,
     read_architecture,
     reduced,
     write_pipeline,
 )
+from pipeline_steps.diffusion.adapters.bank import AdapterBank
+from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models import ARCHITECTURES, load_base_model
-from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
-from pipeline_steps.diffusion.training.face_region import to_arrays
-from pipeline_steps.diffusion.training.fleet import FineTuned, fine_tune
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.fleet import FineTuned
 from pipeline_steps.faces.extractors import EXTRACTORS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from tests.diffusion.tiny_study import EveryFace, base_weights
+from tests.diffusion.toy_fleet import fine_tune
 
 ROOT = Path(__file__).parents[2]
+TRAINED = [name for name, method in METHODS.items() if method.trains]
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 BASE_MODELS = ("sd21", "sd21_v", "sdxl")
 ARCHITECTURE_OF = {
@@ -149,10 +150,11 @@ def tuned(base: BaseModel, method: str, steps: int = 1) -> FineTuned:
     prior = LatentSet(-mean, torch.full(shape, 0.1), -faces, "photo of a person")
     settings = FinetuneSettings(steps=steps).for_method(method)
     judge = EveryFace()
-    return fine_tune(base, method, {"ID_1": image}, prior, settings, seed=0, faces=judge)["ID_1"]
+    recipe = Recipe(method, settings, 0)
+    return fine_tune(base, {"ID_1": image}, prior, recipe, judge)["ID_1"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 @pytest.mark.usefixtures("unchanged")
 def test_one_step_of_every_objective(model: Any, method: str) -> None:
     result = tuned(model[1], method)
@@ -216,7 +218,7 @@ def test_the_command_for_full_width_tells_what_it_found(capsys: pytest.CaptureFi
 
     assert main(["--model", "sd21_v", "--reduced"]) == 0
     said = capsys.readouterr().out
-    for method in METHODS:
+    for method in TRAINED:
         assert f"one step of {method}: " in said
     found = re.search(r"difference to diffusers (\S+), to the network without adapter (\S+)", said)
     assert found is not None

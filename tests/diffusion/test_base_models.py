@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.random_models import write_random_pipeline
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.random_pipeline import write_random_pipeline
+from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
-from pipeline_steps.diffusion.training.face_region import to_arrays
-from pipeline_steps.diffusion.training.fleet import fine_tune
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from tests.diffusion.tiny_study import base_weights
+from tests.diffusion.toy_fleet import fine_tune
 
 REQUEST = ImageRequest("ID_1", 0, "photo of sks person", "cartoon, cgi", seed=5)
 
@@ -53,7 +52,8 @@ def train(base: BaseModel) -> list[float]:
     shape = (2, *base.latent_shape)
     images = LatentSet(torch.randn(shape), torch.rand(shape), None, "photo of sks person")
     settings = FinetuneSettings(steps=2).for_method("dreambooth")
-    result = fine_tune(base, "dreambooth", {"ID_1": images}, images, settings, seed=0)
+    recipe = Recipe("dreambooth", settings, 0)
+    result = fine_tune(base, {"ID_1": images}, images, recipe)
     assert result["ID_1"].finite
     return result["ID_1"].losses["instance"]
 

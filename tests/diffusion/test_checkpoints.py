@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline_steps.diffusion.training import checkpoints
-from pipeline_steps.diffusion.training.checkpoints import Checkpoints
-from pipeline_steps.diffusion.training.fleet_state import State, join_rows, take_rows
+from pipeline_steps.diffusion.training import run as checkpoints
+from pipeline_steps.diffusion.training.fleet import State, join_rows, take_rows
+from pipeline_steps.diffusion.training.run import SavedStates
 
 KEYS = {"ID_1": "a", "ID_2": "b", "ID_10": "c"}
 
@@ -36,7 +36,7 @@ def equal(found: State | None, whole: State, k: int) -> bool:
 def test_rows_come_back_bit_for_bit_and_the_newest_generation_replaces_the_others(
     tmp_path: Path,
 ) -> None:
-    store = Checkpoints(tmp_path, KEYS)
+    store = SavedStates(tmp_path, KEYS)
     for step in (9, 20, 100):
         store.save(list(KEYS), state(step))
     rows = [store.latest(identity) for identity in KEYS]
@@ -47,7 +47,7 @@ def test_rows_come_back_bit_for_bit_and_the_newest_generation_replaces_the_other
 
 
 def test_a_member_may_go_on_in_another_fleet(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path, KEYS)
+    store = SavedStates(tmp_path, KEYS)
     store.save(list(KEYS), state(10))
     store.save(["ID_2"], state(30, 1))
     assert equal(store.latest("ID_2"), state(30, 1), 0)
@@ -55,14 +55,14 @@ def test_a_member_may_go_on_in_another_fleet(tmp_path: Path) -> None:
 
 
 def test_another_key_is_never_read(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, KEYS).save(list(KEYS), state(10))
-    changed = Checkpoints(tmp_path, KEYS | {"ID_2": "other"})
+    SavedStates(tmp_path, KEYS).save(list(KEYS), state(10))
+    changed = SavedStates(tmp_path, KEYS | {"ID_2": "other"})
     assert changed.latest("ID_2") is None
     assert changed.latest("ID_1") is not None
 
 
 def test_removing_the_last_identity_removes_the_folder(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path / "checkpoints", KEYS)
+    store = SavedStates(tmp_path / "checkpoints", KEYS)
     store.save(list(KEYS), state(10))
     store.remove("ID_1")
     assert store.latest("ID_1") is None and store.latest("ID_10") is not None
@@ -75,7 +75,7 @@ def test_removing_the_last_identity_removes_the_folder(tmp_path: Path) -> None:
 def test_a_damaged_file_is_passed_over_for_the_one_before(
     tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Checkpoints(tmp_path, KEYS)
+    store = SavedStates(tmp_path, KEYS)
     store.save(["ID_1"], state(10, 1))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "_delete", lambda paths: None)  # killed before it
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_passed_over_for_the_one_before(
 def test_a_generation_that_was_not_completed_is_never_read_and_later_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Checkpoints(tmp_path, KEYS)
+    store = SavedStates(tmp_path, KEYS)
     store.save(list(KEYS), state(10))
 
     class Killed(BaseException):

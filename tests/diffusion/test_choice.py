@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline_steps.diffusion.training.choice import Trial, choose, diversity, similarity
-from pipeline_steps.diffusion.training.training_data import hold_out
+from pipeline_steps.diffusion.training.data import hold_out
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings
 

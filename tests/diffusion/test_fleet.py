@@ -11,15 +11,16 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.training import fleet
-from pipeline_steps.diffusion.training.fleet import fine_tune
-from pipeline_steps.diffusion.training.fleet_loss import LOSSES
-from pipeline_steps.diffusion.training.fleet_state import join_rows, take_rows
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.fleet import join_rows, take_rows
+from pipeline_steps.diffusion.training.losses import LOSSES
+from pipeline_steps.diffusion.training.noise import StepNoise
 from tests.diffusion.toy_fleet import (
     NAMES,
     SETTINGS,
     CentreFace,
     a_fleet,
+    fine_tune,
     finish,
     latent_set,
     relative,
@@ -70,7 +71,7 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel, kind: str) 
     from peft import LoraConfig
     from torch.nn import functional as F
 
-    from pipeline_steps.diffusion.training.draws import draw_step
+    from pipeline_steps.diffusion.training.noise import step_noise
     from pipeline_steps.seeds import torch_generator
 
     base.to("cpu", torch.float64)
@@ -96,7 +97,7 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel, kind: str) 
     optimiser = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=1e-2)
     schedule = get_scheduler("cosine", optimiser, num_warmup_steps=0, num_training_steps=6)
     for step in range(6):
-        draw = draw_step(
+        draw = step_noise(
             11,
             "tiny",
             "ID_1",
@@ -133,7 +134,7 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel, kind: str) 
 
 def test_the_identity_term_moves_the_weights_and_its_absence_does_not(base: BaseModel) -> None:
     plain = train(base, method="dreambooth")["ID_1"]
-    without_face = train(base, faces=CentreFace(lambda image: False))["ID_1"]
+    without_face = train(base, guide=CentreFace(lambda image: False))["ID_1"]
     with_face = train(base)["ID_1"]
     torch.testing.assert_close(vector(without_face), vector(plain))
     assert set(without_face.losses["identity"]) == {0.0}
@@ -145,11 +146,11 @@ def test_the_identity_term_moves_the_weights_and_its_absence_does_not(base: Base
 def test_faces_missing_in_some_samples_leave_the_others_term_untouched(base: BaseModel) -> None:
     base.to("cpu", torch.float64)
     some = CentreFace(lambda image: int(image[0, 0, 0]) % 2 == 0)
-    together = train(base, faces=some)
+    together = train(base, guide=some)
     shares = [sum(together[name].losses["face_found"]) / SETTINGS.steps for name in NAMES]
     assert 0 < sum(shares) < len(NAMES)
     for name in NAMES:
-        assert relative(together[name], train(base, (name,), faces=some)[name]) < 1e-12
+        assert relative(together[name], train(base, (name,), guide=some)[name]) < 1e-12
 
 
 def test_training_images_without_an_embedding_have_no_identity_term(base: BaseModel) -> None:
@@ -157,11 +158,11 @@ def test_training_images_without_an_embedding_have_no_identity_term(base: BaseMo
     prior = latent_set("prior", 7, "photo of a person", base.dtype)
     assert subject.embeddings is not None
     subject.embeddings[:] = math.nan
-    settings = SETTINGS.for_method("idbooth")
-    result = fine_tune(
-        base, "idbooth", {"ID_1": subject}, prior, settings, seed=11, faces=CentreFace()
-    )["ID_1"]
-    plain = fine_tune(base, "dreambooth", {"ID_1": subject}, prior, settings, seed=11)["ID_1"]
+    idbooth, dreambooth = (
+        Recipe(method, SETTINGS.for_method("idbooth"), 11) for method in ("idbooth", "dreambooth")
+    )
+    result = fine_tune(base, {"ID_1": subject}, prior, idbooth, CentreFace())["ID_1"]
+    plain = fine_tune(base, {"ID_1": subject}, prior, dreambooth)["ID_1"]
     assert result.finite
     assert set(result.losses["face_found"]) == {0.0}
     torch.testing.assert_close(vector(result), vector(plain))
@@ -180,22 +181,45 @@ def test_one_identitys_divergence_touches_no_other(base: BaseModel) -> None:
     base.to("cpu", torch.float64)
     subjects = {name: latent_set(name, 3, "photo of sks person", base.dtype) for name in NAMES}
     prior = latent_set("prior", 7, "photo of a person", base.dtype)
-    settings = SETTINGS.for_method("dreambooth")
-    sound = fine_tune(base, "dreambooth", subjects, prior, settings, seed=11)
+    recipe = Recipe("dreambooth", SETTINGS.for_method("dreambooth"), 11)
+    sound = fine_tune(base, subjects, prior, recipe)
     subjects["ID_2"].mean[:] = math.nan
-    broken = fine_tune(base, "dreambooth", subjects, prior, settings, seed=11)
+    broken = fine_tune(base, subjects, prior, recipe)
     assert not broken["ID_2"].finite
     for name in ("ID_1", "ID_3"):
         assert broken[name].finite
         assert relative(broken[name], sound[name]) < 1e-12
 
 
-def test_larger_batches_average_over_their_samples(base: BaseModel) -> None:
-    settings = SETTINGS.model_copy(update={"batch_size": 2})
-    result = train(base, settings=settings)["ID_3"]
-    alone = train(base, ("ID_3",), settings=settings)["ID_3"]
-    assert relative(result, alone) < 1e-4
-    assert result.finite
+@pytest.mark.parametrize("method", ["dreambooth", "portraitbooth", "idbooth"])
+def test_a_larger_batch_has_the_mean_gradient_of_its_samples(base: BaseModel, method: str) -> None:
+    base.to("cpu", torch.float64)
+    two = SETTINGS.model_copy(update={"batch_size": 2})
+    with a_fleet(base, method=method, settings=two) as fleet:
+        for _ in range(2):  # away from the start, where half of the gradients are zero
+            fleet.step()
+        state, whole = fleet.state(), fleet.noise(2)
+        losses = fleet.loss.backward(whole)
+        gradients = fleet.bank.collect_gradients()
+    parts = []
+    with a_fleet(base, method=method) as fleet:
+        fleet.load_state(state)
+        for i in range(2):  # the i-th instance image with the i-th prior image
+            pair = [i, 2 + i]
+            own = StepNoise(
+                whole.instance[:, [i]],
+                whole.prior[:, [i]],
+                *(each[:, pair] for each in (whole.posterior, whole.noise, whole.timesteps)),
+            )
+            parts.append((fleet.loss.backward(own), fleet.bank.collect_gradients()))
+    first, second = parts
+    assert relative_difference(first[1], second[1]) > 0.1
+    torch.testing.assert_close(losses, (first[0] + second[0]) / 2)
+    assert relative_difference(gradients, (first[1] + second[1]) / 2) < 1e-12
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
 
 
 def test_reduced_precision_follows_full_precision(base: BaseModel) -> None:
@@ -209,7 +233,7 @@ def test_reduced_precision_follows_full_precision(base: BaseModel) -> None:
 def test_methods_that_need_embeddings_say_so(base: BaseModel) -> None:
     subjects = {"ID_1": LatentSet(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, "a")}
     with pytest.raises(ValueError, match="embeddings"):
-        fine_tune(base, "idbooth", subjects, subjects["ID_1"], SETTINGS, seed=0)
+        fine_tune(base, subjects, subjects["ID_1"], Recipe("idbooth", SETTINGS, 0))
 
 
 def test_clip_rows_equals_torch_for_each_row() -> None:

@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.folded import can_fold, folded
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.sampling.cpu_layers import FrozenGeglu, FrozenLinear, onednn_available
+from pipeline_steps.diffusion.cpu import (
+    FrozenGeglu,
+    FrozenLinear,
+    can_fold,
+    folded,
+)
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj")
 
@@ -77,6 +81,6 @@ def test_a_bank_needs_a_row_and_a_failure_leaves_no_layer_behind(base: BaseModel
 
 
 def test_other_types_are_left_to_pytorch() -> None:
-    assert not onednn_available(torch.zeros(1, dtype=torch.float64))
-    assert not onednn_available(torch.zeros(1, dtype=torch.bfloat16))
-    assert not onednn_available(torch.zeros(1, device="meta"))
+    assert not can_fold(nn.Linear(1, 1, dtype=torch.float64))
+    assert not can_fold(nn.Linear(1, 1, dtype=torch.bfloat16))
+    assert not can_fold(nn.Linear(1, 1, device="meta"))

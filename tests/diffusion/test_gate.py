@@ -1,4 +1,4 @@
-"""The gate's judge on rendered faces, and its decisions."""
+"""What the gate measures on rendered faces, and its decisions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import pytest
 
 from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.diffusion.sampling.gate import (
-    FaceJudge,
+    FaceMeasure,
+    Gate,
     Measured,
-    as_json,
     asks_for_similarity,
-    from_json,
-    judge_key,
     reason_against,
 )
 from pipeline_steps.embed import embed_images
@@ -68,13 +66,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_judge_knows_faces_people_and_quality(dataset: Path) -> None:
+def test_the_gate_knows_faces_people_and_quality(dataset: Path) -> None:
     gate = GateSettings(min_similarity=0.2, min_quality=0.0)
-    judge = FaceJudge(frozen("idbooth", gate), dataset, SUBJECTS, "cpu")
+    measure = FaceMeasure(frozen("idbooth", gate), dataset, SUBJECTS, "cpu")
     images = photographs(0, 3, first=10)
     noise = np.random.default_rng(0).integers(0, 256, images[:1].shape, dtype=np.uint8)
-    *faces, nothing = judge.measure("ID_1", np.concatenate([images, noise]))
-    others = judge.measure("ID_2", images)
+    *faces, nothing = measure.measure("ID_1", np.concatenate([images, noise]))
+    others = measure.measure("ID_2", images)
     assert nothing == Measured(False)
     assert all(seen.face and seen.quality is not None for seen in faces)
     for own, other in zip(faces, others, strict=True):
@@ -86,7 +84,7 @@ def test_the_judge_knows_faces_people_and_quality(dataset: Path) -> None:
 def test_the_untuned_model_is_not_asked_for_an_identity(dataset: Path) -> None:
     untuned = frozen("untuned", GateSettings(min_similarity=0.9))
     assert not asks_for_similarity(untuned)
-    [seen] = FaceJudge(untuned, dataset, SUBJECTS, "cpu").measure("ID_1", photographs(0, 1))
+    [seen] = FaceMeasure(untuned, dataset, SUBJECTS, "cpu").measure("ID_1", photographs(0, 1))
     assert seen == Measured(True, None, None)
 
 
@@ -102,14 +100,14 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
     assert where
     path = tmp_path / "embeddings" / "ID_1.safetensors"
     save_features(path, rows, [f"{i}.png" for i in where], key="embeddings")
-    judge = FaceJudge(
+    measure = FaceMeasure(
         replace(frozen("idbooth", gate), weights={"recogniser": weights}),
         tmp_path,
         SUBJECTS[:1],
         "cpu",
     )
     centre = rows.mean(0) / np.linalg.norm(rows.mean(0))
-    measured = [seen.similarity for seen in judge.measure("ID_1", images[where])]
+    measured = [seen.similarity for seen in measure.measure("ID_1", images[where])]
     assert measured == pytest.approx((rows @ centre).tolist(), abs=1e-4)
 
 
@@ -126,12 +124,13 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
 def test_decisions_follow_from_what_was_measured(measured: Measured, reason: str) -> None:
     gate = GateSettings(min_similarity=0.3, min_quality=1.0)
     assert reason_against(measured, gate) == reason
-    assert from_json(as_json(measured)) == measured
+    assert Measured(**measured.as_json()) == measured
 
 
 def test_thresholds_need_no_new_measurement_and_new_photographs_do(dataset: Path) -> None:
     def key(method: str = "idbooth", **options: float) -> str:
-        return judge_key(frozen(method, GateSettings(**options)), dataset, SUBJECTS[0])
+        asked = frozen(method, GateSettings(**options))
+        return Gate(asked, dataset, SUBJECTS[:1], "cpu").keys["ID_1"]
 
     assert key(min_similarity=0.1) == key(min_similarity=0.5)
     assert len({key(), key(min_similarity=0.1), key(min_quality=0.1)}) == 3

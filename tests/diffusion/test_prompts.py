@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_steps.diffusion.sampling.prompts import draw_prompts
+from pipeline_steps.diffusion.sampling.plan import prompts_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
 from tests.published import PLACES
@@ -25,7 +25,7 @@ def prompts(
     gender: str | None = "F",
 ) -> list[str]:
     prompt_set = read_prompt_set(FOLDER / f"{name}.yaml")
-    return draw_prompts(
+    return prompts_of(
         prompt_set, identity=identity, count=count, seed=3, token=token, gender=gender
     )
 
@@ -125,7 +125,7 @@ negative_prompt: "cartoon"
 """
     prompt_set = read_prompt_set(written(tmp_path, text))
     assert (prompt_set.name, prompt_set.negative_prompt) == ("mine", "cartoon")
-    drawn = draw_prompts(prompt_set, identity="ID_1", count=3000, seed=0, token="sks")
+    drawn = prompts_of(prompt_set, identity="ID_1", count=3000, seed=0, token="sks")
     assert set(drawn) == {
         f"{style} photo of sks person{hat}"
         for style in ("sharp", "blurred")

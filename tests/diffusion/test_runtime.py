@@ -7,16 +7,16 @@ import logging
 import pytest
 import torch
 
+from pipeline_steps.diffusion.base_models import running
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.training import compiling
+from pipeline_steps.diffusion.base_models.running import Runtime
 from pipeline_steps.diffusion.training.fleet import FineTuned
-from pipeline_steps.diffusion.training.runtime import Runtime
 from tests.diffusion.toy_fleet import NAMES, CentreFace, a_fleet, finish, relative
 
 
 def trained(base: BaseModel, runtime: Runtime) -> dict[str, FineTuned]:
     with a_fleet(
-        base, runtime=runtime, faces=CentreFace(lambda image: int(image[0, 0, 0]) % 4 != 0)
+        base, runtime=runtime, guide=CentreFace(lambda image: int(image[0, 0, 0]) % 4 != 0)
     ) as fleet:
         return finish(fleet)
 
@@ -66,7 +66,7 @@ def test_where_compiling_fails_training_goes_on_without(
         return call
 
     expected = trained(base, Runtime())
-    monkeypatch.setattr(compiling.torch, "compile", broken)
+    monkeypatch.setattr(running.torch, "compile", broken)
     with caplog.at_level(logging.WARNING):
         result = trained(base, Runtime(compile="on"))
     for name in NAMES:

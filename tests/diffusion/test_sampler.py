@@ -10,19 +10,17 @@ import pytest
 import torch
 
 from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.lora_files import save_lora
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.sampling.compiled_sampling import compiled_predict, with_fallback
+from pipeline_steps.diffusion.adapters.files import save_lora
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, to_arrays
+from pipeline_steps.diffusion.base_models.running import Predict, compiled_predict, with_fallback
 from pipeline_steps.diffusion.sampling.sampler import (
+    SCHEDULERS,
     ImageRequest,
-    Predict,
     Sampling,
     plan_batches,
     sample,
     sample_latents,
 )
-from pipeline_steps.diffusion.sampling.schedulers import SCHEDULERS
-from pipeline_steps.diffusion.training.face_region import to_arrays
 from pipeline_steps.study.settings.diffusion import Scheduler
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

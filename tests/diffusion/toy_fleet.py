@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, fine_tune
-from pipeline_steps.diffusion.training.latent_set import LatentSet
-from pipeline_steps.diffusion.training.runtime import Runtime
+from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet
+from pipeline_steps.diffusion.training.guide import Guide
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 SETTINGS = FinetuneSettings(
@@ -51,7 +52,7 @@ def train(
     names: tuple[str, ...] = NAMES,
     method: str = "idbooth",
     settings: FinetuneSettings = SETTINGS,
-    faces: CentreFace | None = None,
+    guide: CentreFace | None = None,
 ) -> dict[str, FineTuned]:
     subjects = {
         name: latent_set(name, 3 + i, "photo of sks person", base.dtype)
@@ -59,15 +60,19 @@ def train(
         if name in names
     }
     prior = latent_set("prior", 7, "photo of a person", base.dtype)
-    return fine_tune(
-        base,
-        method,
-        subjects,
-        prior,
-        settings.for_method(method),
-        seed=11,
-        faces=faces or CentreFace(),
-    )
+    recipe = Recipe(method, settings.for_method(method), 11)
+    return fine_tune(base, subjects, prior, recipe, guide or CentreFace())
+
+
+def fine_tune(
+    base: BaseModel,
+    subjects: Mapping[str, LatentSet],
+    prior: LatentSet,
+    recipe: Recipe,
+    guide: Guide | None = None,
+) -> dict[str, FineTuned]:
+    with Fleet(base, subjects, prior, recipe, guide) as fleet:
+        return finish(fleet)
 
 
 def vector(result: FineTuned) -> Tensor:
@@ -84,21 +89,13 @@ def a_fleet(
     *,
     method: str = "idbooth",
     runtime: Runtime | None = None,
-    faces: CentreFace | None = None,
+    guide: CentreFace | None = None,
     settings: FinetuneSettings = SETTINGS,
 ) -> Fleet:
     subjects = {name: latent_set(name, 3, "photo of sks person", base.dtype) for name in names}
     prior = latent_set("prior", 7, "photo of a person", base.dtype)
-    return Fleet(
-        base,
-        method,
-        subjects,
-        prior,
-        settings.for_method(method),
-        seed=11,
-        faces=faces or CentreFace(),
-        runtime=runtime,
-    )
+    recipe = Recipe(method, settings.for_method(method), 11)
+    return Fleet(base, subjects, prior, recipe, guide or CentreFace(), runtime)
 
 
 def finish(fleet: Fleet) -> dict[str, FineTuned]:

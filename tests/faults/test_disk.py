@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_sentence_and_the_rerun_ends_as_an_undisturbed_one(
     assert failed.sentence.startswith(f"error: {disk.folder}"), failed.errors
     assert file in failed.sentence and "and run again" in failed.sentence
     whole, found = contents(tmp_path / "undisturbed"), contents(disk.folder)
-    lasting = {name for name in found if name in whole and Path(name).name != "samples.json"}
+    lasting = {name for name in found if name in whole and Path(name).name != "items.json"}
     assert all(found[name] == whole[name] for name in lasting)
     rerun = disk.run(command, None)
     assert rerun.status == 0, rerun.errors

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pipeline_steps.diffusion.adapters.grouped_linear import grouped_linear
+from pipeline_steps.diffusion.cpu import is_written_out, written_out_linear
 
 Adapter = dict[str, tuple[Tensor, Tensor]]  # layer name -> (A [r, in], B [out, r])
 
@@ -37,6 +38,42 @@ class GroupedLoraLinear(nn.Module):
         if self.active is not None:
             down, up = down[self.active], up[self.active]
         return grouped_linear(x, self.base.weight, self.base.bias, down, up, self.scale)
+
+    def merged(self, row: int | None) -> tuple[Tensor, Tensor | None]:
+        """W + s B A of one adapter, and the bias."""
+        if row is None:
+            raise ValueError("an adapter bank is on the network: say which of its rows counts")
+        update = torch.mm(self.up[row], self.down[row])
+        return torch.add(self.base.weight, update, alpha=self.scale), self.base.bias
+
+
+def grouped_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+) -> Tensor:
+    """W x + s B_k A_k x: a frozen linear map with one low-rank update per group of the batch.
+
+    Args:
+        x: [g * b, ..., in], the b samples of one group side by side.
+        weight: Frozen [out, in].
+        bias: Frozen [out], or None.
+        down: A of each group, [g, r, in].
+        up: B of each group, [g, out, r].
+        scale: s.
+
+    Returns:
+        [g * b, ..., out], in the type of ``x`` (under autocast, the type of its products).
+    """
+    if is_written_out(x, weight):
+        return written_out_linear(x, weight, bias, down, up, scale)
+    frozen = F.linear(x, weight, bias)
+    grouped = x.reshape(len(down), -1, x.shape[-1])
+    total = torch.baddbmm(
+        frozen.reshape(len(down), -1, frozen.shape[-1]),
+        torch.bmm(grouped, down.mT.to(x.dtype)),
+        up.mT.to(x.dtype),
+        alpha=scale,
+    )
+    return total.reshape(frozen.shape)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -155,3 +157,22 @@ def read_schedule(folder: Any) -> tuple[dict[str, Any], Tensor]:
 
     scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     return dict(scheduler.config), scheduler.alphas_cumprod.double()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images [n, 3, h, w] in [-1, 1] (clamped here) as uint8 of the same shape."""
+    scaled = (images.detach().float().clamp(-1.0, 1.0) + 1.0) * 127.5
+    return scaled.round().to(torch.uint8)
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """Images uint8 [n, 3, h, w] as float32 of the same shape in [-1, 1]."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected uint8 [n, 3, h, w], got {images.dtype} {list(images.shape)}")
+    return images.float() / 127.5 - 1.0
+
+
+def to_arrays(images: Tensor) -> NDArray[np.uint8]:
+    """uint8 [n, 3, h, w] as a NumPy array [n, h, w, 3]."""
+    array: NDArray[np.uint8] = images.permute(0, 2, 3, 1).cpu().numpy()
+    return array

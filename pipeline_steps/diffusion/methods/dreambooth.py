@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline_steps.diffusion.objectives import Method
+from pipeline_steps.diffusion.methods.family import ADAPTERS, Method
 
-METHOD = Method(identity_term=None)
+METHOD = Method(ADAPTERS)

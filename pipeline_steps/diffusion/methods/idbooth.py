@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline_steps.diffusion.objectives import IDENTITY_SETTINGS, Method, triplet_identity_loss
+from pipeline_steps.diffusion.methods.family import ADAPTERS, IDENTITY_SETTINGS, Method
+from pipeline_steps.diffusion.objectives import triplet_identity_loss
 
-METHOD = Method(identity_term=triplet_identity_loss, uses=IDENTITY_SETTINGS | {"margin"})
+METHOD = Method(ADAPTERS, triplet_identity_loss, uses=IDENTITY_SETTINGS | {"margin"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline_steps.diffusion.objectives import IDENTITY_SETTINGS, Method, identity_loss
+from pipeline_steps.diffusion.methods.family import ADAPTERS, IDENTITY_SETTINGS, Method
+from pipeline_steps.diffusion.objectives import identity_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,4 +16,4 @@ def term(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> T
     return identity_loss(anchor, positive)
 
 
-METHOD = Method(identity_term=term, uses=IDENTITY_SETTINGS)
+METHOD = Method(ADAPTERS, term, uses=IDENTITY_SETTINGS)

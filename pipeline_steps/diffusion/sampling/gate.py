@@ -5,18 +5,18 @@ Measuring an image and deciding on it are apart: a threshold that changes needs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.identities.dataset import Subject, embeddings_file
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.tensors import load_features
-from pipeline_steps.naming import UNTUNED
 from pipeline_steps.study.key import weights_hash
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
@@ -40,12 +40,54 @@ class Measured:
     similarity: float | None = None
     quality: float | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """As plain data: the fields by name."""
+        return asdict(self)
 
-class Judge(Protocol):
+
+class Measure(Protocol):
     """Measures images."""
 
     def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Measured]:
         """Measure images uint8 [n, h, w, 3] that shall show an identity."""
+
+
+class Gate:
+    """Which images of a share are usable; who measures is opened for the first image.
+
+    Args:
+        frozen: Configuration of the sample step, with a gate.
+        dataset: Folder of the dataset.
+        subjects: The identities of the share.
+        device: "cpu" or "cuda".
+        measure: Measures images; None: the networks of the configuration.
+
+    Attributes:
+        keys: Identity to the key of how its images are measured; thresholds are no part of it.
+    """
+
+    def __init__(
+        self,
+        frozen: Frozen[SampleSettings],
+        dataset: Path,
+        subjects: Sequence[Subject],
+        device: str,
+        measure: Measure | None = None,
+    ) -> None:
+        self.settings = gate_of(frozen)
+        self.keys = {subject.identity: _key(frozen, dataset, subject) for subject in subjects}
+        self._measure = measure
+        self._open = lambda: FaceMeasure(frozen, dataset, subjects, device)
+
+    def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Measured]:
+        """Measure images uint8 [n, h, w, 3] that shall show an identity."""
+        if self._measure is None:
+            self._measure = self._open()
+        return self._measure.measure(identity, images)
+
+    def reason_against(self, measured: Measured) -> str:
+        """Why an image is not usable; empty where it is."""
+        return reason_against(measured, self.settings)
 
 
 def reason_against(measured: Measured, gate: GateSettings) -> str:
@@ -62,7 +104,7 @@ def reason_against(measured: Measured, gate: GateSettings) -> str:
     return ""
 
 
-class FaceJudge:
+class FaceMeasure:
     """The align step's detector, and the networks that the gate asks for.
 
     Args:
@@ -119,7 +161,7 @@ class FaceJudge:
             return [None] * len(faces)
         import torch
 
-        from pipeline_steps.diffusion.training.face_region import to_signed
+        from pipeline_steps.diffusion.base_models.base import to_signed
         from pipeline_steps.faces.detection import crop_and_resize
 
         # The embed step's face region: the detector's box, stretched, not aligned.
@@ -145,22 +187,10 @@ class FaceJudge:
         return [float(value) for value in self._quality.quality(np.stack(aligned))]
 
 
-def judge_key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str:
-    """Content key of how one identity's images are measured; thresholds are no part of it."""
-    gate = gate_of(frozen)
-    parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json")}
-    if asks_for_similarity(frozen):
-        parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
-        parts["embeddings"] = sha256_file(embeddings_file(dataset, subject))
-    if gate.min_quality is not None:
-        parts["quality"] = weights_hash(frozen.weights["quality"])
-    return sha256_json(parts)
-
-
 def asks_for_similarity(frozen: Frozen[SampleSettings]) -> bool:
-    """Whether similarity to the identity counts; the untuned model knows no identity."""
+    """Whether similarity to the identity counts: where images show given people."""
     limit = gate_of(frozen).min_similarity
-    return limit is not None and frozen.variant.get("method") != UNTUNED
+    return limit is not None and METHODS[frozen.variant["method"]].family.shows_people
 
 
 def gate_of(frozen: Frozen[SampleSettings]) -> GateSettings:
@@ -171,18 +201,15 @@ def gate_of(frozen: Frozen[SampleSettings]) -> GateSettings:
     return gate
 
 
-def as_json(measured: Measured) -> dict[str, Any]:
-    """As plain data, for the record of finished images."""
-    return {
-        "face": measured.face,
-        "similarity": measured.similarity,
-        "quality": measured.quality,
-    }
-
-
-def from_json(plain: Mapping[str, Any]) -> Measured:
-    """What :func:`as_json` wrote."""
-    return Measured(bool(plain["face"]), plain["similarity"], plain["quality"])
+def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str:
+    gate = gate_of(frozen)
+    parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json")}
+    if asks_for_similarity(frozen):
+        parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
+        parts["embeddings"] = sha256_file(embeddings_file(dataset, subject))
+    if gate.min_quality is not None:
+        parts["quality"] = weights_hash(frozen.weights["quality"])
+    return sha256_json(parts)
 
 
 def _centre(path: Path) -> NDArray[np.float32]:

@@ -1,29 +1,46 @@
 """Sampling: many images, of one or several identities, in one batch with guidance.
 
 Initial noise and each step's noise come from a generator per image, seeded by (study seed, base
-model, identity, index) and nothing else: the batch, the cohort and the method change no image's
-noise. A plain diffusers pipeline with the same seed, prompt and scheduler gives the same image.
+model, identity, index) and nothing else: the batch, the share and the method change no image's
+noise. DDPM and the ancestral schedulers take noise at every step, the others only at the start. A
+plain diffusers pipeline with the same seed, prompt and scheduler gives the same image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.folded import can_fold, folded
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.sampling.schedulers import make_scheduler, takes_generator
-from pipeline_steps.diffusion.training.face_region import to_uint8
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, to_uint8
+from pipeline_steps.diffusion.base_models.running import Predict
+from pipeline_steps.diffusion.cpu import can_fold, folded
+from pipeline_steps.diffusion.sampling.handed import OnNetwork
 from pipeline_steps.io.tensors import send
 
 DECODE_CHUNK = 8
 
-Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+# Name -> (diffusers class, settings beside the base model's noise schedule)
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsolver++_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "dpmsolver++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,7 @@ class ImageRequest:
         prompt: What it shall show.
         negative_prompt: What it shall not show.
         seed: Of its generator.
-        adapter: Row of the adapter bank; None: the untouched base model.
+        adapter: Place of its weights among those on the network; None: the base model alone.
     """
 
     identity: str
@@ -54,7 +71,7 @@ class Sampling:
     Attributes:
         steps: Denoising steps.
         guidance: Classifier-free guidance; 1 means none.
-        scheduler: A key of ``schedulers.SCHEDULERS``.
+        scheduler: A key of ``SCHEDULERS``.
         batch_size: Most images of a batch; changes no image beyond float error.
     """
 
@@ -76,19 +93,19 @@ def sample(
     guidance: float,
     scheduler: str,
     batch_size: int,
-    bank: AdapterBank | None = None,
+    bank: OnNetwork | None = None,
     predict: Predict | None = None,
 ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
     """Sample images batch by batch.
 
     Args:
-        base: Base model, with ``bank`` on its network where one is given.
+        base: Base model, with ``bank`` on its network where it is given.
         requests: Images wanted.
         steps: Denoising steps.
         guidance: Classifier-free guidance; 1 means none.
-        scheduler: A key of ``schedulers.SCHEDULERS``.
+        scheduler: A key of ``SCHEDULERS``.
         batch_size: Most images of a batch (guidance doubles what the network sees).
-        bank: Adapters that the requests refer to.
+        bank: What lies on the network beside the base model; requests refer to it.
         predict: A compiled ``base.predict``; then all batches have the same shape, smaller ones
             are filled up with copies that are thrown away. None: the network as it is.
 
@@ -107,7 +124,7 @@ def sample_latents(
     requests: Sequence[ImageRequest],
     how: Sampling,
     *,
-    bank: AdapterBank | None = None,
+    bank: OnNetwork | None = None,
     predict: Predict | None = None,
 ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
     """Sample latents batch by batch; arguments as of :func:`sample`.
@@ -212,3 +229,26 @@ def _row(request: ImageRequest) -> int:
     if request.adapter is None:
         raise ValueError(f"{request.identity} {request.index}: which adapter?")
     return request.adapter
+
+
+def make_scheduler(config: Mapping[str, Any], name: str) -> Any:
+    """A diffusers scheduler on a base model's noise schedule.
+
+    Args:
+        config: The noise schedule, as diffusers stores it.
+        name: A key of ``SCHEDULERS``.
+
+    Raises:
+        ValueError: no scheduler has that name.
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler {name!r}: one of {', '.join(SCHEDULERS)} expected")
+    import diffusers
+
+    kind, extra = SCHEDULERS[name]
+    return getattr(diffusers, kind).from_config(dict(config), **extra)
+
+
+def takes_generator(scheduler: Any) -> bool:
+    """Whether a scheduler's step can draw noise."""
+    return "generator" in inspect.signature(scheduler.step).parameters

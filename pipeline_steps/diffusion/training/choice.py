@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
-from pipeline_steps.diffusion.training.face_region import FaceEmbedder, embed_largest
-from pipeline_steps.diffusion.training.fleet import Fleet
-from pipeline_steps.diffusion.training.fleet_state import State
+from pipeline_steps.diffusion.training.data import Recipe
+from pipeline_steps.diffusion.training.fleet import Fleet, State
+from pipeline_steps.diffusion.training.guide import Guide, embed_largest
+from pipeline_steps.io.figures import STYLE, save_figure
 from pipeline_steps.seeds import seed_for
-from pipeline_steps.study.settings.diffusion import ChoiceSettings
 
 SIDE = 16  # of the shrunk images, pixels
 BATCH = 16  # images sampled together
@@ -86,27 +89,20 @@ class Trials:
     """The trials of identities in training, with the weights that each had.
 
     Args:
-        settings: What is sampled, and when.
+        recipe: Its settings' ``choice`` says what is sampled, and when.
         held_out: Identity to the face embeddings of its held-out photographs, float [m, d].
-        faces: Detector and recogniser.
-        seed: The study seed.
-        token: Rare word that stands for the identity.
+        guide: Detector and recogniser.
     """
 
-    def __init__(
-        self,
-        settings: ChoiceSettings,
-        held_out: Mapping[str, Tensor],
-        faces: FaceEmbedder,
-        *,
-        seed: int,
-        token: str,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, recipe: Recipe, held_out: Mapping[str, Tensor], guide: Guide) -> None:
+        if recipe.settings.choice is None:
+            raise ValueError("the settings choose no step")
+        self._settings = recipe.settings.choice
         self._held_out = held_out
-        self._faces = faces
-        self._seed = seed
-        self._prompts = [prompt.format(token=token) for prompt in settings.prompts]
+        self._guide = guide
+        self._seed = recipe.seed
+        token = recipe.settings.token
+        self._prompts = [prompt.format(token=token) for prompt in self._settings.prompts]
         self._trials: dict[str, list[Trial]] = {}
         self._weights: dict[str, list[Tensor]] = {}
 
@@ -133,7 +129,7 @@ class Trials:
                 images[request.identity].append(image)
         fleet.bank.activate(None)
         for k, identity in enumerate(fleet.subjects):
-            trial = self._judge(step, identity, torch.stack(images[identity]), fleet.base.device)
+            trial = self._score(step, identity, torch.stack(images[identity]), fleet.base.device)
             self._keep(identity, trial, fleet.bank.weights.detach()[k].cpu().clone())
 
     def apply(self, fleet: Fleet) -> None:
@@ -181,9 +177,9 @@ class Trials:
             adapter=row,
         )
 
-    def _judge(self, step: int, identity: str, images: Tensor, device: torch.device) -> Trial:
+    def _score(self, step: int, identity: str, images: Tensor, device: torch.device) -> Trial:
         """Score the images uint8 [n, 3, h, w] of one identity; faces are looked for on a device."""
-        found = embed_largest(self._faces, images.to(device))
+        found = embed_largest(self._guide, images.to(device))
         held_out = self._held_out[identity]
         nothing = torch.full(held_out.shape[1:], torch.nan)
         rows = torch.stack([nothing if face is None else face[1] for face in found])
@@ -206,3 +202,31 @@ def split_state(state: State) -> tuple[State, State | None]:
     names = (SCORES, WEIGHTS)
     fleet = {name: value for name, value in state.items() if name not in names}
     return fleet, {name: state[name] for name in names} if SCORES in state else None
+
+
+def plot_choice(path: Path, identity: str, choice: Mapping[str, Any], min_diversity: float) -> None:
+    """Write an SVG of what was tried and chosen.
+
+    Args:
+        path: The file.
+        identity: For the title.
+        choice: As ``training.json`` has it: trials, chosen.
+        min_diversity: Least share of the untuned model's diversity.
+    """
+    trials = choice["trials"]
+    steps = [trial["step"] for trial in trials]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4, 2.2), layout="constrained")
+        left = figure.subplots()
+        right = left.twinx()
+        left.plot(steps, [trial["similarity"] for trial in trials], "o-", color="#0072B2", ms=3)
+        right.plot(steps, [trial["diversity"] for trial in trials], "s--", color="#D55E00", ms=3)
+        right.axhline(min_diversity * trials[0]["diversity"], color="#D55E00", lw=0.6, ls=":")
+        left.axvline(choice["chosen"], color="#8c8c8c", lw=0.8, zorder=0)
+        left.set_xlabel("step")
+        left.set_ylabel("similarity to held-out photographs", color="#0072B2")
+        right.set_ylabel("diversity (dotted: least)", color="#D55E00")
+        right.set_ylim(bottom=0)
+        right.spines["right"].set_visible(True)
+        left.set_title(f"{identity}: step {choice['chosen']} is kept")
+        save_figure(figure, path)

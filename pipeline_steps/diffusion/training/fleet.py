@@ -2,34 +2,34 @@
 
 Each step draws one batch per identity, runs the network once for all of them, and sums the losses
 over identities: slice k of the stacked adapters gets identity k's gradient alone. Gradient clipping
-and random draws are per identity, so a cohort changes the speed and not the result. A fleet can be
-interrupted after any step and go on from its state, in a cohort of another size if need be.
+and noise are per identity, so a fleet changes the speed and not the result. A fleet can be
+interrupted after any step and go on from its state, in a fleet of another size if need be.
 
-Source: ID-Booth, DreamBooth, PortraitBooth (see fleet_loss); LoRA, AdamW, cosine schedule.
+Source: ID-Booth, DreamBooth, PortraitBooth (see losses); LoRA, AdamW, cosine schedule.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.training.draws import Draw, draw_step, stack_draws
-from pipeline_steps.diffusion.training.face_region import FaceEmbedder
-from pipeline_steps.diffusion.training.fleet_loss import LOSSES, FleetLoss
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.guide import Guide
+from pipeline_steps.diffusion.training.losses import LOSSES, FleetLoss
+from pipeline_steps.diffusion.training.noise import StepNoise, stack, step_noise
 from pipeline_steps.diffusion.training.optimisers import open_optimiser
-from pipeline_steps.diffusion.training.runtime import Runtime
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import torch_generator
-from pipeline_steps.study.settings.diffusion import FinetuneSettings
+
+State = Mapping[str, Tensor]  # see Fleet.state
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,17 @@ class FineTuned:
     finite: bool
 
 
-class Fleet:
+class Fleet(AbstractContextManager["Fleet"]):
     """K identities in training: their adapters over the base model's network, and the optimiser.
 
-    Use it as a context manager, or call :meth:`close`: the network is then as before.
+    Use it as a context manager: at its end the network is as before.
 
     Args:
-        base: Frozen base model; its network carries the adapters until :meth:`close`.
-        method: A key of ``methods.METHODS``.
+        base: Frozen base model, whose network carries the adapters meanwhile.
         subjects: Identity to its images.
         prior: Prior preservation images.
-        settings: Resolved for this base model and method.
-        seed: The study seed.
-        faces: Needed by methods with an identity term.
+        recipe: Method, settings and seed.
+        guide: Needed by methods with an identity term.
         runtime: How it runs; changes no result beyond float error.
 
     Attributes:
@@ -69,30 +67,27 @@ class Fleet:
             optimiser's update.
 
     Raises:
-        ValueError: the method needs faces or embeddings that are not given.
+        ValueError: the method needs a guide or embeddings that are not given.
     """
 
     def __init__(
         self,
         base: BaseModel,
-        method: str,
         subjects: Mapping[str, LatentSet],
         prior: LatentSet,
-        settings: FinetuneSettings,
-        *,
-        seed: int,
-        faces: FaceEmbedder | None = None,
+        recipe: Recipe,
+        guide: Guide | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         self.base = base
         self.subjects = dict(subjects)
         self.prior = prior
-        self.settings = settings
-        self.seed = seed
+        self.settings = settings = recipe.settings
+        self.seed = recipe.seed
         self.step_number = 0
         self.sound = True
         runtime = runtime or Runtime()
-        self.loss = FleetLoss(base, method, self.subjects, prior, settings, faces, runtime)
+        self.loss = FleetLoss(base, self.subjects, prior, recipe, guide, runtime)
         self.bank = AdapterBank(
             base.unet,
             count=len(self.subjects),
@@ -101,7 +96,7 @@ class Fleet:
             targets=settings.targets,
         )
         for k, identity in enumerate(self.subjects):
-            stream = torch_generator(seed, "finetune", base.name, identity, "lora")
+            stream = torch_generator(self.seed, "finetune", base.name, identity, "lora")
             self.bank.initialise(k, stream, settings.init)
         self._log = torch.zeros(settings.steps, len(self.subjects), len(LOSSES), device=base.device)
         self._optimiser = open_optimiser(self.bank.weights, settings)
@@ -109,16 +104,14 @@ class Fleet:
         if self._checkpointing:
             base.unet.enable_gradient_checkpointing()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def close(self) -> None:
+        """Give the base model its network back."""
+        if self._checkpointing:
+            self.base.unet.disable_gradient_checkpointing()
+        self.bank.remove()
 
     @property
     def finished(self) -> bool:
@@ -136,7 +129,7 @@ class Fleet:
         if self.finished:
             raise ValueError(f"all {self.settings.steps} steps are done")
         step, settings = self.step_number, self.settings
-        losses = self._backward(self._draw(step))
+        losses = self._backward(self.noise(step))
         clip_rows(self.bank.collect_gradients(), settings.clip_norm)
         rate = learning_rate(settings.learning_rate, settings.schedule, step, settings.steps)
         self.sound = False
@@ -146,13 +139,44 @@ class Fleet:
         self.sound = True
         return losses
 
+    def noise(self, step: int) -> StepNoise:
+        """All identities' noise of a step."""
+        return stack(
+            [
+                step_noise(
+                    self.seed,
+                    self.base.name,
+                    identity,
+                    step,
+                    n_instance=len(subject),
+                    n_prior=len(self.prior),
+                    batch_size=self.settings.batch_size,
+                    latent_shape=self.base.latent_shape,
+                    train_timesteps=self.base.train_timesteps,
+                )
+                for identity, subject in self.subjects.items()
+            ]
+        )
+
+    def _backward(self, drawn: StepNoise) -> Tensor:
+        """Leave the gradients with the bank's layers; without compiling, where that fails."""
+        try:
+            return self.loss.backward(drawn)
+        except Exception as error:
+            self.bank.drop_gradients()
+            if isinstance(error, torch.OutOfMemoryError) or not self.loss.compiled:
+                raise
+            get_logger("finetune").warning("compiling failed, going on without: %s", error)
+        self.loss.stop_compiling()
+        return self.loss.backward(drawn)
+
     def state(self) -> dict[str, Tensor]:
         """Everything that the steps to come follow from, as copies on the CPU.
 
         Row k of each tensor is identity k, and rows may be taken to a fleet of other identities:
         ``weights`` float [K, P], the optimiser's moments (``exp_avg`` and ``exp_avg_sq``, [K, P],
         or their 8-bit codes and scales), ``losses`` float32 [K, steps done, 4], ``step`` int64 [K].
-        Random draws are keyed by identity and step and need no state.
+        Noise is keyed by identity and step and needs no state.
         """
         held = {
             "weights": self.bank.weights,
@@ -201,65 +225,6 @@ class Fleet:
             for k, identity in enumerate(self.subjects)
         }
 
-    def close(self) -> None:
-        """Give the base model its network back."""
-        if self._checkpointing:
-            self.base.unet.disable_gradient_checkpointing()
-        self.bank.remove()
-
-    def _backward(self, draw: Draw) -> Tensor:
-        """Leave the gradients with the bank's layers; without compiling, where that fails."""
-        try:
-            return self.loss.backward(draw)
-        except Exception as error:
-            self.bank.drop_gradients()
-            if isinstance(error, torch.OutOfMemoryError) or not self.loss.compiled:
-                raise
-            get_logger("finetune").warning("compiling failed, going on without: %s", error)
-        self.loss.stop_compiling()
-        return self.loss.backward(draw)
-
-    def _draw(self, step: int) -> Draw:
-        return stack_draws(
-            [
-                draw_step(
-                    self.seed,
-                    self.base.name,
-                    identity,
-                    step,
-                    n_instance=len(subject),
-                    n_prior=len(self.prior),
-                    batch_size=self.settings.batch_size,
-                    latent_shape=self.base.latent_shape,
-                    train_timesteps=self.base.train_timesteps,
-                )
-                for identity, subject in self.subjects.items()
-            ]
-        )
-
-
-def fine_tune(
-    base: BaseModel,
-    method: str,
-    subjects: Mapping[str, LatentSet],
-    prior: LatentSet,
-    settings: FinetuneSettings,
-    *,
-    seed: int,
-    faces: FaceEmbedder | None = None,
-) -> dict[str, FineTuned]:
-    """Fine-tune adapters of several identities together, to the last step.
-
-    Arguments and errors are those of :class:`Fleet`.
-
-    Returns:
-        Identity to its result, independent of the other identities beyond float error.
-    """
-    with Fleet(base, method, subjects, prior, settings, seed=seed, faces=faces) as fleet:
-        while not fleet.finished:
-            fleet.step()
-        return fleet.results()
-
 
 def clip_rows(gradients: Tensor, largest: float) -> Tensor:
     """Scale each row of [K, P] to a norm of at most ``largest``, in place; returns the norms [K].
@@ -276,6 +241,30 @@ def learning_rate(peak: float, schedule: str, step: int, steps: int) -> float:
     if schedule == "constant":
         return peak
     return peak * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+def take_rows(state: State, rows: Sequence[int]) -> dict[str, Tensor]:
+    """The state of some of a fleet's identities, in the order of ``rows``."""
+    index = torch.tensor(list(rows), dtype=torch.int64)
+    return {name: value[index] for name, value in state.items()}
+
+
+def join_rows(states: Sequence[State]) -> dict[str, Tensor]:
+    """One state of the identities of several states, in their order.
+
+    Raises:
+        ValueError: the states are of different steps, or of networks of other sizes.
+    """
+    steps = sorted({int(step) for state in states for step in state["step"]})
+    if len(steps) != 1:
+        raise ValueError(f"states of one step can be joined, these are of {steps}")
+    names = set(states[0])
+    if any(set(state) != names for state in states):
+        raise ValueError("states with other contents cannot be joined")
+    try:
+        return {name: torch.cat([state[name] for state in states]) for name in sorted(names)}
+    except RuntimeError as error:
+        raise ValueError(f"states of other sizes cannot be joined: {error}") from error
 
 
 def _copy(value: Tensor) -> Tensor:

@@ -1,47 +1,229 @@
-"""Peak and free memory of a GPU, or of this process on a CPU (Linux)."""
+"""How many identities are trained together, and what happens when the memory does not suffice.
+
+On a GPU the number comes from a short probe: the peak memory with one and with two identities gives
+a fixed part and a part per identity. When the device runs out of memory all the same, the
+autoencoder's graphs are held piece by piece, the pieces are halved, then the fleet, and at last
+activations are recomputed; training goes on from the state it had. None of this changes a result
+beyond float error.
+"""
 
 from __future__ import annotations
 
 import gc
-import re
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
-STATUS = Path("/proc/self/status")
-RESET_PEAK = Path("/proc/self/clear_refs")  # proc(5): writing 5 resets the peak
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
+from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, State, take_rows
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.logs import get_logger
+
+MOST = {"cpu": 8, "cuda": 64}  # beyond, an identity-step gets no faster
+MEMORY_SHARE = 0.9  # of the free memory; the rest is for fragmentation
+
+OpenFleet = Callable[[Sequence[str], Runtime], Fleet]
 
 
-def reset_peak(device: torch.device | str) -> None:
-    """Forget the peak so far."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        RESET_PEAK.write_text("5", encoding="ascii")
-    except OSError:  # not Linux, or not allowed: the peak of the whole run is a safe stand-in
-        return
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Peak memory of a step as a straight line over the fleet's size, bytes."""
+
+    fixed: int
+    per_identity: int
+
+    @classmethod
+    def of_peaks(cls, one: int, two: int) -> MemoryNeed:
+        """From the peaks of steps with one and with two identities."""
+        per_identity = max(1, two - one)
+        return cls(max(0, one - per_identity), per_identity)
+
+    def largest(self, budget: int, most: int) -> int:
+        """The largest fleet of at most ``most`` identities that fits, at least 1."""
+        return max(1, min(most, (budget - self.fixed) // self.per_identity))
 
 
-def peak(device: torch.device | str) -> int | None:
-    """Most bytes held since :func:`reset_peak`; None where the system does not say."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    return _kilobytes(STATUS, "VmHWM")
+def split_evenly(items: Sequence[str], most: int) -> list[list[str]]:
+    """Parts of at most ``most`` items, as few as can be and of sizes that differ by one at most."""
+    parts = -(-len(items) // most)
+    bounds = [round(i * len(items) / parts) for i in range(parts + 1)] if parts else [0]
+    return [list(items[a:b]) for a, b in pairwise(bounds)]
 
 
-def budget(device: torch.device | str) -> int | None:
-    """Bytes that this process may come to hold, what it holds now included; None: unknown."""
-    if torch.device(device).type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
-    held, free_now = _kilobytes(STATUS, "VmRSS"), _kilobytes(MEMINFO, "MemAvailable")
-    if held is None or free_now is None:
-        return None
-    return held + min([free_now, *_cgroup_rest()])
+def plan_size(
+    identities: Sequence[str],
+    open_fleet: OpenFleet,
+    *,
+    device: torch.device | str,
+    at_once: int | None = None,
+) -> int:
+    """How many identities to train together.
+
+    Args:
+        identities: Those to be trained.
+        open_fleet: Opens a fleet of some of them.
+        device: Where they will be trained.
+        at_once: What the user wants; None: as many as pay and fit.
+
+    Returns:
+        At least 1 and at most their number.
+    """
+    kind = torch.device(device).type
+    most = max(1, min(len(identities), at_once or MOST.get(kind, MOST["cpu"])))
+    if at_once is not None or most < 2 or kind != "cuda":
+        return most
+    # Compiled steps take no more memory at their peak, and the probe should be short.
+    runtime = Runtime(compile="off")
+    peaks = []
+    for count in (1, 2):
+        try:
+            peaks.append(_peak(open_fleet, identities[:count], runtime, device))
+        except torch.OutOfMemoryError:
+            return 1
+        finally:
+            release(device)
+    room, need = budget(device), MemoryNeed.of_peaks(*peaks)
+    chosen = need.largest(int(MEMORY_SHARE * room), most)
+    get_logger("finetune").info(
+        "memory: %.1f GiB, %.2f GiB per identity, of %.1f GiB: %d identities at once",
+        need.fixed / 2**30,
+        need.per_identity / 2**30,
+        room / 2**30,
+        chosen,
+    )
+    return chosen
+
+
+def _peak(
+    open_fleet: OpenFleet, identities: Sequence[str], runtime: Runtime, device: torch.device | str
+) -> int:
+    """Bytes at the peak of two steps of a fleet, what was held before included."""
+    release(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    with open_fleet(identities, runtime) as fleet:
+        for _ in range(min(2, fleet.settings.steps)):
+            fleet.step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+class Backoff:
+    """Trains fleets, and makes do with less memory when it runs out.
+
+    What one fleet has learned about the memory holds for the next ones.
+
+    Args:
+        open_fleet: Opens a fleet of some identities.
+        device: Where they are trained.
+        runtime: How fleets run at first.
+
+    Attributes:
+        runtime: How fleets run now.
+        largest: Identities that fit, as far as is known; None: none has failed.
+    """
+
+    def __init__(
+        self,
+        open_fleet: OpenFleet,
+        device: torch.device | str,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.open_fleet = open_fleet
+        self.device = device
+        self.runtime = runtime or Runtime()
+        self.largest: int | None = None
+
+    def run(
+        self,
+        identities: Sequence[str],
+        train: Callable[[Fleet], None],
+        state: State | None = None,
+    ) -> dict[str, FineTuned]:
+        """Train some identities, in one fleet if the memory allows.
+
+        Args:
+            identities: Who is trained.
+            train: Steps a fleet until it is finished; may be called again with fleets of parts of
+                the fleet, which go on where the last one ran out of memory.
+            state: Of these identities, in this order, to go on from.
+
+        Returns:
+            Identity to its result, in the order of ``identities``.
+
+        Raises:
+            StepError: not even one identity fits into the memory.
+        """
+        results: dict[str, FineTuned] = {}
+        waiting = [(list(identities), state)]
+        while waiting:
+            members, state = waiting.pop(0)
+            if self.largest is not None and len(members) > self.largest:
+                waiting[:0] = _parts(members, state, self.largest)
+                continue
+            done, state = self._attempt(members, state, train)
+            if done is None:
+                self._back_off(len(members))
+                waiting.insert(0, (members, state))
+            else:
+                results |= done
+        return {identity: results[identity] for identity in identities}
+
+    def _attempt(
+        self, members: list[str], state: State | None, train: Callable[[Fleet], None]
+    ) -> tuple[dict[str, FineTuned] | None, State | None]:
+        """Results, or None and the state to go on from where the memory did not suffice."""
+        try:
+            with self.open_fleet(members, self.runtime) as fleet:
+                try:
+                    if state is not None:
+                        fleet.load_state(state)
+                    train(fleet)
+                    return fleet.results(), None
+                except torch.OutOfMemoryError:
+                    # A step that fails before its update has changed nothing.
+                    return None, fleet.state() if fleet.sound else state
+        except torch.OutOfMemoryError:  # there was no room to open it
+            return None, state
+
+    def _back_off(self, count: int) -> None:
+        release(self.device)
+        log, chunk = get_logger("finetune"), self.runtime.chunk_on(self.device)
+        if not self.runtime.redecode:
+            self.runtime = replace(self.runtime, redecode=True)
+            log.warning("out of memory: holding the graph of %d decoded images at a time", chunk)
+        elif chunk > 1:
+            self.runtime = replace(self.runtime, decode_chunk=chunk // 2)
+            log.warning("out of memory: decoding %d images at a time", chunk // 2)
+        elif count > 1:
+            self.largest = -(-count // 2)
+            log.warning("out of memory: %d identities at once", self.largest)
+        elif not self.runtime.checkpointing:
+            self.runtime = replace(self.runtime, checkpointing=True)
+            log.warning("out of memory: recomputing activations")
+        else:
+            raise StepError(
+                "one identity does not fit into the device's memory, even with recomputed "
+                "activations: take a larger device, finetune.precision bf16, or a smaller "
+                "finetune.batch_size"
+            )
+
+
+def _parts(
+    members: Sequence[str], state: State | None, most: int
+) -> list[tuple[list[str], State | None]]:
+    places: Mapping[str, int] = {identity: k for k, identity in enumerate(members)}
+    return [
+        (part, None if state is None else take_rows(state, [places[name] for name in part]))
+        for part in split_evenly(members, most)
+    ]
+
+
+def budget(device: torch.device | str) -> int:
+    """Bytes of a GPU that this process may come to hold, what it holds now included."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device)
 
 
 def release(device: torch.device | str) -> None:
@@ -49,21 +231,3 @@ def release(device: torch.device | str) -> None:
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _cgroup_rest() -> list[int]:
-    """What the limit of this process's control group leaves; empty without such a limit."""
-    try:
-        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = (CGROUP / "memory.current").read_text(encoding="ascii").strip()
-        return [max(0, int(limit) - int(used))]
-    except (OSError, ValueError):  # "max" is no number
-        return []
-
-
-def _kilobytes(file: Path, name: str) -> int | None:
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found.group(1)) * 1024 if found else None

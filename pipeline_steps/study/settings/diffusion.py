@@ -146,8 +146,9 @@ class FinetuneSettings(Section):
         Raises:
             ValueError: the method is unknown, or an override is unfit.
         """
-        if method not in METHODS:
-            raise ValueError(f"method {method!r}: one of {', '.join(METHODS)} expected")
+        trained = [name for name, known in METHODS.items() if known.trains]
+        if method not in trained:
+            raise ValueError(f"method {method!r}: one of {', '.join(trained)} expected")
         values: dict[str, Any] = self.model_dump() | self.overrides.get(base_model, {})
         for name in OPTIONAL - METHODS[method].uses:
             values[name] = None
@@ -162,7 +163,7 @@ class FinetuneSettings(Section):
 
     def needs_faces(self, method: str) -> bool:
         """Whether a method's training looks at faces: in its objective, or to choose a step."""
-        return METHODS[method].identity_term is not None or self.choice is not None
+        return METHODS[method].needs_faces(self)
 
     def for_method(self, method: str) -> FinetuneSettings:
         """As :meth:`resolved`, without any base model's overrides."""

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.yaml_mapping import read_mapping
-from pipeline_steps.naming import REAL, UNTUNED
+from pipeline_steps.naming import REAL
 from pipeline_steps.study.settings.base import NAME_PATTERN, Section, validated
 from pipeline_steps.study.settings.diffusion import GenerationSections
 from pipeline_steps.study.settings.evidence import SCORE_KINDS, EvidenceSections
@@ -108,9 +108,8 @@ class Study(
     @classmethod
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for method in value:
-            if method != UNTUNED and method not in METHODS:
-                known = ", ".join((UNTUNED, *METHODS))
-                raise ValueError(f"{method!r} is no method; there are {known}")
+            if method not in METHODS:
+                raise ValueError(f"{method!r} is no method; there are {', '.join(METHODS)}")
         return value
 
     @model_validator(mode="after")
@@ -168,7 +167,7 @@ class Study(
     @property
     def tuned_variants(self) -> list[str]:
         """The variants that show identities: all but the untuned ones."""
-        return [variant for variant in self.variants if f"/{UNTUNED}/" not in variant]
+        return [v for v in self.variants if METHODS[v.split("/")[1]].family.shows_people]
 
 
 def parts_of(training_set: str) -> list[str]:

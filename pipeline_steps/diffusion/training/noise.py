@@ -7,7 +7,7 @@ part of the key either: the three methods see the same images, noise and timeste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from pipeline_steps.seeds import torch_generator
 
 
 @dataclass(frozen=True)
-class Draw:
+class StepNoise:
     """What one step of one identity needs, or of many, stacked along a new first axis.
 
     Of the 2b samples the first b are instance images and the others prior images.
@@ -36,7 +36,7 @@ class Draw:
     timesteps: Tensor
 
 
-def draw_step(
+def step_noise(
     seed: int,
     base_model: str,
     identity: str,
@@ -47,7 +47,7 @@ def draw_step(
     batch_size: int,
     latent_shape: tuple[int, int, int],
     train_timesteps: int,
-) -> Draw:
+) -> StepNoise:
     """Draw one step of one identity.
 
     Images go in epochs: an epoch is a shuffled pass over max(n_instance, n_prior) pairs, pair i
@@ -63,7 +63,7 @@ def draw_step(
     )
     generator = torch_generator(seed, "finetune", base_model, identity, step)
     shape = (2 * batch_size, *latent_shape)
-    return Draw(
+    return StepNoise(
         instance=pairs % n_instance,
         prior=pairs % n_prior,
         posterior=torch.randn(shape, generator=generator),
@@ -72,15 +72,10 @@ def draw_step(
     )
 
 
-def stack_draws(draws: list[Draw]) -> Draw:
-    """Draws of K identities with a first axis of length K."""
-    return Draw(
-        instance=torch.stack([draw.instance for draw in draws]),
-        prior=torch.stack([draw.prior for draw in draws]),
-        posterior=torch.stack([draw.posterior for draw in draws]),
-        noise=torch.stack([draw.noise for draw in draws]),
-        timesteps=torch.stack([draw.timesteps for draw in draws]),
-    )
+def stack(steps: list[StepNoise]) -> StepNoise:
+    """That of K identities with a first axis of length K."""
+    names = [field.name for field in fields(StepNoise)]
+    return StepNoise(**{n: torch.stack([getattr(step, n) for step in steps]) for n in names})
 
 
 def _epoch(seed: int, base_model: str, identity: str, epoch: int, length: int) -> Tensor:

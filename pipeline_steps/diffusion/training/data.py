@@ -1,4 +1,4 @@
-"""Images of the dataset and of the prior set, encoded once for all steps of fine-tuning."""
+"""What a fleet is trained on: all of it is loaded and encoded once, before the first step."""
 
 from __future__ import annotations
 
@@ -13,90 +13,149 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.training.face_region import to_signed
-from pipeline_steps.diffusion.training.latent_set import LatentSet
+from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
+from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.diffusion.training.guide import Guide, load_guide
 from pipeline_steps.identities.dataset import Subject, embeddings_file, read_embeddings
 from pipeline_steps.io.images import BadImage, noted_bytes, read_image
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import Interrupted, StepError
 from pipeline_steps.runtime.signals import StopRequest
 from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How identities are trained, whoever they are.
+
+    Attributes:
+        method: A key of ``methods.METHODS``.
+        settings: Resolved for the base model and the method.
+        seed: The study seed.
+    """
+
+    method: str
+    settings: FinetuneSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Images in the autoencoder's latent space.
+
+    Attributes:
+        mean: Posterior mean in the denoising network's scale, float [n, c, h, w].
+        std: Posterior standard deviation, the same shape.
+        embeddings: Face embeddings, float [n, d] on the CPU, NaN for an image without a face; None
+            where the method needs none.
+        prompt: The one prompt of all images.
+    """
+
+    mean: Tensor
+    std: Tensor
+    embeddings: Tensor | None
+    prompt: str
+
+    def __len__(self) -> int:
+        return len(self.mean)
 
 
 @dataclass
 class TrainingData:
-    """What a cohort is trained on.
+    """What some identities are trained on.
 
     Attributes:
+        base: The base model, in the precision of the training.
+        guide: Detector and recogniser; None where nothing looks at faces.
+        prior: The prior preservation images.
         images: Identity to its images.
         subjects: Identity to its subject, whose files are those that are trained on.
         held_out: Identity to the files that are not, and their embeddings, float32 [m, d].
         failures: Identity to the reason why it cannot be trained.
     """
 
+    base: BaseModel
+    guide: Guide | None
+    prior: LatentSet
     images: dict[str, LatentSet] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
     held_out: dict[str, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def encode_subjects(
-    base: BaseModel,
+def load_training(
+    frozen: Frozen[FinetuneSettings],
     subjects: Sequence[Subject],
-    settings: FinetuneSettings,
-    dataset: Path,
-    stop: StopRequest,
     *,
-    seed: int,
-    with_faces: bool,
+    dataset: Path,
+    prior: Path,
+    device: str,
+    guide: Guide | None,
+    stop: StopRequest,
 ) -> TrainingData:
-    """Encode the images of a cohort; one that cannot be read becomes a failure of its identity.
+    """Load networks and encode images; an identity whose images cannot be read is a failure.
 
     Args:
-        base: Base model with its autoencoder in float32.
-        subjects: The cohort.
-        settings: Of the fine-tuning.
+        frozen: Configuration of the fine-tuning.
+        subjects: The identities.
         dataset: Folder of the prepared dataset.
+        prior: Folder of the prior set.
+        device: "cpu" or "cuda".
+        guide: None: that of the configuration, where the method needs one.
         stop: Whether somebody asked the process to stop.
-        seed: The study seed.
-        with_faces: Whether embeddings are needed.
 
     Raises:
+        StepError: weights or the prior set are missing or unfit.
         Interrupted: somebody asked to stop.
     """
-    data = TrainingData()
+    settings, method = frozen.settings, METHODS[frozen.variant["method"]]
+    # Images are encoded in full precision; what follows may be narrower.
+    base = load_base_model(frozen.weights["base_model"], device)
+    if guide is None and method.needs_faces(settings):
+        guide = load_guide(frozen.weights["recogniser"], device, settings.min_face_size or 20)
+    with_embeddings = method.identity_term is not None
+    data = TrainingData(base, guide, prior_latents(base, prior, with_embeddings=with_embeddings))
     for subject in subjects:
         if stop:
             raise Interrupted(f"{stop.name}: no training had begun; run again")
         try:
-            embeddings = None
-            trained = np.ones(len(subject.files), dtype=bool)
-            if with_faces:
-                embeddings = read_embeddings(embeddings_file(dataset, subject), subject.files)
-            if settings.choice is not None and embeddings is not None:
-                count = settings.choice.held_out
-                trained = ~hold_out(embeddings, count, seed=seed, identity=subject.identity)
-                files = tuple(compress(subject.files, ~trained))
-                data.held_out[subject.identity] = files, torch.from_numpy(embeddings[~trained])
-                embeddings = embeddings[trained]
-            chosen = replace(
-                subject,
-                files=tuple(compress(subject.files, trained)),
-                sha256=tuple(compress(subject.sha256, trained)),
-            )
-            prompt = settings.instance_prompt_for(subject.gender)
-            paths = [dataset / file for file in chosen.files]
-            contents = [
-                noted_bytes(path, digest, "prepare")
-                for path, digest in zip(paths, chosen.sha256, strict=True)
-            ]
-            data.images[subject.identity] = encode_files(base, paths, contents, prompt, embeddings)
-            data.subjects[subject.identity] = chosen
+            _encode_subject(data, frozen, subject, dataset)
         except (StepError, BadImage) as error:
             data.failures[subject.identity] = str(error)
+    base.to(device, settings.precision)
     return data
+
+
+def _encode_subject(
+    data: TrainingData, frozen: Frozen[FinetuneSettings], subject: Subject, dataset: Path
+) -> None:
+    """Add one identity to the data, without the images that are held out to choose a step."""
+    settings, identity = frozen.settings, subject.identity
+    embeddings, trained = None, np.ones(len(subject.files), dtype=bool)
+    if METHODS[frozen.variant["method"]].needs_faces(settings):
+        embeddings = read_embeddings(embeddings_file(dataset, subject), subject.files)
+    if settings.choice is not None and embeddings is not None:
+        count = settings.choice.held_out
+        trained = ~hold_out(embeddings, count, seed=frozen.seed, identity=identity)
+        held_out = tuple(compress(subject.files, ~trained))
+        data.held_out[identity] = held_out, torch.from_numpy(embeddings[~trained])
+        embeddings = embeddings[trained]
+    chosen = replace(
+        subject,
+        files=tuple(compress(subject.files, trained)),
+        sha256=tuple(compress(subject.sha256, trained)),
+    )
+    prompt = settings.instance_prompt_for(subject.gender)
+    paths = [dataset / file for file in chosen.files]
+    contents = [
+        noted_bytes(path, digest, "prepare")
+        for path, digest in zip(paths, chosen.sha256, strict=True)
+    ]
+    data.images[identity] = encode_files(data.base, paths, contents, prompt, embeddings)
+    data.subjects[identity] = chosen
 
 
 def hold_out(

@@ -1,0 +1,190 @@
+"""What the sample step is to make: a row per image, and the key under which it is kept.
+
+Prompts are keyed by (study seed, prompt set, identity) and noise by (study seed, base model,
+identity, index, attempt): neither knows of the method, so the rows of a results table differ by the
+method alone. Source of the prompts: ID-Booth, supplement; the version of FG 2025.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.diffusion.sampling.handed import BASE_MODEL, Handed
+from pipeline_steps.identities.dataset import Subject
+from pipeline_steps.naming import GENERATED_BY, VARIANT
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.seeds import numpy_generator, seed_for
+from pipeline_steps.study.key import key, weights_hash
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import PromptSet, SampleSettings
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "identity",
+    "index",
+    "attempt",
+    "file",
+    "sha256",
+    *GENERATED_BY,
+    *VARIANT,
+    "weights_sha256",
+    "weights_source",
+    "similarity",
+    "quality",
+    "kept",
+    "reason",
+)
+
+
+def plan_images(
+    frozen: Frozen[SampleSettings], subjects: Sequence[Subject], handed: Handed
+) -> list[Row]:
+    """Rows of the first attempts at all images of some identities, without what comes of them.
+
+    Args:
+        frozen: Configuration of the sample step.
+        subjects: The identities.
+        handed: What the method's family hands the sampler.
+
+    Raises:
+        StepError: weights are missing, broken, or answer to another word than the prompts say.
+    """
+    settings, method = frozen.settings, frozen.variant["method"]
+    if settings.prompt_set is None:
+        raise StepError("settings.prompt_set is empty: freeze the study, which fills it in")
+    base_model = frozen.weights["base_model"]
+    base = weights_hash(base_model), BASE_MODEL
+    rows = []
+    for subject in subjects:
+        weights_sha256, source = handed.origin(subject.identity, settings.token) or base
+        prompts = prompts_of(
+            settings.prompt_set,
+            identity=subject.identity,
+            count=settings.images_per_identity,
+            seed=frozen.seed,
+            token=settings.token if METHODS[method].family.named else None,
+            gender=subject.gender,
+        )
+        for index, prompt in enumerate(prompts):
+            place = base_model.name, subject.identity, index
+            rows.append(
+                {
+                    "identity": subject.identity,
+                    "index": index,
+                    "attempt": 0,
+                    "prompt": prompt,
+                    "negative_prompt": settings.prompt_set.negative_prompt,
+                    "seed": seed_for(frozen.seed, "sample", *place),
+                    "steps": settings.steps,
+                    "guidance": settings.guidance,
+                    "scheduler": settings.scheduler,
+                    "base_model": base_model.name,
+                    "method": method,
+                    "prompts": settings.prompt_set.name,
+                    "weights_sha256": weights_sha256,
+                    "weights_source": source,
+                }
+            )
+    return rows
+
+
+def try_again(row: Row, study_seed: int) -> Row:
+    """The next attempt at an image: the same prompt, another seed."""
+    attempt = row["attempt"] + 1
+    place = (row["base_model"], row["identity"], row["index"])
+    return row | {"attempt": attempt, "seed": seed_for(study_seed, "sample", *place, attempt)}
+
+
+def keys_of(frozen: Frozen[SampleSettings], rows: Sequence[Row]) -> list[str]:
+    """Key of each sample. Who measures it for a gate is no part of it."""
+    own = replace(frozen, weights={"base_model": frozen.weights["base_model"]})
+    precision = frozen.settings.precision
+    return [
+        key(own, precision=precision, row={n: row[n] for n in row if n != "weights_source"})
+        for row in rows
+    ]
+
+
+def prompts_of(
+    prompt_set: PromptSet,
+    *,
+    identity: str,
+    count: int,
+    seed: int,
+    token: str | None,
+    gender: str | None = None,
+) -> list[str]:
+    """Prompts of the images 0 ... count - 1 of one identity.
+
+    Args:
+        prompt_set: Template and slots.
+        identity: Name of the identity, part of the seed.
+        count: Number of prompts; the first n are the same for every count >= n.
+        seed: The study seed.
+        token: Word that stands for the identity; None drops it (an untuned base model).
+        gender: The identity table's gender, e.g. "M"; unknown or None: neutral wording.
+
+    Returns:
+        ``count`` texts.
+    """
+    constant = {"token": token or "", "gender": prompt_set.genders.get(gender or "", "")}
+    drawn = zip(
+        _deal(prompt_set, identity, count, seed),
+        _throw(prompt_set, identity, count, seed),
+        strict=True,
+    )
+    return [
+        _tidy(prompt_set.template.format(**constant, **dealt, **thrown)) for dealt, thrown in drawn
+    ]
+
+
+def _deal(prompt_set: PromptSet, identity: str, count: int, seed: int) -> list[dict[str, str]]:
+    """Deck slots: all combinations shuffled; a used-up deck is shuffled anew."""
+    slots = {name: slot for name, slot in prompt_set.slots.items() if slot.draw == "deck"}
+    deck = list(
+        itertools.product(
+            *(
+                [slot.filled(value.text) for value in slot.entries() for _ in range(value.times)]
+                for slot in slots.values()
+            )
+        )
+    )
+    generator = numpy_generator(seed, "prompts", prompt_set.name, identity, "deck")
+    hands: list[dict[str, str]] = []
+    while len(hands) < count:
+        for card in generator.permutation(len(deck)):
+            hands.append(dict(zip(slots, deck[card], strict=True)))
+    return hands[:count]
+
+
+def _throw(prompt_set: PromptSet, identity: str, count: int, seed: int) -> list[dict[str, str]]:
+    """Independent slots: uniform or by probability, from a stream per slot."""
+    throws: list[dict[str, str]] = [{} for _ in range(count)]
+    for name, slot in prompt_set.slots.items():
+        if slot.draw != "independent":
+            continue
+        entries = slot.entries()
+        generator = numpy_generator(seed, "prompts", prompt_set.name, identity, name)
+        if entries[0].probability is None:
+            texts = [slot.filled(value.text) for value in entries for _ in range(value.times)]
+            for throw in throws:
+                throw[name] = texts[int(generator.integers(len(texts)))]
+            continue
+        steps = np.cumsum([value.probability for value in entries])
+        for throw in throws:
+            # The last step may be a hair below 1.
+            place = int(np.searchsorted(steps, generator.random() * steps[-1], side="right"))
+            throw[name] = slot.filled(entries[place].text)
+    return throws
+
+
+def _tidy(text: str) -> str:
+    """Single spaces, none before a comma: what a dropped word leaves behind."""
+    return " ".join(text.split()).replace(" ,", ",")

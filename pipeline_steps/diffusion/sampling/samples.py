@@ -1,0 +1,266 @@
+"""The samples of one share of people: what is there is taken, what is missing is made and measured.
+
+A finished sample stands in the store beside the images of its identity, under the key of all that
+it follows from, so a process that is killed at any moment loses the batch it is at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
+from pipeline_steps.diffusion.base_models.running import Switch, compiled_predict
+from pipeline_steps.diffusion.sampling.gate import Gate, Measured
+from pipeline_steps.diffusion.sampling.handed import Handed
+from pipeline_steps.diffusion.sampling.plan import Row
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.io.atomic import write_bytes
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.images import encode_png, read_image
+from pipeline_steps.naming import VARIANT
+from pipeline_steps.runtime.errors import Interrupted
+from pipeline_steps.runtime.logs import progress
+from pipeline_steps.runtime.signals import StopRequest
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import SampleSettings
+from pipeline_steps.study.store import Item, Store
+
+# Identities on the network together. With others it is compiled anew, which on a GPU takes as long
+# as hundreds of images; 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
+AT_ONCE = {"cpu": 16, "cuda": 128}
+
+Keyed = tuple[Row, str]  # a planned sample and its key
+
+
+class Painter:
+    """Makes images of planned rows; the base model is loaded when the first are asked for.
+
+    Args:
+        frozen: Configuration of the sample step.
+        handed: What the method's family hands the sampler.
+        device: "cpu" or "cuda".
+        batch_size: Images sampled together; changes no image.
+        compile: See ``Runtime.compile``.
+    """
+
+    def __init__(
+        self,
+        frozen: Frozen[SampleSettings],
+        handed: Handed,
+        device: str,
+        batch_size: int,
+        compile: Switch,
+    ) -> None:
+        self._frozen = frozen
+        self._handed = handed
+        self._device = device
+        self._batch_size = batch_size
+        self._compile = compile
+        self._base: BaseModel | None = None
+
+    def paint(self, rows: Sequence[Row]) -> Iterator[tuple[list[ImageRequest], Tensor]]:
+        """Batches of requests and their images, uint8 [n, 3, h, w] on the CPU."""
+        settings, variant = self._frozen.settings, self._frozen.variant
+        if self._base is None:
+            weights = self._frozen.weights["base_model"]
+            self._base = load_base_model(weights, self._device, settings.precision)
+        label = "/".join(variant.get(name, "") for name in VARIANT)
+        identities = list(dict.fromkeys(row["identity"] for row in rows))
+        at_once = AT_ONCE.get(self._device, AT_ONCE["cpu"])
+        with progress(range(0), description=label, total=len(rows), unit="image") as bar:
+            for start in range(0, len(identities), at_once):
+                part = identities[start : start + at_once]
+                wanted = [row for row in rows if row["identity"] in part]
+                with self._handed.on(self._base.unet, part) as bank:
+                    for requests, images in sample(
+                        self._base,
+                        [_request(row, None if bank is None else part) for row in wanted],
+                        steps=settings.steps,
+                        guidance=settings.guidance,
+                        scheduler=settings.scheduler,
+                        batch_size=self._batch_size,
+                        bank=bank,
+                        predict=compiled_predict(self._base, self._compile),
+                    ):
+                        yield requests, images
+                        bar.update(len(requests))
+
+
+def _request(row: Row, identities: Sequence[str] | None) -> ImageRequest:
+    return ImageRequest(
+        identity=row["identity"],
+        index=row["index"],
+        prompt=row["prompt"],
+        negative_prompt=row["negative_prompt"],
+        seed=row["seed"],
+        adapter=None if identities is None else identities.index(row["identity"]),
+    )
+
+
+@dataclass
+class Samples:
+    """The samples of some identities.
+
+    Attributes:
+        out: Folder of the variant's images.
+        stores: Identity to its finished samples.
+        painter: Makes images.
+        gate: Which images are usable; None: all.
+        stop: Asked after every batch.
+    """
+
+    out: Path
+    stores: Mapping[str, Store]
+    painter: Painter
+    gate: Gate | None
+    stop: StopRequest
+
+    def make(self, rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+        """Make one attempt at some images.
+
+        Args:
+            rows: Planned samples, one for each image.
+            keys: Key of each.
+
+        Returns:
+            The rows with file, sha256, measured numbers, kept and reason; rejected ones have no
+            file.
+
+        Raises:
+            Interrupted: a signal asked to stop; what was reached is kept.
+        """
+        known = [self._known(row, key) for row, key in zip(rows, keys, strict=True)]
+        keyed = zip(rows, keys, known, strict=True)
+        missing = [(row, key) for row, key, item in keyed if item is None]
+        made = iter(self._make(missing))
+        return [
+            self._result(row, next(made) if item is None else item)
+            for row, item in zip(rows, known, strict=True)
+        ]
+
+    def count_missing(self, rows: Sequence[Row], keys: Sequence[str]) -> int:
+        """How many of the images have never been made, or are lost."""
+        found = [self._find(row, key) for row, key in zip(rows, keys, strict=True)]
+        return sum(
+            item is None or not (self._image(row, item) or self._reason(item))
+            for row, item in zip(rows, found, strict=True)
+        )
+
+    def _find(self, row: Row, key: str) -> Item | None:
+        return self.stores[row["identity"]].find(_name(row), key, whole=False)
+
+    def _image(self, row: Row, item: Item) -> Path | None:
+        """The sample's image file, if it is there and whole."""
+        return self.out / _file(row) if self.stores[row["identity"]].is_whole(item) else None
+
+    def _known(self, row: Row, key: str) -> Item | None:
+        """A sample that need not be made: whole, or measured and found unusable."""
+        item = self._find(row, key)
+        if item is None:
+            return None
+        image, identity = self._image(row, item), row["identity"]
+        if self.gate is not None and item.facts["measured_by"] != self.gate.keys[identity]:
+            if image is None:
+                return None
+            [seen] = self.gate.measure(identity, read_image(image)[None])
+            item = replace(item, facts=self._facts(identity, seen))
+            self.stores[identity].add({_name(row): item})
+        return item if image is not None or self._reason(item) else None
+
+    def _make(self, missing: Sequence[Keyed]) -> list[Item]:
+        """Make and keep samples, in their order."""
+        if not missing:
+            return []
+        planned = {(row["identity"], row["index"]): (row, key) for row, key in missing}
+        made: dict[tuple[str, int], Item] = {}
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            # A batch is written while the next one is sampled.
+            writing: Future[None] | None = None
+            for requests, images in self.painter.paint([row for row, _ in missing]):
+                batch = [planned[request.identity, request.index] for request in requests]
+                pixels = np.ascontiguousarray(to_arrays(images))
+                seen = self._measure([row["identity"] for row, _ in batch], pixels)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, batch, pixels, seen, made)
+                if self.stop:
+                    writing.result()
+                    raise Interrupted(
+                        f"{self.stop.name} after {len(made)} of {len(missing)} images; they are "
+                        "kept, run again for the others"
+                    )
+            if writing is not None:
+                writing.result()
+        return [made[place] for place in planned]
+
+    def _measure(
+        self, identities: Sequence[str], pixels: NDArray[np.uint8]
+    ) -> list[Measured | None]:
+        result: list[Measured | None] = [None] * len(identities)
+        if self.gate is not None:
+            for identity in dict.fromkeys(identities):
+                where = [i for i, name in enumerate(identities) if name == identity]
+                seen = self.gate.measure(identity, pixels[where])
+                for i, measured in zip(where, seen, strict=True):
+                    result[i] = measured
+        return result
+
+    def _write(
+        self,
+        batch: Sequence[Keyed],
+        pixels: NDArray[np.uint8],
+        seen: Sequence[Measured | None],
+        made: dict[tuple[str, int], Item],
+    ) -> None:
+        """Write the usable images of a batch, then note all of it."""
+        fresh: dict[str, dict[str, Item]] = {}
+        for (row, key), image, measured in zip(batch, pixels, seen, strict=True):
+            content = encode_png(image)
+            files = {_file(row).name: sha256_bytes(content)}
+            item = Item(key, files, self._facts(row["identity"], measured))
+            if not self._reason(item):
+                write_bytes(self.out / _file(row), content)
+            fresh.setdefault(row["identity"], {})[_name(row)] = item
+            made[row["identity"], row["index"]] = item
+        for identity, items in fresh.items():
+            self.stores[identity].add(items)
+
+    def _facts(self, identity: str, measured: Measured | None) -> dict[str, object]:
+        by = None if self.gate is None else self.gate.keys[identity]
+        return {"measured": None if measured is None else measured.as_json(), "measured_by": by}
+
+    def _reason(self, item: Item) -> str:
+        """Why a sample is not usable; empty where it is, or where nobody asks."""
+        if self.gate is None or item.facts["measured"] is None:
+            return ""
+        return self.gate.reason_against(Measured(**item.facts["measured"]))
+
+    def _result(self, row: Row, item: Item) -> Row:
+        reason, seen = self._reason(item), item.facts["measured"]
+        measured = Measured(**seen) if self.gate is not None and seen is not None else None
+        [digest] = item.files.values()
+        return row | {
+            "file": None if reason else _file(row).as_posix(),
+            "sha256": None if reason else digest,
+            "similarity": None if measured is None else measured.similarity,
+            "quality": None if measured is None else measured.quality,
+            "kept": not reason,
+            "reason": reason,
+        }
+
+
+def _name(row: Row) -> str:
+    return f"{row['index']}.{row['attempt']}"
+
+
+def _file(row: Row) -> Path:
+    """A sample's image below the variant's folder; one for all attempts."""
+    return Path(row["identity"], f"{row['index']}.png")

@@ -1,0 +1,317 @@
+"""Training from where it is to the last step, safe against any interruption.
+
+The state of identities in training lies on disk while it lasts. It is written every few minutes,
+when somebody asks the process to stop, and at the last step, so that the writing of results can be
+repeated without training.
+"""
+
+from __future__ import annotations
+
+import glob
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pipeline_steps.diffusion.base_models.running import Runtime, Switch
+from pipeline_steps.diffusion.training.choice import Trials, split_state
+from pipeline_steps.diffusion.training.data import Recipe, TrainingData
+from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, State, join_rows, take_rows
+from pipeline_steps.diffusion.training.memory import Backoff, plan_size
+from pipeline_steps.io.atomic import atomic_path
+from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.tensors import canonical_safetensors, save_tensors
+from pipeline_steps.runtime.errors import Interrupted
+from pipeline_steps.runtime.logs import get_logger, progress
+from pipeline_steps.runtime.signals import StopRequest
+
+LINES = 10  # of the log, per fleet
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How training proceeds; changes no result beyond float error.
+
+    Attributes:
+        at_once: Most identities trained together; None: as many as pay and fit.
+        compile: See ``Runtime.compile``.
+        save_seconds: Time between two savings of the state.
+    """
+
+    at_once: int | None
+    compile: Switch
+    save_seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of one identity: the result, and how its step was chosen (JSON) if it was."""
+
+    identity: str
+    result: FineTuned
+    choice: dict[str, Any] | None
+
+
+def train(
+    data: TrainingData, recipe: Recipe, saved: SavedStates, pace: Pace, stop: StopRequest
+) -> Iterator[Trained]:
+    """Train all identities of the data, fleet by fleet.
+
+    Args:
+        data: Networks and images.
+        recipe: Method, settings and seed.
+        saved: States of these identities, which are gone on from and kept up to date; an
+            identity's are deleted when the next one is asked for.
+        pace: How it proceeds.
+        stop: Whether somebody asked the process to stop.
+
+    Yields:
+        Each identity when its fleet is finished.
+
+    Raises:
+        Interrupted: somebody asked to stop; the states are saved.
+        StepError: not even one identity fits into the memory.
+    """
+
+    def open_fleet(identities: Sequence[str], runtime: Runtime) -> Fleet:
+        images = {identity: data.images[identity] for identity in identities}
+        return Fleet(data.base, images, data.prior, recipe, data.guide, runtime)
+
+    trials = None
+    if recipe.settings.choice is not None and data.guide is not None:
+        held_out = {identity: rows for identity, (_, rows) in data.held_out.items()}
+        trials = Trials(recipe, held_out, data.guide)
+    fleet_run = FleetRun(recipe.method, saved, pace.save_seconds, stop, trials)
+    identities, device = list(data.images), data.base.device
+    most = plan_size(identities, open_fleet, device=device, at_once=pace.at_once)
+    backoff = Backoff(open_fleet, device, Runtime(compile=pace.compile))
+    for plan in plan_fleets(identities, saved, at_once=most):
+        state = fleet_run.take_over(plan)
+        for identity, result in backoff.run(plan.identities, fleet_run, state).items():
+            choice = None
+            if trials is not None and result.finite:
+                choice = trials.record(identity) | {"held_out": data.held_out[identity][0]}
+            yield Trained(identity, result, choice)
+            saved.remove(identity)  # whoever took the result has kept it
+
+
+@dataclass(frozen=True)
+class FleetRun:
+    """How fleets are run.
+
+    Attributes:
+        method: Name of the method, for the log.
+        saved: Where states are kept meanwhile.
+        interval: Seconds between two savings.
+        stop: Whether somebody asked the process to stop.
+        trials: Chooses the step that is kept; None: the last.
+    """
+
+    method: str
+    saved: SavedStates
+    interval: float
+    stop: StopRequest
+    trials: Trials | None = None
+
+    def take_over(self, plan: FleetPlan) -> State | None:
+        """The state that a planned fleet goes on from, its trials taken out and noted."""
+        if plan.state is None:
+            return None
+        state, tried = split_state(plan.state)
+        if self.trials is not None and tried is not None:
+            self.trials.load_state(plan.identities, tried)
+        return state
+
+    def __call__(self, fleet: Fleet) -> None:
+        """Step a fleet until it is finished.
+
+        Raises:
+            Interrupted: somebody asked to stop; the state is saved.
+        """
+        identities = list(fleet.subjects)
+        report = LossReport(self.method, identities, fleet.settings.steps)
+        saved_at = time.monotonic()
+        if self.trials is not None and fleet.step_number == 0:
+            self.trials(fleet)
+        while not fleet.finished:
+            report(fleet, fleet.step())
+            if self.trials is not None:
+                self.trials(fleet)
+            due = time.monotonic() - saved_at >= self.interval
+            if due or self.stop or fleet.finished:
+                more = {} if self.trials is None else self.trials.state(identities)
+                self.saved.save(identities, {**fleet.state(), **more})
+                saved_at = time.monotonic()
+            if self.stop and not fleet.finished:
+                raise Interrupted(
+                    f"{self.stop.name}: {len(identities)} identities are saved at step "
+                    f"{fleet.step_number} of {fleet.settings.steps}; run again to go on"
+                )
+        if self.trials is not None:
+            self.trials.apply(fleet)
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """Identities to be trained together, and their state where they have one."""
+
+    identities: list[str]
+    state: State | None
+
+
+def plan_fleets(identities: Sequence[str], saved: SavedStates, *, at_once: int) -> list[FleetPlan]:
+    """Who is trained together: identities of the same step, in their order, those furthest first.
+
+    What remains of an interrupted share gets the same fleets as the whole share had, because
+    float arithmetic depends in its last bits on how many train together.
+
+    Args:
+        identities: Those that are still to be trained.
+        saved: Their states, and those of who was to be trained before any was finished.
+        at_once: Most identities of a fleet.
+    """
+    size = fleet_size(len(saved), at_once) if len(identities) > at_once else at_once
+    states = {identity: saved.latest(identity) for identity in identities}
+    by_step: dict[int, list[str]] = {}
+    for identity, state in states.items():
+        by_step.setdefault(0 if state is None else int(state["step"]), []).append(identity)
+    plans = []
+    for step, members in sorted(by_step.items(), reverse=True):
+        if step:
+            get_logger("finetune").info("%s: going on from step %d", ", ".join(members), step)
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            known = [state for name in part if (state := states[name]) is not None]
+            plans.append(FleetPlan(part, join_rows(known) if known else None))
+    return plans
+
+
+def fleet_size(count: int, most: int) -> int:
+    """Size of fleets of at most ``most`` for ``count`` identities, as few and as equal as can be.
+
+    All but the last have this size, so that the fleets after the first are those of the rest.
+    """
+    fleets = -(-count // most)
+    return -(-count // max(1, fleets))
+
+
+class LossReport:
+    """Called after each step; waits for the device only when it writes a line."""
+
+    def __init__(self, method: str, identities: Sequence[str], steps: int) -> None:
+        names = identities[0] + (f"..{identities[-1]}" if len(identities) > 1 else "")
+        self._log = get_logger("finetune")
+        self._bar = progress(range(0), description=f"{method} {names}", total=steps, unit="step")
+        self._steps = steps
+        self._every = max(1, steps // LINES)
+        self._recent: list[Tensor] = []
+
+    def __call__(self, fleet: Fleet, losses: Tensor) -> None:
+        """Take the losses [K, 4] of the step that the fleet has just done."""
+        done = fleet.step_number
+        self._bar.update(done - self._bar.n)  # the first time, by what was done before
+        self._recent.append(losses.mean(dim=0))
+        if done % self._every == 0 or done == self._steps:
+            mean = sum(self._recent[1:], self._recent[0]) / len(self._recent)
+            instance, prior, identity, found = mean.tolist()
+            self._log.info(
+                "step %d/%d instance %.4f prior %.4f identity %.3f faces %.0f %%",
+                done,
+                self._steps,
+                instance,
+                prior,
+                identity,
+                100 * found,
+            )
+            self._recent = []
+        if done == self._steps:
+            self._bar.close()
+
+
+class SavedStates:
+    """States of identities in training, on disk, each valid for one key only.
+
+    Layout: ``<folder>/<generation>/<identity>.safetensors``. A generation is one state of one
+    fleet; it appears by a single rename, so that all its members are of the same step whenever the
+    process ends. Each identity has a file of its own all the same: it may go on in a fleet of other
+    members, or be deleted alone. Nothing here is a result, and nothing here outlives the training.
+
+    Args:
+        folder: Where they lie; made when the first is written.
+        keys: Identity to its key. What was written under another key is never read.
+    """
+
+    def __init__(self, folder: Path, keys: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def latest(self, identity: str) -> State | None:
+        """The identity's state of most steps, as of a fleet of one; None where there is none.
+
+        A damaged file is passed over with a line in the log.
+        """
+        states = [_read(path, self._keys[identity]) for path in self._files(identity)]
+        return max(filter(None, states), key=lambda state: int(state["step"]), default=None)
+
+    def save(self, identities: Sequence[str], state: State) -> None:
+        """Write the state of a fleet, its rows being those of ``identities``.
+
+        What they had before is deleted afterwards.
+        """
+        before = [path for identity in identities for path in self._files(identity)]
+        # A name never used before: replacing a folder would not be one rename.
+        name = f"{int(state['step'].max()):07d}-{secrets.token_hex(4)}"
+        with atomic_path(self._folder / name) as folder:
+            for k, identity in enumerate(identities):
+                own = take_rows(state, [k])
+                header = {"key": self._keys[identity], "sha256": _checksum(own)}
+                save_tensors(folder / f"{identity}.safetensors", own, header)
+        _delete(before)
+
+    def remove(self, identity: str) -> None:
+        """Delete every state of an identity, of whatever key."""
+        _delete(self._files(identity, unfinished=True))
+
+    def _files(self, identity: str, *, unfinished: bool = False) -> list[Path]:
+        """The identity's files; those of a generation that never appeared only on demand."""
+        found = sorted(self._folder.glob(f"*/{glob.escape(identity)}.safetensors"))
+        return [path for path in found if unfinished or not path.parent.name.startswith(".")]
+
+
+def _read(path: Path, key: str) -> State | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("key") != key:
+                return None
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        get_logger("finetune").warning("checkpoint %s is damaged and not used: %s", path, error)
+        return None
+    if header.get("sha256") != _checksum(state):
+        get_logger("finetune").warning("checkpoint %s is damaged and not used: checksum", path)
+        return None
+    return state
+
+
+def _checksum(state: State) -> str:
+    return sha256_bytes(canonical_safetensors(save(dict(state))))
+
+
+def _delete(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+        for folder in (path.parent, path.parent.parent):  # gone with their last file
+            try:
+                folder.rmdir()
+            except OSError:
+                break
