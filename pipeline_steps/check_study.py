@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline_steps.io.tables import aligned_columns
 from pipeline_steps.preflight.costs import STEP_TIMES, Cost, Costs, costs_of
 from pipeline_steps.preflight.needs import (
     Missing,
@@ -28,34 +29,39 @@ from pipeline_steps.preflight.needs import (
     missing_of,
     size_text,
 )
-from pipeline_steps.runtime.command_line import add_study, command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import ExitStatus, command, run_main
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.study import read_configs
 
 
 def run(
+    *, study: Sequence[Path], profile: Path | None = None, step_times: Path = STEP_TIMES
+) -> ExitStatus:
+    """Check a study and say what was found.
+
+    Args:
+        study: Study configuration (YAML); of several the later ones win, key by key.
+        profile: Workflow profile that it will run with, for a cluster.
+        step_times: Seconds per unit of work (YAML).
+
+    Raises:
+        StepError: the configuration is wrong, or the step times cannot be read.
+    """
+    plan = make_plan(read_configs(study), ", ".join(map(str, study)))
+    text, missing = page(plan, profile=profile, step_times=step_times)
+    print(text, flush=True)
+    return ExitStatus(bool(missing))
+
+
+def page(
     plan: Plan,
     *,
     root: Path = Path(),
     profile: Path | None = None,
     step_times: Path = STEP_TIMES,
 ) -> tuple[str, list[Missing]]:
-    """Check a study.
-
-    Args:
-        plan: the study.
-        root: the working folder.
-        profile: the workflow profile that it will run with; None for this machine.
-        step_times: seconds per unit of work.
-
-    Returns:
-        The page for the user, and what is missing.
-
-    Raises:
-        StepError: the step times cannot be read.
-    """
+    """The page for the user, and what is missing in the working folder ``root``."""
     costs = costs_of(plan, root, step_times)
     missing = missing_of(plan, root=root, disk_left=costs.disk_left, profile=profile)
     executor = f"the profile {profile}" if profile else local_executor()
@@ -119,14 +125,7 @@ def table(costs: Costs) -> list[str]:
     done = sum(cost.done for cost in costs.rules)
     disk = size_text(sum(cost.disk for cost in costs.rules))
     rows.append(("all", str(costs.jobs), str(done), _hours(costs.hours), disk))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned_columns(rows, right=True)
 
 
 def _row(cost: Cost) -> tuple[str, str, str, str, str]:
@@ -174,22 +173,7 @@ def listing(missing: Sequence[Missing]) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("check_study", __doc__)
-    add_study(parser, required=True)
-    parser.add_argument("--profile", type=Path, help="workflow profile, for a cluster")
-    parser.add_argument(
-        "--step-times", type=Path, default=STEP_TIMES, help="seconds per unit of work (YAML)"
-    )
-    arguments = parser.parse_args(argv)
-    config = read_configs(arguments.study)
-    plan = make_plan(config, ", ".join(map(str, arguments.study)))
-    page, missing = run(plan, profile=arguments.profile, step_times=arguments.step_times)
-    print(page)
-    sys.stdout.flush()
-    return 1 if missing else 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

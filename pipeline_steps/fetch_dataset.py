@@ -13,20 +13,27 @@ from pathlib import Path
 from pipeline_steps.identities.photographs import contents_of
 from pipeline_steps.io.download import download
 from pipeline_steps.io.hashes import sha256_file
-from pipeline_steps.runtime.command_line import add_study, command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.photographs import FetchDatasetSettings
 from pipeline_steps.study.settings.study import read_configs, read_study
 
 
-def run(settings: FetchDatasetSettings, root: Path = Path()) -> list[Path]:
-    """Fetch the archives that are not there, or not whole.
+def run(*, study: Sequence[Path]) -> None:
+    """Fetch the archives that a study names.
 
     Args:
-        settings: addresses, and whether the terms are accepted.
-        root: the working folder.
+        study: Study configuration (YAML); of several the later ones win, key by key.
+
+    Raises:
+        StepError: see :func:`fetch`.
+    """
+    fetch(read_study(read_configs(study), str(study[0])).fetch_dataset)
+
+
+def fetch(settings: FetchDatasetSettings, root: Path = Path()) -> list[Path]:
+    """Fetch the archives that are not there, or not whole, below the working folder ``root``.
 
     Returns:
         The archives that were fetched.
@@ -65,15 +72,7 @@ def is_whole(archive: Path, sha256: str | None) -> bool:
     return sha256 is None or sha256_file(archive) == sha256.lower()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("fetch_dataset", __doc__)
-    add_study(parser, required=True)
-    arguments = parser.parse_args(argv)
-    study = read_study(read_configs(arguments.study), str(arguments.study[0]))
-    run(study.fetch_dataset)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -14,10 +14,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
+
+import tyro
 
 from pipeline_steps.io.download import download, extract
 from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.tables import aligned_columns
 from pipeline_steps.io.weights import (
     NO_WEIGHTS,
     PROJECT_ROOT,
@@ -28,19 +32,59 @@ from pipeline_steps.io.weights import (
     how_to_get,
     source_kind,
 )
-from pipeline_steps.runtime.command_line import add_study, command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.registry import needed_weights, once, pick, read_models, require_licences
 from pipeline_steps.study.settings.study import Study, read_configs, read_study
 
+REGISTRY = PROJECT_ROOT / "config" / "models.yaml"
 HUB = "https://huggingface.co"
 
 log = get_logger("fetch_models")
 
 
-def run(study: Study, entries: Sequence[Weights]) -> list[str]:
+def run(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    *,
+    study: Sequence[Path] = (),
+    models: Path = REGISTRY,
+    listing: Annotated[bool, tyro.conf.arg(name="list")] = False,
+) -> None:
+    """Fetch entries of the weights registry, or list them.
+
+    Args:
+        names: Entries; default: all that the study needs.
+        study: Study configuration (YAML), which says what is accepted; of several the later ones
+            win, key by key. Only listing does without.
+        models: Weights registry.
+        listing: Print a table, fetch nothing.
+
+    Raises:
+        StepError: there is no entry of a name, no study is given, or see :func:`fetch_all`.
+    """
+    registry = read_models(models)
+    chosen = None
+    if study:
+        chosen = read_study(read_configs(study), ", ".join(map(str, study)))
+    entries = list(registry.values()) if chosen is None else needed_weights(chosen, registry)
+    if names:
+        named = [pick(registry, name, "fetch_models") for name in names]
+        entries = once(part for entry in named for part in entry.with_components())
+    if listing:
+        print("\n".join(table(entries)))
+        for entry in entries:
+            if absent_files(entry) and not remote_sources(entry):
+                print(f"{entry.name}: {how_to_get(entry)}")
+        return
+    if chosen is None:
+        raise StepError("--study is missing: a study's configuration says what is accepted")
+    fetched = fetch_all(chosen, entries)
+    there = len(entries) - len(fetched)
+    print(f"fetched {len(fetched)}, already there {there}", file=sys.stderr)
+
+
+def fetch_all(study: Study, entries: Sequence[Weights]) -> list[str]:
     """Fetch what is not there.
 
     Args:
@@ -162,10 +206,9 @@ def by_licence(entries: Sequence[Weights]) -> dict[str, list[str]]:
     return result
 
 
-def table(entries: Sequence[Weights]) -> str:
+def table(entries: Sequence[Weights]) -> list[str]:
     """What each entry is, where it comes from and whether it is there, in columns."""
-    head = ("name", "for", "there", "GB", "commercial", "licence", "source")
-    rows = [head]
+    rows = [("name", "for", "there", "GB", "commercial", "licence", "source")]
     for entry in entries:
         absent = absent_files(entry)
         whole = not absent or (entry.files and len(absent) < len(entry.files))
@@ -173,59 +216,10 @@ def table(entries: Sequence[Weights]) -> str:
         size = f"{entry.size / 1e9:.1f}" if entry.size else "-"
         use = "yes" if entry.commercial_use else "no"
         rows.append((entry.name, entry.task, there, size, use, entry.licence, entry.source))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned_columns(rows)
 
 
-def chosen(
-    study: Study | None, models: Mapping[str, Weights], names: Sequence[str]
-) -> list[Weights]:
-    """Entries by name, else what a study needs, else all.
-
-    Raises:
-        StepError: there is no entry of a name.
-    """
-    if names:
-        named = [pick(models, name, "fetch_models") for name in names]
-        return once(part for entry in named for part in entry.with_components())
-    return list(models.values()) if study is None else needed_weights(study, models)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("fetch_models", __doc__)
-    parser.add_argument("names", nargs="*", help="entries; default: all that the study needs")
-    add_study(parser)
-    parser.add_argument(
-        "--models",
-        type=Path,
-        default=PROJECT_ROOT / "config" / "models.yaml",
-        help="weights registry",
-    )
-    parser.add_argument("--list", action="store_true", help="print a table, fetch nothing")
-    arguments = parser.parse_args(argv)
-    models = read_models(arguments.models)
-    study = None
-    if arguments.study is not None:
-        study = read_study(read_configs(arguments.study), ", ".join(map(str, arguments.study)))
-    entries = chosen(study, models, arguments.names)
-    if arguments.list:
-        print(table(entries))
-        for entry in entries:
-            if absent_files(entry) and not remote_sources(entry):
-                print(f"{entry.name}: {how_to_get(entry)}")
-        return 0
-    if study is None:
-        raise StepError("--study is missing: a study's configuration says what is accepted")
-    fetched = run(study, entries)
-    there = len(entries) - len(fetched)
-    print(f"fetched {len(fetched)}, already there {there}", file=sys.stderr)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -73,7 +73,7 @@ def test_the_command_lists_everything_once_with_source_and_size_and_fails(empty_
 
 def test_nothing_is_missing_in_a_study_of_rendered_people(empty_machine):
     plan = make_plan(read_configs([ROOT / "config" / "demo.yaml"]), "")
-    page, missing = check_study.run(plan, root=empty_machine)
+    page, missing = check_study.page(plan, root=empty_machine)
     assert missing == []
     assert page.endswith("Nothing is missing.")
 

@@ -44,7 +44,7 @@ def test_nothing_is_fetched_before_the_terms_are_accepted(
     server: LocalServer, tmp_path: Path
 ) -> None:
     with pytest.raises(StepError, match=r"not accepted \(research only\)"):
-        fetch_dataset.run(settings(server, accept_terms=False), tmp_path)
+        fetch_dataset.fetch(settings(server, accept_terms=False), tmp_path)
     assert server.requests == []
     assert not FetchDatasetSettings().accept_terms
 
@@ -53,11 +53,11 @@ def test_archives_are_fetched_once_and_go_on_after_a_cut(
     server: LocalServer, tmp_path: Path
 ) -> None:
     server.cut = 1
-    fetched = fetch_dataset.run(settings(server), tmp_path)
+    fetched = fetch_dataset.fetch(settings(server), tmp_path)
     assert [path.read_bytes() for path in fetched] == [archive(1), archive(2)]
     assert any(wanted for _, wanted in server.requests)  # the rest of the cut one
     server.requests.clear()
-    assert fetch_dataset.run(settings(server), tmp_path) == []
+    assert fetch_dataset.fetch(settings(server), tmp_path) == []
     assert server.requests == []
 
 
@@ -67,7 +67,7 @@ def test_an_incomplete_archive_that_is_there_is_fetched_anew(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "Set1.zip").write_bytes(archive(1)[:1000])
     (tmp_path / "data" / "Set2.zip").write_bytes(archive(2))
-    assert fetch_dataset.run(settings(server), tmp_path) == [tmp_path / "data" / "Set1.zip"]
+    assert fetch_dataset.fetch(settings(server), tmp_path) == [tmp_path / "data" / "Set1.zip"]
     assert (tmp_path / "data" / "Set1.zip").read_bytes() == archive(1)
 
 
@@ -76,12 +76,12 @@ def test_a_page_instead_of_an_archive_and_a_wrong_hash_are_refused(
 ) -> None:
     server.files["/Set1.zip"] = b"<html>Sign in</html>"
     with pytest.raises(StepError, match="20 bytes that are no zip archive"):
-        fetch_dataset.run(settings(server), tmp_path)
+        fetch_dataset.fetch(settings(server), tmp_path)
     assert not (tmp_path / "data" / "Set1.zip").exists()
     server.files["/Set1.zip"] = archive(2)
     pinned = {"data/Set1.zip": sha256_bytes(archive(1))}
     with pytest.raises(StepError, match="SHA-256"):
-        fetch_dataset.run(settings(server, sha256=pinned), tmp_path)
+        fetch_dataset.fetch(settings(server, sha256=pinned), tmp_path)
     assert not (tmp_path / "data" / "Set1.zip").exists()
 
 

@@ -43,3 +43,20 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     if missing:
         raise StepError(f"table {path} lacks the columns {missing}; it has {list(table.columns)}")
     return table
+
+
+def aligned_columns(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
+    """Lines of a table for people, the first row being its head.
+
+    Args:
+        rows: Cells, as many in each row.
+        right: All columns but the first are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if right and place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

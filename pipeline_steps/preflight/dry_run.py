@@ -22,22 +22,33 @@ import yaml
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.preflight.needs import missing_data
-from pipeline_steps.runtime.command_line import add_study, command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.study import read_configs
 
 
-def run(plan: Plan, config: dict[str, object]) -> tuple[dict[str, int], tuple[float, float]]:
-    """Dry-run a study's workflow in an empty folder.
+def run(*, study: Sequence[Path]) -> None:
+    """Print the jobs of a study.
 
     Args:
-        plan: the study.
-        config: its configuration.
+        study: Study configuration (YAML); of several the later ones win, key by key.
+    """
+    config = read_configs(study)
+    started, used = time.monotonic(), _processor_seconds()
+    counts = jobs_of(make_plan(config, str(study[0])), config)
+    for rule, count in counts.items():
+        print(f"{rule:24}{count:6}")
+    wall, used = time.monotonic() - started, _processor_seconds() - used
+    print(f"{'total':24}{sum(counts.values()):6}   dry run: {wall:.1f} s, processor {used:.1f} s")
 
-    Returns:
-        Rule to number of jobs, and the seconds of wall and of processor time that it took.
+
+def jobs_of(plan: Plan, config: dict[str, object]) -> dict[str, int]:
+    """Rule to number of jobs, by a dry run of the workflow in an empty folder.
+
+    Args:
+        plan: The study.
+        config: Its configuration.
 
     Raises:
         StepError: the dry run failed.
@@ -52,7 +63,6 @@ def run(plan: Plan, config: dict[str, object]) -> tuple[dict[str, int], tuple[fl
             *("--snakefile", PROJECT_ROOT / "Snakefile"),
             *("--directory", folder),
         ]
-        started, used = time.monotonic(), processor_seconds()
         result = subprocess.run(
             [program, "-n", "--quiet", "rules", *place, "--configfile", folder / "study.yaml"],
             cwd=PROJECT_ROOT,
@@ -61,37 +71,19 @@ def run(plan: Plan, config: dict[str, object]) -> tuple[dict[str, int], tuple[fl
             text=True,
             check=False,
         )
-        seconds = time.monotonic() - started, processor_seconds() - used
     if result.returncode != 0:
         raise StepError(f"the dry run failed: {(result.stdout + result.stderr)[-2000:]}")
-    return job_counts(result.stdout + result.stderr), seconds
+    table = (result.stdout + result.stderr).partition("Job stats:")[2].partition("\ntotal ")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
 
 
-def processor_seconds() -> float:
-    """Processor time of this process's finished children."""
+def _processor_seconds() -> float:
+    """Of this process's finished children."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def job_counts(output: str) -> dict[str, int]:
-    """Rule to number of jobs, from the table of a dry run; empty when nothing is to be done."""
-    table = output.partition("Job stats:")[2].partition("\ntotal ")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("preflight.dry_run", __doc__)
-    add_study(parser, required=True)
-    arguments = parser.parse_args(argv)
-    config = read_configs(arguments.study)
-    counts, seconds = run(make_plan(config, str(arguments.study[0])), config)
-    for rule, count in counts.items():
-        print(f"{rule:24}{count:6}")
-    wall, used = seconds
-    print(f"{'total':24}{sum(counts.values()):6}   dry run: {wall:.1f} s, processor {used:.1f} s")
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline_steps.preflight.amounts import amounts_of, disk, units
-from pipeline_steps.preflight.costs import STEP_TIMES, costs_of, measured_seconds, read_step_times
+from pipeline_steps.preflight.costs import (
+    STEP_TIMES,
+    amounts_of,
+    costs_of,
+    disk,
+    measured_seconds,
+    read_step_times,
+    units,
+)
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.plan import make_plan
 from pipeline_steps.study.settings.study import read_configs
