@@ -31,7 +31,7 @@ from measured import hardware
 from pipeline_steps.diffusion.training.data import Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.io.atomic import write_json
-from pipeline_steps.runtime.allocator import keep_freed_memory
+from pipeline_steps.runtime.lease import keep_freed_memory
 from pipeline_steps.study.command import run_main
 
 PEAK = 790e12  # FLOP/s of an H200, dense bf16, measured

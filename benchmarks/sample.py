@@ -34,7 +34,7 @@ from measured import hardware
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.weights import Weights
-from pipeline_steps.runtime.allocator import keep_freed_memory
+from pipeline_steps.runtime.lease import keep_freed_memory
 from pipeline_steps.study.command import run_main
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

@@ -34,8 +34,7 @@ from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights, content_hashes
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.runtime.machine import machine_of_log, this_machine
+from pipeline_steps.runtime.logs import get_logger, machine_of_log, this_machine
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import validated
 

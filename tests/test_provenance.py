@@ -11,7 +11,7 @@ from pipeline_steps import provenance
 from pipeline_steps.io.atomic import write_json, write_text
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.machine import machine_of_log, tell_machine, this_machine
+from pipeline_steps.runtime.logs import machine_of_log, tell_machine, this_machine
 from pipeline_steps.runtime.run_lock import VARIABLE
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"

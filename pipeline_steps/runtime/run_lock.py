@@ -46,7 +46,7 @@ def clear_stale_locks(results: str, folder: Path = FOLDER) -> bool:
         Whether it is certain that nobody else runs this study just now.
     """
     with _open(_path(results, folder)) as stream:
-        if not _lock(stream, fcntl.LOCK_EX):
+        if not _locked(stream):
             return False
         for path in (folder / "locks").glob("*.lock"):
             try:
@@ -60,7 +60,10 @@ def clear_stale_locks(results: str, folder: Path = FOLDER) -> bool:
 
 
 def claim_run(
-    results: str, folder: Path = FOLDER, *, tell: Callable[[str], None] | None = None
+    results: str,
+    folder: Path = FOLDER,
+    *,
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> None:
     """Hold the study's lock until this process ends, then wait for steps of an earlier run.
 
@@ -73,8 +76,8 @@ def claim_run(
     path = _path(results, folder)
     stream = _open(path)
     limit = time.monotonic() + CLAIM_SECONDS  # another one may be looking for stale locks
-    while not _lock(stream, fcntl.LOCK_EX):
-        if not _supported(stream):
+    while not (locked := _locked(stream)):
+        if locked is None:
             stream.close()
             return
         if time.monotonic() > limit:
@@ -96,7 +99,15 @@ def claim_run(
     stream.flush()
     os.environ[VARIABLE] = f"{token}:{path.resolve()}"
     with _open(_steps(path)) as steps:
-        _wait_for_steps(steps, results, tell or _print)
+        if _locked(steps) is False:
+            found = ", ".join(_holders(_steps(path))) or "see squeue --me"
+            tell(
+                f"Waiting for steps of an earlier run that still work on {results}, though their "
+                f"Snakemake is gone: {found}. They save what they have when you end them (kill, "
+                "scancel)."
+            )
+        while _locked(steps) is False:
+            time.sleep(POLL_SECONDS)
     if crashed:
         _remove_half_written(Path(results))
 
@@ -121,7 +132,9 @@ def join_run() -> None:
     if not name or not path.is_file():
         return
     steps = _open(_steps(path))
-    if not _lock(steps, fcntl.LOCK_SH, wait=True):
+    try:
+        fcntl.flock(steps, fcntl.LOCK_SH)
+    except OSError:  # no locks on this file system
         steps.close()
         return
     _held.append(steps)
@@ -144,36 +157,15 @@ def _open(path: Path) -> TextIOWrapper:
     return path.open("a+", encoding="utf-8")
 
 
-def _lock(stream: TextIOWrapper, kind: int, *, wait: bool = False) -> bool:
-    try:
-        fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
-    except OSError:  # held by another, or no locks on this file system
-        return False
-    return True
-
-
-def _supported(stream: TextIOWrapper) -> bool:
-    """Whether the file system knows locks; asked when one could not be had."""
+def _locked(stream: TextIOWrapper) -> bool | None:
+    """Take an exclusive lock: whether it is ours now; None where the file system knows none."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    except OSError:
         return False
-    fcntl.flock(stream, fcntl.LOCK_UN)
+    except OSError:
+        return None
     return True
-
-
-def _wait_for_steps(stream: TextIOWrapper, results: str, tell: Callable[[str], None]) -> None:
-    if _lock(stream, fcntl.LOCK_EX):
-        return
-    tell(
-        f"Waiting for steps of an earlier run that still work on {results}, though their Snakemake "
-        f"is gone: {', '.join(_holders(Path(stream.name))) or 'see squeue --me'}. They save what "
-        "they have when you end them (kill, scancel)."
-    )
-    while not _lock(stream, fcntl.LOCK_EX) and _supported(stream):
-        time.sleep(POLL_SECONDS)
 
 
 def _holders(path: Path) -> list[str]:
@@ -200,7 +192,3 @@ def _remove_half_written(results: Path) -> None:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from pipeline_steps.runtime.allocator import VARIABLES, keep_freed_memory
+from pipeline_steps.runtime.lease import GLIBC_VARIABLES, keep_freed_memory
 
 FAULTS = """
 import resource, sys
-from pipeline_steps.runtime.allocator import keep_freed_memory
+from pipeline_steps.runtime.lease import keep_freed_memory
 import numpy as np
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_memory_is_not_given_back_between_allocations() -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in GLIBC_VARIABLES}
 
     def faults(mode: str) -> int:
         command = [sys.executable, "-c", FAULTS, mode]

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
+import select
 import subprocess
 import sys
-import time
-from contextlib import ExitStack
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +19,16 @@ GPU 1: NVIDIA A100 (UUID: GPU-bbbb)
   MIG 1g.10gb     Device  1: (UUID: MIG-dddd)
 """
 
-# Notes when it held which card, as "<start> <end> <cards>".
+# Takes the first cards that it can get, says which, and holds them until it is told to end.
 JOB = """
-import os, sys, time
+import os, sys
 from pipeline_steps.runtime import lease
-lease.RETRY_SECONDS = 0.05
+lease.RETRY_SECONDS = 0.02
+lease.random.sample = lambda cards, n: list(cards)
 with lease.hold_gpus(int(sys.argv[1])) as cards:
     assert os.environ["CUDA_VISIBLE_DEVICES"].split(",") == cards and "torch" not in sys.modules
-    print("start", time.monotonic(), *cards, flush=True)
-    time.sleep(float(sys.argv[2]))
-    print("end", time.monotonic(), flush=True)
+    print("holds", *cards, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -40,68 +37,105 @@ def four_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setenv("CONSENTED_FACES_GPU_LEASES", str(tmp_path / "leases"))
     monkeypatch.delenv("CONSENTED_FACES_GPU_SLOTS", raising=False)
-    monkeypatch.setattr("pipeline_steps.runtime.lease.RETRY_SECONDS", 0.05)
 
 
-def start(wanted: int, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", JOB, str(wanted), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+class Job:
+    """A process that wants cards; what it says comes one line after the other.
+
+    Args:
+        wanted: Number of cards.
+        waits: It has to find too few at first.
+        patient: It may find too few for a moment.
+    """
+
+    def __init__(self, wanted: int, *, waits: bool = False, patient: bool = False) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", JOB, str(wanted)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.cards: list[str] = []
+        if waits:
+            assert f"waiting for {wanted} of 4 GPUs" in self.line()
+        else:
+            self.get(patient=patient)
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], 60)[0], "the job says nothing"
+        return self.process.stdout.readline()
+
+    def get(self, *, patient: bool = False) -> list[str]:
+        line = self.line()
+        if patient and " waiting for " in line:
+            line = self.line()
+        first, *self.cards = line.split()
+        assert first == "holds", [first, *self.cards]
+        return self.cards
+
+    def end(self) -> None:
+        self.process.communicate(timeout=60)
+        assert self.process.returncode == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
-def held_by(job: subprocess.Popen[str], *, killed: bool = False) -> tuple[float, float, list[str]]:
-    """When a job that ended held which cards; a killed one until now."""
-    output, _ = job.communicate(timeout=120)
-    now = time.monotonic()
-    assert job.returncode == (-signal.SIGKILL if killed else 0)
-    lines = [line.split() for line in output.splitlines()]
-    if not lines:  # killed before it held any
-        return now, now, []
-    return float(lines[0][1]), now if killed else float(lines[1][1]), lines[0][2:]
+@pytest.fixture
+def four_jobs() -> Iterator[list[Job]]:
+    """All four cards taken; what a test starts beside these has to end in it."""
+    jobs = [Job(1) for _ in range(4)]
+    yield jobs
+    for job in jobs:
+        job.kill()
 
 
-def assert_never_shared(spans: list[tuple[float, float, list[str]]]) -> None:
-    for card in "0123":
-        own = sorted((begin, end) for begin, end, cards in spans if card in cards)
-        assert all(before[1] <= after[0] for before, after in pairwise(own))
+def test_every_job_has_a_card_of_its_own_and_the_next_one_gets_what_is_given_back(
+    four_jobs: list[Job],
+) -> None:
+    assert [job.cards for job in four_jobs] == [["0"], ["1"], ["2"], ["3"]]
+    fifth = Job(1, waits=True)
+    four_jobs[2].end()
+    assert fifth.get() == ["2"]
+    fifth.end()
 
 
-def test_concurrent_jobs_never_share_a_card_and_use_all() -> None:
-    jobs = [start(1, 0.15) for _ in range(10)] + [start(2, 0.15) for _ in range(2)]
-    spans = [held_by(job) for job in jobs]
-    assert sorted(len(cards) for _, _, cards in spans) == [1] * 10 + [2] * 2
-    assert {card for _, _, cards in spans for card in cards} == set("0123")
-    assert_never_shared(spans)
+def test_a_killed_job_frees_its_card(four_jobs: list[Job]) -> None:
+    fifth = Job(1, waits=True)
+    four_jobs[1].kill()
+    assert fifth.get() == ["1"]
+    fifth.kill()
+    sixth = Job(1)  # killed or ended, nothing leaked
+    assert sixth.cards == ["1"]
+    sixth.end()
 
 
-def test_killed_jobs_free_their_cards_for_the_jobs_that_wait() -> None:
-    rng = random.Random(0)
-    for _ in range(3):
-        jobs = [start(1, 0.1) for _ in range(18)]
-        victims = [start(1, 60) for _ in range(6)]
-        others: list[tuple[float, float, list[str]]] = []
-        for victim in victims:
-            time.sleep(rng.uniform(0.05, 0.4))
-            killing = time.monotonic()
-            victim.kill()
-            begin, _, cards = held_by(victim, killed=True)
-            others.append((min(begin, killing), killing, cards))
-        assert_never_shared(others + [held_by(job) for job in jobs])
-        with ExitStack() as stack:  # nothing leaked: all four cards can be had at once
-            os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
-            assert len(stack.enter_context(hold_gpus(4))) == 4
+def test_who_wants_two_cards_keeps_none_while_waiting(four_jobs: list[Job]) -> None:
+    """Else two such jobs, with a card each, would wait for each other for ever."""
+    pair = Job(2, waits=True)
+    four_jobs[3].end()
+    single = Job(1, patient=True)
+    assert single.cards == ["3"]
+    four_jobs[0].end()
+    single.end()
+    assert pair.get() == ["0", "3"]
+    pair.end()
 
 
 def test_two_slots_let_two_small_jobs_share_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("CONSENTED_FACES_GPU_SLOTS", "2")
+    monkeypatch.setattr("random.sample", lambda cards, n: list(cards))
     taken = []
     leases = [hold_gpus(1) for _ in range(4)]
     for lease in leases:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
         lease.__enter__()
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
-    assert sorted(taken) == ["0", "0", "1", "1"]
-    assert set(taken[:2]) == {"0", "1"}  # the second card before a second job on the first
+    assert taken == ["0", "1", "0", "1"]  # the second card before a second job on the first
     for lease in reversed(leases):
         lease.__exit__(None, None, None)
 

@@ -16,20 +16,22 @@ from pipeline_steps.runtime import run_lock
 from pipeline_steps.runtime.errors import StepError
 
 RESULTS = "results/demo"
-# A run that says when it holds the lock, and then works until it is killed.
+# A run that says when it holds the lock, and then works until it is killed or told to end.
 RUN = f"""
-import os, time
+import os, sys
 from pipeline_steps.runtime.run_lock import claim_run, VARIABLE
 claim_run({RESULTS!r})
 print(os.environ[VARIABLE], flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 STEP = """
-import sys, time
+import sys
+from pathlib import Path
 from pipeline_steps.study.command import run_main
 def main():
     print("works", flush=True)
-    time.sleep(float(sys.argv[1]))
+    sys.stdin.read()
+    Path("worked").touch()
     return 0
 raise SystemExit(run_main(main))
 """
@@ -48,15 +50,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.pop(run_lock.VARIABLE, None)
 
 
-def start(code: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    job = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+def start(code: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
         env=os.environ | variables,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    return job
 
 
 def first_line(job: subprocess.Popen[str]) -> str:
@@ -96,16 +98,26 @@ def test_a_second_run_is_refused_and_told_of_the_first() -> None:
     run_lock.claim_run(RESULTS)
 
 
-def test_a_run_waits_for_the_steps_of_a_killed_one_and_names_them() -> None:
+def test_a_run_waits_for_the_steps_of_a_killed_one_and_names_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step ends only when the new run waits: one that did not would be there before it."""
     run = start(RUN)
-    step = start(STEP, "1.5", **{run_lock.VARIABLE: first_line(run)})
+    step = start(STEP, **{run_lock.VARIABLE: first_line(run)})
     assert first_line(step) == "works"
     kill(run)
     told: list[str] = []
-    begin = time.monotonic()
+    sleep = time.sleep
+
+    def let_the_step_end(seconds: float) -> None:
+        assert told and step.stdin is not None
+        step.stdin.close()
+        sleep(seconds)
+
+    monkeypatch.setattr(run_lock.time, "sleep", let_the_step_end)
     run_lock.claim_run(RESULTS, tell=told.append)
-    assert time.monotonic() - begin > 0.2
-    assert step.wait() == 0  # it was left to end by itself
+    assert Path("worked").is_file()
+    assert step.wait(timeout=60) == 0
     assert len(told) == 1 and f"process {step.pid}" in told[0] and RESULTS in told[0]
 
 
@@ -114,14 +126,14 @@ def test_a_step_whose_run_was_replaced_does_not_begin() -> None:
     token = first_line(run)
     kill(run)
     run_lock.claim_run(RESULTS)
-    step = start(STEP, "0", **{run_lock.VARIABLE: token})
+    step = start(STEP, **{run_lock.VARIABLE: token})
     output, errors = step.communicate()
     assert step.returncode == 75 and output == ""
     assert "stopped: this step's run is gone and a newer one has taken its place" in errors
 
 
 def test_a_step_by_hand_needs_no_run() -> None:
-    step = start(STEP, "0")
+    step = start(STEP)
     assert step.communicate()[0] == "works\n" and step.returncode == 0
 
 
