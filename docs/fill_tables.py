@@ -24,11 +24,11 @@ from PIL import Image
 
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
 from pipeline_steps.io.atomic import atomic_path, write_text
 from pipeline_steps.io.tables import read_csv
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import run_main
-from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = r"(<!-- table:{name} -->\n).*?(<!-- /table -->)"

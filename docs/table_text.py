@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_steps.evidence.names import UNTUNED, Names, order_key
 from pipeline_steps.evidence.report.findings import Estimate, average_accuracy
-from pipeline_steps.evidence.tables.names import UNTUNED, Names, order_key
 from pipeline_steps.study.sources import NOT_APPLICABLE, REFERENCES
 
 NAMES = Names({"real": "photographs", "wild": "in the wild", UNTUNED: "untuned"})

@@ -1,8 +1,5 @@
 """Audit whom a variant's images show: swaps, collisions, copies of photographs, strangers.
 
-In:  embeddings by one recogniser of the variant (--variant-features), the photographs (--real) and
-     the in-the-wild set (--wild, optional), at features/<source>/<recogniser>.safetensors; the
-     aligned images of all three (--aligned, --real-aligned, --wild-aligned).
 Out: beside each other: <out>.csv, a row per image with its nearest person, closest photograph and
      closest wild image; <out>.pairs.csv, the most suspicious image pairs of each check;
      <out>.summary.csv, one row of counts and verdicts; <out>.html, the pairs to look at, one page
@@ -14,12 +11,17 @@ al., "Extracting Training Data from Diffusion Models", USENIX Security 2023.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline_steps.evidence.audit.audit import SAMPLE_COLUMNS, SUMMARY_COLUMNS, Evidence, audit
+from pipeline_steps.evidence.audit.checks import (
+    SAMPLE_COLUMNS,
+    SUMMARY_COLUMNS,
+    VERDICTS,
+    Evidence,
+    audit,
+)
 from pipeline_steps.evidence.audit.copies import (
     SIDE,
     Patches,
@@ -27,22 +29,24 @@ from pipeline_steps.evidence.audit.copies import (
     copy_threshold,
     nearest_photographs,
 )
-from pipeline_steps.evidence.audit.suspicious_pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
-from pipeline_steps.evidence.report.pair_page import render_pairs, with_pictures
+from pipeline_steps.evidence.audit.pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
+from pipeline_steps.evidence.names import Names
+from pipeline_steps.evidence.report.page import render, with_pictures
 from pipeline_steps.evidence.scores.resemblance import Faces, faces_of, thresholds_from
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
-from pipeline_steps.naming import REAL, WILD
-from pipeline_steps.runtime.command_line import step_command_line
+from pipeline_steps.naming import REAL, WILD, identities_of, identity_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.artefacts import source_of
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_same_extractor, record_place, write_record
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import AuditSettings
-from pipeline_steps.study.sources import identities_of, identity_of, source_of
+
+ENDINGS = (".csv", ".pairs.csv", ".summary.csv", ".html")
 
 
 def run(
@@ -60,9 +64,13 @@ def run(
 
     Args:
         frozen: the step's configuration.
-        variant_features, real, wild: embeddings by the same recogniser.
-        aligned, real_aligned, wild_aligned: folders of the aligned images.
-        out: path of the outputs without ending.
+        variant_features: Embeddings of the generated images.
+        real: Embeddings of the photographs, by the same recogniser.
+        aligned: Folder of the aligned generated images.
+        real_aligned: Folder of the aligned photographs.
+        out: Path of the outputs, without ending.
+        wild: Embeddings of the in-the-wild images.
+        wild_aligned: Folder of the aligned in-the-wild images.
 
     Returns:
         The row of the summary.
@@ -104,13 +112,21 @@ def run(
     result = audit(evidence)
     summary = {**source.columns, "recogniser": real.stem, **result.summary}
     pairs = suspicious_pairs(evidence, result, settings.pairs)
-    write_csv(_beside(out, ".csv"), result.samples, SAMPLE_COLUMNS)
-    write_csv(_beside(out, ".pairs.csv"), pairs, PAIR_COLUMNS)
-    write_csv(_beside(out, ".summary.csv"), [summary], SUMMARY_COLUMNS)
-    folders = {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
-    page = render_pairs(frozen.study, source, summary, with_pictures(pairs, folders), settings)
-    write_text(_beside(out, ".html"), page)
-    made = [_beside(out, ending) for ending in (".csv", ".pairs.csv", ".summary.csv", ".html")]
+    names, folders = Names.of(frozen), {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
+    page = render(
+        "page.audit.html.j2",
+        study=frozen.study,
+        variant=names.variant(source),
+        recogniser=names(real.stem),
+        summary=summary,
+        verdicts=VERDICTS,
+        pairs=with_pictures(pairs, folders),
+    )
+    made = [out.with_name(f"{out.name}{ending}") for ending in ENDINGS]
+    write_csv(made[0], result.samples, SAMPLE_COLUMNS)
+    write_csv(made[1], pairs, PAIR_COLUMNS)
+    write_csv(made[2], [summary], SUMMARY_COLUMNS)
+    write_text(made[3], page)
     write_record(record_place(made[0]), frozen, made, features)
     log.info("%s: %s", source.name, summary["sentence"])
     return summary
@@ -137,28 +153,7 @@ def _patches(faces: Faces, folder: Path) -> dict[str, Patches]:
     return found
 
 
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(out.name + ending)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("audit", __doc__)
-    for flag, description, required in (
-        ("--variant-features", "embeddings of the generated images", True),
-        ("--real", "embeddings of the photographs", True),
-        ("--wild", "embeddings of the in-the-wild images", False),
-        ("--aligned", "folder of the aligned generated images", True),
-        ("--real-aligned", "folder of the aligned photographs", True),
-        ("--wild-aligned", "folder of the aligned in-the-wild images", False),
-        ("--out", "path of the outputs, without ending", True),
-    ):
-        parser.add_argument(flag, type=Path, required=required, help=description)
-    arguments = parser.parse_args(argv)
-    paths = {key: value for key, value in vars(arguments).items() if key != "config"}
-    run(load_frozen(arguments.config, AuditSettings), **paths)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

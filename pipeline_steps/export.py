@@ -1,9 +1,5 @@
 """Export a variant as a dataset that can be passed on.
 
-In:  samples/<variant>/manifest.parquet (--samples) and its images;
-     aligned/<variant>/manifest.parquet (--aligned) and its images;
-     dataset/identities.csv (--identities): who is in the study, and what they consented to;
-     the tables about quality and identity (--tables).
 Out: a folder (--out): images in the chosen layout, metadata.csv and metadata.parquet with a row per
      image, README.md (the dataset's card), SHA256SUMS.
      Only images that the samples and the aligned manifest keep, of people who are in the identity
@@ -18,24 +14,24 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline_steps.evidence.report.dataset_card import CardFacts, dataset_card
+from pipeline_steps.evidence.report.page import render
 from pipeline_steps.io.atomic import atomic_path
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
-from pipeline_steps.runtime.command_line import step_command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, progress
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ExportSettings
 
 Row = dict[str, Any]
@@ -43,6 +39,19 @@ Row = dict[str, Any]
 TOLD = (*GENERATED_BY, *VARIANT, "weights_sha256")
 COLUMNS = ("file_name", "identity", "gender", "index", *TOLD, "sha256")
 SUMS = "SHA256SUMS"
+# Table to its columns that the card shows.
+MEASURED = {
+    "quality": (
+        "reference",
+        "fid",
+        "cmmd",
+        "precision",
+        "recall",
+        "face_quality_mean",
+        "extractors",
+    ),
+    "identity": ("versus", "recogniser", "eer", "eer_low", "eer_high", "fmr100", "fdr"),
+}
 
 
 def run(
@@ -58,9 +67,9 @@ def run(
 
     Args:
         frozen: The step's configuration; the variant says base_model, method and prompts.
-        samples: Folder of the variant's samples.
-        aligned: Folder of its aligned faces.
-        identities: The identity table.
+        samples: Folder of the variant's samples, with their manifest.
+        aligned: Folder of its aligned faces, with their manifest.
+        identities: The identity table: who is in the study, and what they consented to.
         tables: Folder of the study's tables.
         out: Folder to write.
 
@@ -71,7 +80,7 @@ def run(
         StepError: an input is missing, an image is missing or not what its manifest says, or there
             is none to export.
     """
-    people = _people(identities)
+    people = read_csv(identities, ("identity", "gender", "consent"), texts=True)
     sampled = read_manifest(samples / "manifest.parquet", ("identity", "index", "file", *TOLD))
     faces = read_manifest(aligned / "manifest.parquet", ("file", "source_file", "sha256", "kept"))
     chosen, left_out = choose(sampled, faces, set(people["identity"]))
@@ -85,17 +94,22 @@ def run(
         metadata = pd.DataFrame(rows, columns=list(COLUMNS))
         write_manifest(folder / "metadata.parquet", rows, COLUMNS)
         metadata.to_csv(folder / "metadata.csv", index=False, lineterminator="\n")
-        facts = CardFacts(
+        shown = people[people["identity"].isin(metadata["identity"])]
+        card = render(
+            "card.md.j2",
             settings=settings,
             study=frozen.study,
             variant=frozen.variant,
             metadata=metadata,
-            identities=people[people["identity"].isin(metadata["identity"])],
             left_out=left_out,
-            tables=_tables(tables, frozen.variant),
-            weights=frozen.weights,
+            consent=shown["consent"].value_counts().sort_index().to_dict(),
+            tables=_measured(tables, frozen.variant),
+            weights=[
+                (role, entry.name, entry.licence, "yes" if entry.commercial_use else "no")
+                for role, entry in sorted(frozen.weights.items())
+            ],
         )
-        (folder / "README.md").write_text(dataset_card(facts), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         sums = [f"{sha256_file(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
@@ -226,49 +240,28 @@ def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
     shard.addfile(entry, io.BytesIO(content))
 
 
-def _people(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise StepError(f"identity table {path} is missing: run prepare first")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    missing = {"identity", "gender", "consent"} - set(table.columns)
-    if missing:
-        raise StepError(f"{path} lacks the columns {sorted(missing)}: run prepare again")
-    return table
-
-
-def _tables(folder: Path, variant: dict[str, str]) -> dict[str, pd.DataFrame]:
-    """Rows about one variant of the tables that a card shows."""
-    found = {}
-    for name in ("quality", "identity"):
-        path = folder / f"{name}.csv"
-        if not path.is_file():
-            raise StepError(f"table {path} is missing: run the tables step first")
-        frame = pd.read_csv(path)
+def _measured(folder: Path, variant: Mapping[str, str]) -> dict[str, list[list[str]]]:
+    """Of each table that a card shows: the heads, and the rows about one variant."""
+    found: dict[str, list[list[str]]] = {}
+    for name, shown in MEASURED.items():
+        frame = read_csv(folder / f"{name}.csv", list(variant))
+        columns = [column for column in shown if column in frame]
         for column, value in variant.items():
             frame = frame[frame[column].astype(str) == value]
-        found[name] = frame
+        rows = [[_number(row[column]) for column in columns] for _, row in frame.iterrows()]
+        # An FID only where the extractor is Inception-v3.
+        heads = ["Fréchet distance" if c == "fid" else c.replace("_", " ") for c in columns]
+        found[name] = [heads, *rows] if rows else []
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("export", __doc__)
-    parser.add_argument("--samples", type=Path, required=True, help="folder of the samples")
-    parser.add_argument("--aligned", type=Path, required=True, help="folder of the aligned faces")
-    parser.add_argument("--identities", type=Path, required=True, help="identity table (CSV)")
-    parser.add_argument("--tables", type=Path, required=True, help="folder of the tables")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args(argv)
-    run(
-        load_frozen(arguments.config, ExportSettings),
-        samples=arguments.samples,
-        aligned=arguments.aligned,
-        identities=arguments.identities,
-        tables=arguments.tables,
-        out=arguments.out,
-    )
-    return 0
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.4g}"
+    return str(value)
 
+
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -1,9 +1,6 @@
 """Draw the study's figures (the paper's Figures 3, 4 and 1, and coverage).
 
-In:  embeddings by one recogniser: of the photographs (--real) and of every variant
-     (--variant-features), at features/<source>/<recogniser>.safetensors; head poses of the same
-     sets (--pose), at features/<source>/<extractor>.safetensors; the prepared photographs
-     (--dataset) and the manifests of the samples (--samples). Out: in --out, as SVG and PNG:
+Out: in --out, as SVG and PNG:
      distributions  genuine and impostor similarity of every method, against the real images and
                     among the synthetic ones, a row per base model and prompt set (Figure 3)
      samples        photographs and every method's images of the same prompts, with the mean
@@ -18,43 +15,42 @@ Source: Tomasevic et al., "ID-Booth", FG 2025.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline_steps.evidence.figures.coverage import (
+from pipeline_steps.evidence.figures.grids import (
+    Gallery,
+    GridRow,
+    distinct_words,
+    grid_figure,
+    unit_embeddings,
+)
+from pipeline_steps.evidence.figures.plots import (
     ATTRIBUTES,
-    PoseCloud,
-    attribute_tables,
+    Scores,
+    attribute_rows,
     attributes_figure,
+    distributions_figure,
     pose_figure,
 )
-from pipeline_steps.evidence.figures.gallery import Gallery, distinct_words, unit_embeddings
-from pipeline_steps.evidence.figures.plots import (
-    Distribution,
-    GridRow,
-    Panel,
-    distributions_figure,
-    grid_figure,
-)
+from pipeline_steps.evidence.names import Names, by_setting, colours_of, order_key
 from pipeline_steps.evidence.origins import check_features
-from pipeline_steps.evidence.tables.names import Names, order_key
-from pipeline_steps.evidence.tables.variants import method_name, methods_of, settings_of
 from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import Features, load_features
 from pipeline_steps.metrics.pairs import compare_between, compare_within
-from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.naming import REAL, identities_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.artefacts import Source, source_of
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import record_place, write_record
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FiguresSettings
-from pipeline_steps.study.sources import Source, identities_of, source_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,12 +70,12 @@ def run(
 
     Args:
         frozen: the step's configuration.
-        dataset: folder of the prepare step.
-        real: embeddings of the photographs.
-        variant_features: embeddings of every variant, by the same recogniser.
-        samples: manifests of every variant's samples.
-        pose: head poses of the photographs and of every variant.
-        out: folder to write into.
+        dataset: Folder of the prepare step.
+        real: Embeddings of the photographs.
+        variant_features: Embeddings of every variant, by the same recogniser.
+        samples: Manifests of every variant's samples.
+        pose: Head poses of the photographs and of every variant.
+        out: Folder to write into.
 
     Raises:
         StepError: no variant, several recognisers, features without samples and vice versa, or
@@ -91,111 +87,94 @@ def run(
             f"figures show one recogniser, but got features of {', '.join(sorted(recognisers))}"
         )
     features = {source_of(path, "features"): load_features(path) for path in variant_features}
-    folders = {source_of(path, "samples"): path.parent for path in samples}
-    if not features or set(features) != set(folders):
-        odd = sorted(source.name for source in set(features) ^ set(folders)) or ["none"]
+    manifests = {source_of(path, "samples"): path for path in samples}
+    if not features or set(features) != set(manifests):
+        odd = sorted(source.name for source in set(features) ^ set(manifests)) or ["none"]
         raise StepError(f"figures need features and samples of the same variants: {', '.join(odd)}")
-    photographs = read_manifest(dataset / "manifest.parquet", ["identity", "file", "kept"])
-    photograph_features = load_features(real)
+    poses = {source_of(path, "features"): load_features(path) for path in pose}
+    if set(poses) != {Source(REAL), *features}:
+        raise StepError("figures need head poses of the photographs and of exactly the variants")
+    prepared = dataset / "manifest.parquet"
+    check_features([real, *variant_features], pose, [prepared, *samples])
+    features[Source(REAL)] = load_features(real)
+    photographs = read_manifest(prepared, ["identity", "file", "kept"])
+    embeddings = {source: unit_embeddings(found) for source, found in features.items()}
     gallery = Gallery(
         photographs=photographs[photographs["kept"].astype(bool)],
         dataset=dataset,
-        samples={
-            source: _images_of(folder / "manifest.parquet") for source, folder in folders.items()
-        },
-        folders=folders,
-        real=unit_embeddings(photograph_features),
-        synthetic={source: unit_embeddings(found) for source, found in features.items()},
+        samples={source: _images_of(path) for source, path in manifests.items()},
+        folders={source: path.parent for source, path in manifests.items()},
+        real=embeddings.pop(Source(REAL)),
+        synthetic=embeddings,
     )
-    poses = {source_of(path, "features"): load_features(path) for path in pose}
-    if set(poses) != {Source("real"), *features}:
-        raise StepError("figures need head poses of the photographs and of exactly the variants")
-    manifests = [dataset / "manifest.parquet", *samples]
-    check_features([real, *variant_features], pose, manifests)
-    settings, log = frozen.settings, get_logger("figures")
-    drawn = (
-        ("distributions", _distributions(frozen, photograph_features, features, real.stem)),
-        ("samples", _samples(settings, gallery)),
-        ("overview", _overview(settings, gallery)),
-        ("pose", _pose(settings, poses)),
-        ("attributes", _attributes(settings, gallery)),
-    )
-    for name, figure in drawn:
+    settings, names, log = frozen.settings, Names.of(frozen), get_logger("figures")
+    methods = sorted({source.method for source in manifests}, key=order_key)
+    look: dict[str, Any] = {
+        "labels": {method: names.method(method) for method in methods},
+        "colours": colours_of(methods, settings.colours),
+        "width": settings.width,
+    }
+    figures = {
+        "distributions": distributions_figure(
+            _scores(frozen, features, names), **look, bins=settings.bins, judge=names(real.stem)
+        ),
+        "samples": _samples(settings, gallery, names),
+        "overview": _overview(settings, gallery, names),
+        "pose": _pose(poses, names, look),
+        "attributes": _attributes(settings, gallery, look),
+    }
+    made = []
+    for name, figure in figures.items():
         for ending in (".svg", ".png"):
-            save_figure(figure, out / f"{name}{ending}", dpi=settings.dpi)
+            made.append(out / f"{name}{ending}")
+            save_figure(figure, made[-1], dpi=settings.dpi)
         log.info("%s written to %s", name, out)
-    made = [out / f"{name}{ending}" for name, _ in drawn for ending in (".svg", ".png")]
-    write_record(record_place(out), frozen, made, [real, *variant_features, *pose, *manifests])
+    inputs = [real, *variant_features, *pose, prepared, *samples]
+    write_record(record_place(out), frozen, made, inputs)
 
 
 def _images_of(manifest: Path) -> pd.DataFrame:
-    """A manifest's rows with an image; drawings that a gate rejected have none."""
+    """A manifest's rows with an image; samples that a gate rejected have none."""
     frame = read_manifest(manifest, ["identity", "index", "file"])
     return frame[frame["file"].notna()]
 
 
-def _distributions(
-    frozen: Frozen[FiguresSettings],
-    real: Features,
-    features: dict[Source, Features],
-    recogniser: str,
-) -> Figure:
-    settings, names = frozen.settings, Names(frozen.settings.labels)
-    rows = []
-    for base_model, prompts in settings_of(features):
-        against: dict[str, list[Distribution]] = {"real": [], "synthetic": []}
-        for source in methods_of(features, base_model, prompts):
-            found = features[source]
-            owners = identities_of(found.files)
-            for versus, drawn in against.items():
-                # The draw of the score step, so that figure and table are about the same pairs.
+def _scores(
+    frozen: Frozen[FiguresSettings], features: Mapping[Source, Features], names: Names
+) -> dict[str, dict[str, dict[str, Scores]]]:
+    """Similarities for :func:`distributions_figure`."""
+    real, impostors = features[Source(REAL)], frozen.settings.impostors
+    rows: dict[str, dict[str, dict[str, Scores]]] = {}
+    variants = [source for source in features if not source.is_reference]
+    for (base_model, prompts), sources in by_setting(variants).items():
+        panels = rows.setdefault(f"{names(base_model)}\n{names(prompts)}", {})
+        for versus in ("real", "synthetic"):
+            panel = panels.setdefault(f"vs. {versus}", {})
+            for source in sources:
+                own = features[source].features, identities_of(features[source].files)
+                # The stream of the score step, so that figure and table are about the same pairs.
                 rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
-                comparison = (
-                    compare_between(
-                        found.features,
-                        owners,
-                        real.features,
-                        identities_of(real.files),
-                        impostors=settings.impostors,
-                        rng=rng,
-                    )
-                    if versus == "real"
-                    else compare_within(
-                        found.features, owners, impostors=settings.impostors, rng=rng
-                    )
-                )
-                drawn.append(
-                    Distribution(
-                        source.method,
-                        method_name(names, source.method),
-                        comparison.genuine.scores,
-                        comparison.impostor.scores,
-                    )
-                )
-        panels = [Panel(f"vs. {versus}", tuple(drawn)) for versus, drawn in against.items()]
-        rows.append((f"{names(base_model)}\n{names(prompts)}", panels))
-    return distributions_figure(
-        rows,
-        width=settings.width,
-        bins=settings.bins,
-        colours=settings.colours,
-        judge=names(recogniser),
-    )
+                if versus == "real":
+                    theirs = real.features, identities_of(real.files)
+                    found = compare_between(*own, *theirs, impostors=impostors, rng=rng)
+                else:
+                    found = compare_within(*own, impostors=impostors, rng=rng)
+                panel[source.method] = found.genuine.scores, found.impostor.scores
+    return rows
 
 
-def _samples(settings: FiguresSettings, gallery: Gallery) -> Figure:
-    names, count = Names(settings.labels), settings.samples_columns
+def _samples(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figure:
+    count = settings.samples_columns
     models = sorted({source.base_model for source in gallery.samples}, key=order_key)
     rows: list[GridRow] = []
     for identity in _identities(settings, gallery, settings.samples_identities):
         rows.append(GridRow("Photographs", tuple(gallery.photograph_tiles(identity, count))))
         for base_model in models:
-            prompts = _shown_prompts(settings, gallery, base_model)
-            sources = methods_of(gallery.samples, base_model, prompts)
+            sources = _shown(settings, gallery, base_model)
             # All methods got the same prompts, so they stand once, above the first one's images.
             headers = tuple(distinct_words(gallery.prompts_of(sources[0], identity, count)))
             for source in sources:
-                label = method_name(names, source.method)
+                label = names.method(source.method)
                 if len(models) > 1:
                     label = f"{names(base_model)}\n{label}"
                 tiles = tuple(gallery.sample_tiles(source, identity, count))
@@ -204,15 +183,12 @@ def _samples(settings: FiguresSettings, gallery: Gallery) -> Figure:
     return grid_figure(rows, width=settings.width)
 
 
-def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
-    base_model = settings_of(gallery.samples)[-1][0]
-    prompts = _shown_prompts(settings, gallery, base_model)
-    sources = methods_of(gallery.samples, base_model, prompts)
+def _overview(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figure:
+    sources = _shown(settings, gallery, list(by_setting(gallery.samples))[-1][0])
     source = next((s for s in sources if s.method == settings.overview_method), sources[-1])
-    names = Names(settings.labels)
     headers: tuple[str, ...] = (
         "Photograph",
-        f"{method_name(names, source.method)}, {names(source.prompts)}",
+        f"{names.method(source.method)}, {names(source.prompts)}",
     )
     rows = []
     for identity in _identities(settings, gallery, settings.overview_identities):
@@ -222,40 +198,35 @@ def _overview(settings: FiguresSettings, gallery: Gallery) -> Figure:
     return grid_figure(rows, width=settings.width, gap_after_first=True)
 
 
-def _pose(settings: FiguresSettings, poses: dict[Source, Features]) -> Figure:
-    names = Names(settings.labels)
-
-    def cloud(source: Source, label: str) -> PoseCloud:
-        angles = poses[source].features  # pitch, yaw, roll
-        return PoseCloud(source.method, label, angles[:, 1], angles[:, 0])
-
+def _pose(poses: Mapping[Source, Features], names: Names, look: Mapping[str, Any]) -> Figure:
     variants = [source for source in poses if not source.is_reference]
-    rows = [
-        (
-            f"{names(base_model)}, {names(prompts)}",
-            [
-                cloud(source, method_name(names, source.method))
-                for source in methods_of(variants, base_model, prompts)
-            ],
-        )
-        for base_model, prompts in settings_of(variants)
-    ]
-    real = cloud(Source("real"), names("real"))
-    return pose_figure(rows, real, width=settings.width, colours=settings.colours)
+    rows = {
+        f"{names(base_model)}, {names(prompts)}": {
+            source.method: poses[source].features for source in sources
+        }
+        for (base_model, prompts), sources in by_setting(variants).items()
+    }
+    return pose_figure(rows, poses[Source(REAL)].features, **look)
 
 
-def _attributes(settings: FiguresSettings, gallery: Gallery) -> Figure:
+def _attributes(settings: FiguresSettings, gallery: Gallery, look: Mapping[str, Any]) -> Figure:
     """Per method over all base models and prompt sets."""
-    names = Names(settings.labels)
-    methods = sorted({source.method for source in gallery.samples}, key=order_key)
-    tables = attribute_tables(gallery, methods, ATTRIBUTES | settings.attributes)
-    labels = {method: method_name(names, method) for method in methods}
-    return attributes_figure(tables, labels, width=settings.width, colours=settings.colours)
+    patterns, tables = ATTRIBUTES | settings.attributes, {}
+    for method in look["labels"]:
+        frame = pd.concat(gallery.similarities(s) for s in gallery.samples if s.method == method)
+        prompts, similarity = frame["prompt"].tolist(), frame["similarity"].to_numpy()
+        tables[method] = attribute_rows(prompts, similarity, patterns)
+    return attributes_figure(tables, **look)
 
 
-def _shown_prompts(settings: FiguresSettings, gallery: Gallery, base_model: str) -> str:
-    available = [prompts for model, prompts in settings_of(gallery.samples) if model == base_model]
-    return settings.prompts if settings.prompts in available else available[-1]
+def _shown(settings: FiguresSettings, gallery: Gallery, base_model: str) -> list[Source]:
+    """Variants of a base model by the prompts that the grids show."""
+    found = {
+        prompts: sources
+        for (model, prompts), sources in by_setting(gallery.samples).items()
+        if model == base_model
+    }
+    return found.get(settings.prompts) or list(found.values())[-1]
 
 
 def _identities(settings: FiguresSettings, gallery: Gallery, count: int) -> list[str]:
@@ -269,27 +240,7 @@ def _identities(settings: FiguresSettings, gallery: Gallery, count: int) -> list
     return list(settings.identities or available)[:count]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("figures", __doc__)
-    parser.add_argument("--dataset", type=Path, required=True, help="folder of the prepare step")
-    parser.add_argument("--real", type=Path, required=True, help="embeddings of the photographs")
-    add_paths(parser, "--variant-features", "embeddings of the variants", required=True)
-    add_paths(parser, "--samples", "manifests of the variants' samples", required=True)
-    add_paths(parser, "--pose", "head poses of the photographs and of the variants", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    arguments = parser.parse_args(argv)
-    run(
-        load_frozen(arguments.config, FiguresSettings),
-        dataset=arguments.dataset,
-        real=arguments.real,
-        variant_features=arguments.variant_features,
-        samples=arguments.samples,
-        pose=arguments.pose,
-        out=arguments.out,
-    )
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

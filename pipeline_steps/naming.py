@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 UNTUNED = "untuned"  # the method of the base model as it is; sampled, never trained
 REAL = "real"  # the consented photographs
@@ -29,3 +30,8 @@ def identity_of(file: str) -> str:
     Images without a folder belong to nobody in particular, so each is its own identity.
     """
     return file.split("/", 1)[0]
+
+
+def identities_of(files: Iterable[str]) -> list[str]:
+    """:func:`identity_of` for each file."""
+    return [identity_of(file) for file in files]

@@ -1,9 +1,5 @@
 """Gather the scores of all variants into the study's tables (the paper's Tables 1 to 3).
 
-In:  CSV files of the score step (--scores, any kinds mixed: a file's columns tell its kind) and of
-     the verify step (--verification, at recognition/<trained_on>/seed<k>/verification.csv);
-     bootstrap replicates of the score step (--replicates, optional); summaries of the audit step
-     (--audits, optional).
 Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv, audit.csv, and beside each
      a Markdown (.md) and a LaTeX (.tex, booktabs) table in the paper's layout: best fine-tuning
      result per base model and prompt set bold, second underlined. With --replicates also
@@ -22,48 +18,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_steps.evidence.audit.audit import SUMMARY_COLUMNS
+from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.origins import check_records
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS, compare_methods
-from pipeline_steps.evidence.scores.scoring import (
-    IDENTITY_COLUMNS,
-    POSE_COLUMNS,
-    QUALITY_COLUMNS,
-    REPLICATE_COLUMNS,
-)
-from pipeline_steps.evidence.tables.judges import guide_of
+from pipeline_steps.evidence.scores.scoring import REPLICATE_COLUMNS
+from pipeline_steps.evidence.tables.kinds import KINDS, tables_of
 from pipeline_steps.evidence.tables.markup import to_latex, to_markdown
-from pipeline_steps.evidence.tables.names import Names, order_key
-from pipeline_steps.evidence.tables.paper_tables import paper_tables
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tables import read_csv, write_csv
-from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
-from pipeline_steps.runtime.command_line import add_paths, step_command_line
+from pipeline_steps.naming import VERIFICATION_COLUMNS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.artefacts import training_set_of
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import record_place, write_record
-from pipeline_steps.study.settings.base import Frozen, load_frozen
-from pipeline_steps.study.settings.evidence import TablesSettings
-from pipeline_steps.study.sources import trained_on
-
-RECOGNITION_COLUMNS = ("trained_on", *VARIANT, "seed", *VERIFICATION_COLUMNS)
-COLUMNS = {
-    "quality": QUALITY_COLUMNS,
-    "identity": IDENTITY_COLUMNS,
-    "pose": POSE_COLUMNS,
-    "recognition": RECOGNITION_COLUMNS,
-    "audit": SUMMARY_COLUMNS,
-}
-# What may occur only once, in sorting order.
-KEYS = {
-    "quality": ("base_model", "prompts", "method", "reference"),
-    "identity": ("versus", "recogniser", "base_model", "prompts", "method"),
-    "pose": ("base_model", "prompts", "method"),
-    "recognition": ("base_model", "prompts", "method", "seed", "role", "benchmark"),
-    "audit": ("base_model", "prompts", "method"),
-}
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.evidence import SCORE_KINDS, TablesSettings
 
 
 def run(
@@ -79,11 +50,11 @@ def run(
 
     Args:
         frozen: the step's configuration.
-        scores: CSV files of the score step.
-        verification: CSV files of the verify step.
-        out: folder to write into.
-        replicates: Parquet files of the score step, kind identity.
-        audits: summaries of the audit step.
+        scores: CSV files of the score step, any kinds mixed: a file's columns tell its kind.
+        verification: recognition/<trained_on>/seed<k>/verification.csv of the verify step.
+        out: Folder to write into.
+        replicates: Bootstrap replicates of the score step, kind identity.
+        audits: Summaries of the audit step.
 
     Returns:
         The gathered rows by kind.
@@ -94,24 +65,24 @@ def run(
     inputs = [*scores, *verification, *replicates, *audits]
     check_records(frozen, inputs)
     frames = gather_scores(scores) | {"recognition": gather_verification(verification)}
-    frames["audit"] = _gathered("audit", [read_csv(path, SUMMARY_COLUMNS) for path in audits])
-    tables = paper_tables(frames, Names(frozen.settings.labels), guide_of(frozen.weights))
-    for kind, columns in COLUMNS.items():
-        write_csv(out / f"{kind}.csv", frames[kind], columns)
-        intervals = frozen.settings.intervals
-        shown = tables.get(kind, [])
-        for suffix, render in ((".md", to_markdown), (".tex", to_latex)):
-            texts = [render(table, intervals=intervals) for table in shown]
-            write_text(out / f"{kind}{suffix}", "\n".join(texts))
+    summaries = [read_csv(path, KINDS["audit"].columns) for path in audits]
+    frames["audit"] = _gathered("audit", summaries)
+    made = []
+    for kind, tables in tables_of(frames, Names.of(frozen)).items():
+        csv, markdown, latex = (out / f"{kind}{ending}" for ending in (".csv", ".md", ".tex"))
+        write_csv(csv, frames[kind], KINDS[kind].columns)
+        for path, render in ((markdown, to_markdown), (latex, to_latex)):
+            texts = [render(table, intervals=frozen.settings.intervals) for table in tables]
+            write_text(path, "\n".join(texts))
+        made += [csv, markdown, latex]
     if replicates:
         compared = compare_methods(
             [read_manifest(path, REPLICATE_COLUMNS) for path in replicates],
             frames["identity"],
             frozen.settings.confidence,
         )
-        write_csv(out / "comparison.csv", compared, COMPARISON_COLUMNS)
-    made = [out / f"{kind}{ending}" for kind in COLUMNS for ending in (".csv", ".md", ".tex")]
-    made += [out / "comparison.csv"] if replicates else []
+        made.append(out / "comparison.csv")
+        write_csv(made[-1], compared, COMPARISON_COLUMNS)
     write_record(record_place(out), frozen, made, inputs)
     counts = ", ".join(f"{len(frame)} {kind}" for kind, frame in frames.items())
     get_logger("tables").info("rows written to %s: %s", out, counts)
@@ -124,10 +95,10 @@ def gather_scores(paths: Sequence[Path]) -> dict[str, pd.DataFrame]:
     Raises:
         StepError: a file of no known kind, a row that occurs twice, or mixed extractors.
     """
-    parts: dict[str, list[pd.DataFrame]] = {"quality": [], "identity": [], "pose": []}
+    parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in SCORE_KINDS}
     for path in paths:
         table = read_csv(path)
-        kind = next((kind for kind in parts if set(table.columns) == set(COLUMNS[kind])), None)
+        kind = next((k for k in parts if set(table.columns) == set(KINDS[k].columns)), None)
         if kind is None:
             raise StepError(f"{path} is no table of the score step: columns {list(table.columns)}")
         parts[kind].append(table)
@@ -147,14 +118,14 @@ def gather_verification(paths: Sequence[Path]) -> pd.DataFrame:
     tables = []
     for path in paths:
         table = read_csv(path, VERIFICATION_COLUMNS)
-        name, source, seed = trained_on(path)
+        name, source, seed = training_set_of(path)
         tables.append(table.assign(trained_on=name, seed=seed, **source.columns))
     return _gathered("recognition", tables)
 
 
 def _gathered(kind: str, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """One sorted frame of a kind's columns."""
-    columns, keys = list(COLUMNS[kind]), list(KEYS[kind])
+    columns, keys = list(KINDS[kind].columns), list(KINDS[kind].keys)
     filled = [table for table in tables if len(table)]
     if not filled:
         return pd.DataFrame(columns=columns)
@@ -164,29 +135,11 @@ def _gathered(kind: str, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         row = frame[repeated].iloc[0]
         what = ", ".join(f"{key} {row[key]}" for key in keys)
         raise StepError(f"the {kind} scores hold one row twice ({what}): pass each file once")
-    order = sorted(range(len(frame)), key=lambda i: [order_key(str(frame[k][i])) for k in keys])
+    order = sorted(range(len(frame)), key=lambda i: [order_key(frame[key][i]) for key in keys])
     return frame.iloc[order].reset_index(drop=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("tables", __doc__)
-    add_paths(parser, "--scores", "CSV files of the score step")
-    add_paths(parser, "--verification", "CSV files of the verify step")
-    add_paths(parser, "--replicates", "bootstrap replicates of the score step")
-    add_paths(parser, "--audits", "summaries of the audit step")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    arguments = parser.parse_args(argv)
-    run(
-        load_frozen(arguments.config, TablesSettings),
-        scores=arguments.scores,
-        verification=arguments.verification,
-        out=arguments.out,
-        replicates=arguments.replicates,
-        audits=arguments.audits,
-    )
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

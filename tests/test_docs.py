@@ -15,13 +15,13 @@ from pipeline_steps.diffusion.base_models import ARCHITECTURES
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
 from pipeline_steps.identities.participants import read_participants
 from pipeline_steps.preflight.costs import costs_of
 from pipeline_steps.study.plan import make_plan
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.diffusion import read_prompt_set
 from pipeline_steps.study.settings.study import read_configs
-from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 CARD = ROOT / "resources" / "demo_world" / "README.md"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_steps.evidence.figures.gallery import Gallery, distinct_words, unit_embeddings
+from pipeline_steps.evidence.figures.grids import Gallery, distinct_words, unit_embeddings
 from pipeline_steps.figures import main
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.sources import Source
+from pipeline_steps.study.artefacts import Source
 
 PEOPLE = ("ID_1", "ID_2", "ID_10")
 METHODS = ("untuned", "idbooth")

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))

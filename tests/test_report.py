@@ -10,17 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.audit.audit import SUMMARY_COLUMNS
-from pipeline_steps.evidence.audit.suspicious_pairs import PAIR_COLUMNS
-from pipeline_steps.evidence.audit.verdicts import VERDICTS
+from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS, VERDICTS
+from pipeline_steps.evidence.audit.pairs import PAIR_COLUMNS
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.report import main
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.code import texts_behind
-from pipeline_steps.tables import RECOGNITION_COLUMNS
 
 METHODS = ("untuned", "dreambooth", "portraitbooth", "idbooth")
 
@@ -257,4 +256,4 @@ def test_missing_parts_are_named(study: Study) -> None:
 
 def test_editing_a_template_or_the_stylesheet_runs_the_report_again() -> None:
     behind = {Path(path).name for path in texts_behind(["report:run"])}
-    assert {"page.html.j2", "pages.css", "pages.macros.html.j2"} <= behind
+    assert {"page.report.html.j2", "page.css", "page.macros.html.j2"} <= behind

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.audit.audit import SUMMARY_COLUMNS
+from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS
+from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.evidence.tables.further_tables import diversity_tables
-from pipeline_steps.evidence.tables.names import Names
+from pipeline_steps.evidence.tables.kinds import diversity_tables
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.tables import main

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import load_features
+from pipeline_steps.study.artefacts import source_of
 from pipeline_steps.study.record import (
     Record,
     check_same_extractor,
@@ -18,7 +19,6 @@ from pipeline_steps.study.record import (
     refuse_other_study,
 )
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.sources import source_of
 
 
 def check_records(frozen: Frozen[Any], paths: Sequence[Path]) -> dict[Path, Record]:

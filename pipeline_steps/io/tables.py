@@ -20,12 +20,13 @@ def write_csv(
     write_text(path, table.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
-def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str] = (), *, texts: bool = False) -> pd.DataFrame:
     """Read a table that a step wrote.
 
     Args:
         path: the file.
         columns: columns that have to be there.
+        texts: leave every field the text that it is, "" where it is empty.
 
     Raises:
         StepError: the file is missing, unreadable, or lacks a column.
@@ -36,7 +37,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         if not path.read_bytes().endswith(b"\n"):
             raise ValueError("it was cut, its last line has no end")
         # Names such as "none" or "NA" are names; only an empty field is a missing value.
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        kept: dict[str, Any] = {"dtype": str} if texts else {"na_values": [""]}
+        table = pd.read_csv(path, keep_default_na=False, **kept)
     except (ValueError, OSError) as error:
         raise StepError(f"table {path} is unreadable ({error}): delete it and run again") from error
     missing = [name for name in columns if name not in table.columns]

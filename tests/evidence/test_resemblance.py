@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline_steps.evidence.audit.verdicts import verdicts
+from pipeline_steps.evidence.audit.checks import verdicts
 from pipeline_steps.evidence.scores.resemblance import (
     closest_identities,
     faces_of,

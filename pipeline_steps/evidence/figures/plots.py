@@ -1,141 +1,83 @@
-"""Matplotlib figures from arrays: similarity distributions and grids of images."""
+"""Plots from arrays: similarity distributions, head poses, and what prompts asked for.
+
+All take the methods' names and colours, method -> text, in the order of the legend.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from textwrap import fill
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from pipeline_steps.io.figures import STYLE
+from pipeline_steps.naming import natural_key
 
-# Okabe and Ito (2008): told apart with any colour vision, and in this order by lightness too.
-COLOURS = {
-    "untuned": "#8c8c8c",
-    "dreambooth": "#E69F00",
-    "portraitbooth": "#009E73",
-    "idbooth": "#0072B2",
+Scores = tuple[NDArray[np.float64], NDArray[np.float64]]  # genuine [n], impostor [m]
+
+# What the prompt sets name; the first group that matched is the value.
+ATTRIBUTES = {
+    "expression": r"(\w+) expression",
+    "place": r"busy ([\w ]+) environment|, ([\w ]+) background",
+    "view": r"face (side-portrait|portrait) photo",
 }
-SPARE_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A900")
-RIM = "#c9c9c9"
-
-Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Scores of one method.
-
-    Attributes:
-        method: key of its colour.
-        label: name in the legend.
-        genuine, impostor: cosine similarities [n], [m].
-    """
-
-    method: str
-    label: str
-    genuine: NDArray[np.float64]
-    impostor: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes: its title and the methods' distributions."""
-
-    title: str
-    distributions: tuple[Distribution, ...]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One image of a grid; `image` None leaves the place empty.
-
-    Attributes:
-        image: uint8 [h, w, 3] RGB.
-        caption: text under the image.
-        framed: draw a frame (a photograph among generated images).
-    """
-
-    image: Image | None
-    caption: str = ""
-    framed: bool = False
-
-
-@dataclass(frozen=True)
-class GridRow:
-    """One row of images.
-
-    Attributes:
-        label: text at the left, upright.
-        tiles: the images, left-aligned.
-        headers: text above each image, wrapped to its width; may be empty.
-    """
-
-    label: str
-    tiles: tuple[Tile, ...]
-    headers: tuple[str, ...] = ()
-
-
-def colour_of(method: str, methods: Sequence[str], own: Mapping[str, str]) -> str:
-    """Colour of a method; methods without one get the spare colours in turn."""
-    known = {**COLOURS, **own}
-    unknown = [name for name in methods if name not in known]
-    spare = {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(unknown)}
-    return known.get(method) or spare[method]
+NOT_NAMED = "none"
+REAL_COLOUR = "#d3d8dd"
+DASHES = (0, (3, 1.5))
+Z95 = 1.96
 
 
 def distributions_figure(
-    rows: Sequence[tuple[str, Sequence[Panel]]],
+    rows: Mapping[str, Mapping[str, Mapping[str, Scores]]],
     *,
+    labels: Mapping[str, str],
+    colours: Mapping[str, str],
     width: float,
     bins: int,
-    colours: Mapping[str, str],
     judge: str = "",
 ) -> Figure:
     """Genuine (filled) and impostor (dashed) densities of every method.
 
     Args:
-        rows: (row label, panels); all rows have equally many panels.
+        rows: row label to panel title to method to its cosine similarities; all rows have the same
+            panels.
+        labels, colours: of the methods.
         width: inches.
         bins: bins over the common range of all scores.
-        colours: colours per method beside the built-in ones.
         judge: name of the recogniser, for the axis.
     """
-    panels = [panel for _, row in rows for panel in row]
-    methods = list(dict.fromkeys(d.method for panel in panels for d in panel.distributions))
-    labels = {d.method: d.label for panel in panels for d in panel.distributions}
-    every = np.concatenate(
-        [s for panel in panels for d in panel.distributions for s in (d.genuine, d.impostor)]
-    )
+    panels = [panel for row in rows.values() for panel in row.values()]
+    every = np.concatenate([part for panel in panels for pair in panel.values() for part in pair])
     edges = np.linspace(np.floor(every.min() * 10) / 10, min(every.max() + 0.02, 1.0), bins + 1)
+    titles = list(next(iter(rows.values())))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 1.35 * len(rows) + 0.75), layout="constrained")
-        axes = figure.subplots(len(rows), len(rows[0][1]), squeeze=False, sharex=True, sharey="row")
-        for row_axes, (label, row) in zip(axes, rows, strict=True):
-            for axis, panel in zip(row_axes, row, strict=True):
-                for distribution in panel.distributions:
-                    colour = colour_of(distribution.method, methods, colours)
-                    _densities(axis, distribution, edges, colour)
+        axes = figure.subplots(len(rows), len(titles), squeeze=False, sharex=True, sharey="row")
+        for row_axes, (label, row) in zip(axes, rows.items(), strict=True):
+            for axis, panel in zip(row_axes, row.values(), strict=True):
+                for method, scores in panel.items():
+                    _densities(axis, scores, edges, colours[method])
                 axis.set_yticks([])
                 axis.spines["left"].set_visible(False)
                 axis.set_ylim(bottom=0)
             row_axes[0].set_ylabel(label)
-        for axis, panel in zip(axes[0], rows[0][1], strict=True):
-            axis.set_title(panel.title)
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title)
         for axis in axes[-1]:
             axis.set_xlabel(f"cosine similarity, {judge}" if judge else "cosine similarity")
         handles = [
-            Line2D([], [], color=colour_of(method, methods, colours), lw=2, label=labels[method])
-            for method in methods
+            Line2D([], [], color=colours[method], lw=2, label=label)
+            for method, label in labels.items()
         ]
         handles.append(Line2D([], [], color="#444444", lw=1.2, label="genuine"))
-        handles.append(Line2D([], [], color="#444444", lw=1.0, ls=(0, (3, 1.5)), label="impostor"))
+        handles.append(Line2D([], [], color="#444444", lw=1.0, ls=DASHES, label="impostor"))
         figure.legend(
             handles=handles,
             loc="outside upper center",
@@ -147,68 +89,170 @@ def distributions_figure(
     return figure
 
 
-def grid_figure(rows: Sequence[GridRow], *, width: float, gap_after_first: bool = False) -> Figure:
-    """Rows of square images with captions beneath.
+def pose_figure(
+    rows: Mapping[str, Mapping[str, NDArray[np.float32]]],
+    real: NDArray[np.float32],
+    *,
+    labels: Mapping[str, str],
+    colours: Mapping[str, str],
+    width: float,
+) -> Figure:
+    """Yaw and pitch of every image, over those of the photographs; a row per setting.
 
     Args:
-        rows: the rows; shorter ones leave the right side empty.
+        rows: row label to method to pitch, yaw and roll in degrees [n, 3].
+        real: the same of the photographs, grey behind each cloud.
+        labels, colours: of the methods.
         width: inches.
-        gap_after_first: separate the first column (a photograph) from the generated images.
     """
-    columns = max(len(row.tiles) for row in rows)
-    captions = any(tile.caption for row in rows for tile in row.tiles)
-    # All measures in inches.
-    left = 0.24 if any(row.label for row in rows) else 0.02
-    gap, space = (0.10 if gap_after_first else 0.0), 0.04
-    side = (width - left - gap - space * columns) / columns
-    under = 0.15 if captions else space
-    headers = [[fill(text, max(8, int(side * 17))) for text in row.headers] for row in rows]
-    above = [
-        0.03 + 0.105 * max((text.count("\n") + 1 for text in texts if text), default=0)
-        for texts in headers
-    ]
-    height = sum(above) + len(rows) * (side + under)
+    n_columns = max(map(len, rows.values()))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        bottom = height
-        for row, texts, room in zip(rows, headers, above, strict=True):
-            bottom -= room + side
-            middle = (bottom + side / 2) / height
-            figure.text(
-                0.45 * left / width, middle, row.label, rotation=90, ha="center", va="center"
-            )
-            for column, tile in enumerate(row.tiles):
-                x = left + column * (side + space) + (gap if column else 0.0)
-                box = (x / width, bottom / height, side / width, side / height)
-                _draw_tile(figure.add_axes(box), tile)
-                if column < len(texts):
-                    place = ((x + side / 2) / width, (bottom + side + 0.02) / height)
-                    figure.text(*place, texts[column], ha="center", va="bottom", fontsize=6)
-            bottom -= under
+        side = (width - 0.5) / n_columns
+        figure = Figure(figsize=(width, (0.8 * side + 0.2) * len(rows) + 0.35))
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots(len(rows), n_columns, squeeze=False, sharex=True, sharey=True)
+        for row_axes, (label, row) in zip(axes, rows.items(), strict=True):
+            for axis in row_axes[len(row) :]:
+                axis.set_visible(False)
+            for axis, (method, angles) in zip(row_axes, row.items(), strict=False):
+                for cloud, colour in ((real, REAL_COLOUR), (angles, colours[method])):
+                    # As vectors, the dots of thousands of images would make a file of megabytes.
+                    dots: dict[str, Any] = {
+                        "s": 3,
+                        "alpha": 0.7,
+                        "lw": 0,
+                        "rasterized": True,
+                    }
+                    axis.scatter(cloud[:, 1], cloud[:, 0], color=colour, **dots)
+                axis.set_title(labels[method])
+                spread = f"σ {angles[:, 1].std():.0f}° × {angles[:, 0].std():.0f}°"
+                axis.text(0.03, 0.03, spread, transform=axis.transAxes, fontsize=6.5)
+            row_axes[0].set_ylabel(f"{label}\npitch in degrees")
+        for axis in axes[-1]:
+            axis.set_xlabel("yaw in degrees")
     return figure
 
 
-def _densities(
-    axis: Axes, distribution: Distribution, edges: NDArray[np.float64], colour: str
-) -> None:
-    genuine, _ = np.histogram(distribution.genuine, edges, density=True)
-    impostor, _ = np.histogram(distribution.impostor, edges, density=True)
+def attribute_rows(
+    prompts: Sequence[str], similarity: NDArray[np.float64], patterns: Mapping[str, str]
+) -> pd.DataFrame:
+    """What each image was asked to show, and how well it then shows the person.
+
+    Args:
+        prompts: the prompt of each image [n].
+        similarity: mean similarity to the person's photographs [n]; NaN: no face was found.
+        patterns: attribute to a regular expression; its first group that matched is the value.
+
+    Returns:
+        Rows of attribute, value, n, faces (share of images with a face), similarity (mean) and
+        half_width (of the 95 % interval of that mean, by images). Attributes that no prompt names
+        are left out; where only some do, the others have the value "none".
+    """
+    found = []
+    for attribute, pattern in patterns.items():
+        matches = [re.search(pattern, prompt) for prompt in prompts]
+        if not any(matches):
+            continue
+        values = np.array([_group(match) if match else NOT_NAMED for match in matches])
+        for value in sorted(set(values.tolist()), key=lambda v: (v != NOT_NAMED, natural_key(v))):
+            own = similarity[values == value]
+            faces = own[~np.isnan(own)]
+            deviation = float(faces.std(ddof=1)) if len(faces) > 1 else float("nan")
+            found.append(
+                {
+                    "attribute": attribute,
+                    "value": value,
+                    "n": len(own),
+                    "faces": len(faces) / len(own),
+                    "similarity": float(faces.mean()) if len(faces) else float("nan"),
+                    "half_width": Z95 * deviation / np.sqrt(max(len(faces), 1)),
+                }
+            )
+    columns = ["attribute", "value", "n", "faces", "similarity", "half_width"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def attributes_figure(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    labels: Mapping[str, str],
+    colours: Mapping[str, str],
+    width: float,
+) -> Figure:
+    """Similarity to the person and share of images with a face, per named attribute and method.
+
+    Args:
+        tables: method to :func:`attribute_rows`.
+        labels, colours: of the methods.
+        width: inches.
+    """
+    every = pd.concat(tables.values())
+    values = {
+        attribute: list(dict.fromkeys(rows["value"]))
+        for attribute, rows in every.groupby("attribute", sort=False)
+    }
+    with matplotlib.rc_context(STYLE):
+        if not values:
+            figure = Figure(figsize=(width, 0.6))
+            figure.text(0.5, 0.5, "The prompts name no attribute.", ha="center", va="center")
+            return figure
+        heights = [len(named) + 0.8 for named in values.values()]
+        figure = Figure(figsize=(width, 0.19 * sum(heights) + 0.75), layout="constrained")
+        axes = figure.subplots(
+            len(values),
+            2,
+            squeeze=False,
+            sharex="col",
+            sharey="row",
+            height_ratios=heights,
+            width_ratios=[3, 1],
+        )
+        for pair, (attribute, named) in zip(axes, values.items(), strict=True):
+            _attribute(pair, tables, str(attribute), named, colours)
+        axes[-1][0].set_xlabel("similarity to the person’s photographs, mean and 95 % interval")
+        axes[-1][1].set_xlabel("images with a face")
+        axes[-1][1].set_xlim(0, 1.05)
+        dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4}
+        handles = [
+            Line2D([], [], color=colours[method], label=label, **dot)
+            for method, label in labels.items()
+        ]
+        columns = len(handles)
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+    return figure
+
+
+def _densities(axis: Axes, scores: Scores, edges: NDArray[np.float64], colour: str) -> None:
+    genuine, impostor = (np.histogram(part, edges, density=True)[0] for part in scores)
     centres = (edges[1:] + edges[:-1]) / 2
     axis.fill_between(centres, genuine, color=colour, alpha=0.16, linewidth=0)
     axis.plot(centres, genuine, color=colour, lw=1.2)
-    axis.plot(centres, impostor, color=colour, lw=0.9, ls=(0, (3, 1.5)))
+    axis.plot(centres, impostor, color=colour, lw=0.9, ls=DASHES)
 
 
-def _draw_tile(axis: Axes, tile: Tile) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(True)
-        spine.set_edgecolor("#222222" if tile.framed else RIM)
-        spine.set_linewidth(1.2 if tile.framed else 0.4)
-    if tile.image is None:
-        axis.set_facecolor("#f4f4f4")
-    else:
-        axis.imshow(tile.image, interpolation="lanczos", aspect="auto")
-    if tile.caption:
-        axis.set_xlabel(tile.caption, labelpad=1.5, fontsize=6.5)
+def _attribute(
+    pair: Sequence[Axes],
+    tables: Mapping[str, pd.DataFrame],
+    attribute: str,
+    values: Sequence[str],
+    colours: Mapping[str, str],
+) -> None:
+    left, right = pair
+    for position, (method, table) in enumerate(tables.items()):
+        rows = table[table["attribute"] == attribute].set_index("value").reindex(list(values))
+        # Methods stand beside each other within a value's line.
+        y = np.arange(len(values)) + 0.7 * ((position + 0.5) / len(tables) - 0.5)
+        dot: dict[str, Any] = {"ms": 3, "color": colours[method]}
+        left.errorbar(rows["similarity"], y, xerr=rows["half_width"], fmt="o", lw=0.8, **dot)
+        right.plot(rows["faces"], y, "o", **dot)
+    left.set_yticks(range(len(values)), values)
+    left.set_ylim(len(values) - 0.5, -0.5)
+    left.set_title(attribute.capitalize(), loc="left")
+    for axis in pair:
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="y", color="#eeeeee", lw=0.6)
+        axis.set_axisbelow(True)
+
+
+def _group(match: re.Match[str]) -> str:
+    return next((group for group in match.groups() if group), match[0])

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pandas as pd
 
-from pipeline_steps.evidence.tables.grouping import sorted_groups
-from pipeline_steps.evidence.tables.layout import competes
-from pipeline_steps.evidence.tables.names import Names
+from pipeline_steps.evidence.names import SETS, SETTING, Names, competes, sorted_groups
+from pipeline_steps.evidence.tables.kinds import average_accuracy
+from pipeline_steps.evidence.tables.table import Estimate, estimate_of
 from pipeline_steps.naming import REFERENCES, UNTUNED
-from pipeline_steps.recognition.protocol import average_with_interval
 
 CHANCE = 0.5  # accuracy and equal error rate of guessing
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its confidence limits; NaN limits: no interval."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-
-    def number(self, digits: int = 3) -> str:
-        """`0.123`."""
-        return f"{self.value:.{digits}f}"
-
-    def interval(self, digits: int = 3) -> str:
-        """`[0.100, 0.150]`, empty without interval."""
-        if math.isnan(self.low) or math.isnan(self.high):
-            return ""
-        return f"[{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
-    def text(self, digits: int = 3) -> str:
-        """`0.123 [0.100, 0.150]`."""
-        return f"{self.number(digits)} {self.interval(digits)}".strip()
-
-    def overlaps(self, other: Estimate) -> bool | None:
-        """Whether the two intervals overlap; None without intervals."""
-        limits = (self.low, self.high, other.low, other.high)
-        if any(math.isnan(limit) for limit in limits):
-            return None
-        return self.low <= other.high and other.low <= self.high
 
 
 @dataclass(frozen=True)
@@ -66,12 +35,62 @@ class OrderClaim:
     overlap: bool | None
     difference: Estimate | None
 
-    @property
-    def beyond_chance(self) -> int:
-        """1 or -1 where the paired interval lies above or below zero, else 0."""
-        if self.difference is None or math.isnan(self.difference.low):
-            return 0
-        return int(self.difference.low > 0) - int(self.difference.high < 0)
+
+def findings(
+    frames: Mapping[str, pd.DataFrame], claims: Sequence[OrderClaim], names: Names
+) -> dict[str, list[str]]:
+    """Sentences by the question that they answer.
+
+    Args:
+        frames: rows of the study's tables by kind.
+        claims: from :func:`order_claims`.
+        names: display names.
+    """
+    return {
+        "Who judges?": judge_sentences(frames["identity"], names),
+        "Do the generated people look like the consenting people?": order_sentences(claims, names),
+        "How often are they confused?": error_sentences(frames["identity"], names),
+        "How close are the images to real ones?": quality_sentences(frames["quality"], names),
+        "Are they good for training recognition?": recognition_sentences(
+            frames["recognition"], names
+        ),
+    }
+
+
+def judge_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
+    """Who judges, who of them is independent, and whether they agree on the best method."""
+    judges, guide = [str(judge) for judge in dict.fromkeys(identity["recogniser"])], names.guide
+    if judges == [guide]:
+        return [
+            f"The only judge is {names(guide)}, the recogniser inside the identity losses: methods "
+            "that it guided were trained to please it. Name an independent recogniser under "
+            "score.identity.recognisers to have both."
+        ]
+    if len(judges) < 2:
+        return []
+    sentences = []
+    if guide in judges:
+        others = ", ".join(names(judge) for judge in judges if judge != guide)
+        sentences.append(
+            f"Inside the identity losses sat {names(guide)}, so methods that it guided were "
+            f"trained to please it; {others} took no part. Where they differ, believe the latter."
+        )
+    agree = total = 0
+    for _, rows in _tuned(identity).groupby([*SETTING, "versus"]):
+        best = {
+            str(own.sort_values("fdr", na_position="first")["method"].iloc[-1])
+            for _, own in rows.groupby("recogniser")
+            if own["fdr"].notna().any()
+        }
+        if rows["method"].nunique() > 1 and best:
+            total += 1
+            agree += len(best) == 1
+    if total:
+        sentences.append(
+            f"The judges agree on the method of the highest Fisher ratio in {agree} of {total} "
+            "comparisons."
+        )
+    return sentences
 
 
 def order_claims(
@@ -86,43 +105,38 @@ def order_claims(
         names: display names.
     """
     claims = []
-    keys = ["recogniser", "base_model", "prompts", "versus"]
-    for key, rows in sorted_groups(identity, keys):
+    by = ["recogniser", *SETTING, "versus"]
+    for key, rows in sorted_groups(identity, by):
         recogniser, base_model, prompts, versus = key
         found = {str(row["method"]): row for _, row in rows.iterrows()}
         methods = [method for method in expected if method in found]
         if len(methods) < 2:
             continue
-        ratios = [_estimate(found[method], "fdr") for method in methods]
-        first, last = methods[0], methods[-1]
+        ratios = [estimate_of(found[method], "fdr") for method in methods]
+        wanted = dict(zip(by, key, strict=True)) | {"metric": "fdr"}
+        wanted |= {"method": methods[-1], "minus_method": methods[0]}
         claims.append(
             OrderClaim(
                 setting=(versus, names(base_model), names(prompts), names(recogniser)),
                 ratios=tuple((names(m), r) for m, r in zip(methods, ratios, strict=True)),
                 holds=all(a.value < b.value for a, b in pairwise(ratios)),
                 overlap=ratios[0].overlaps(ratios[-1]),
-                difference=_difference(comparison, key, last, first),
+                difference=_difference(comparison, wanted),
             )
         )
     return claims
 
 
-def order_sentences(claims: Sequence[OrderClaim], guide: str = "") -> list[str]:
-    """The order's fate over all comparisons, by each judge.
-
-    Args:
-        claims: from :func:`order_claims`.
-        guide: name as shown of the recogniser inside the identity losses, "" where there is none.
-    """
+def order_sentences(claims: Sequence[OrderClaim], names: Names) -> list[str]:
+    """The order's fate over all comparisons, by each judge."""
     judges = list(dict.fromkeys(claim.setting[3] for claim in claims))
     sentences = []
     for judge in judges:
-        own = [claim for claim in claims if claim.setting[3] == judge]
-        found = _order_sentences(own)
+        found = _order_sentences([claim for claim in claims if claim.setting[3] == judge])
         if len(judges) > 1:
-            role = "independent" if judge != guide else "inside the identity losses"
-            prefix = f"Judged by {judge} ({role}): " if guide else f"Judged by {judge}: "
-            found = [prefix + " ".join(found)]
+            guides = judge == names(names.guide)
+            role = " (inside the identity losses)" if guides else " (independent)"
+            found = [f"Judged by {judge}{role if names.guide else ''}: {' '.join(found)}"]
         sentences += found
     return sentences
 
@@ -140,12 +154,12 @@ def _order_sentences(claims: Sequence[OrderClaim]) -> list[str]:
         sentences.append(
             f"The separate intervals of {first} and {last} overlap in {sum(known)} of {len(known)}."
         )
-    if any(claim.difference is not None for claim in claims):
-        above = sum(claim.beyond_chance > 0 for claim in claims)
-        below = sum(claim.beyond_chance < 0 for claim in claims)
+    decided = [claim.difference.beyond(0.0) for claim in claims if claim.difference is not None]
+    if decided:
         sentences.append(
             f"Compared on the same people, {last} separates identities better than {first} beyond "
-            f"chance in {above} of {total}, worse in {below}, and the rest is undecided."
+            f"chance in {decided.count(1)} of {total}, worse in {decided.count(-1)}, and the rest "
+            "is undecided."
         )
     return sentences
 
@@ -154,20 +168,18 @@ def error_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     """Equal error rates against the real images: untuned, and the range of the fine-tuned."""
     sentences = []
     against_real = identity[identity["versus"] == "real"]
-    for (recogniser, base_model, prompts), rows in sorted_groups(
-        against_real, ["recogniser", "base_model", "prompts"]
-    ):
+    for (recogniser, *setting), rows in sorted_groups(against_real, ["recogniser", *SETTING]):
         found = _lowest_and_untuned(rows, "eer")
         if found is None:
             continue
         method, lowest, untuned = found
         text = (
-            f"{names(base_model)}, {names(prompts)} prompts, {names(recogniser)}: lowest equal "
-            f"error rate against the real images {lowest.text()} ({names(method)})"
+            f"{_prompts_of(setting, names)}, {names(recogniser)}: lowest equal error rate against "
+            f"the real images {lowest.text()} ({names(method)})"
         )
         if untuned is not None:
-            text += f"; untuned {untuned.text()}, {_against_chance(untuned, 'error')}"
-        sentences.append(text + ".")
+            text += f"; untuned {untuned.text()}, {_against_chance(untuned, lower_is_better=True)}"
+        sentences.append(f"{text}.")
     return sentences
 
 
@@ -175,68 +187,45 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
     """Lowest Fréchet distance to each reference among the fine-tuned methods."""
     sentences = []
     variants = quality[~quality["base_model"].isin(REFERENCES)]
-    for (base_model, prompts, reference), rows in sorted_groups(
-        variants, ["base_model", "prompts", "reference"]
-    ):
+    for (*setting, reference), rows in sorted_groups(variants, [*SETTING, "reference"]):
         found = _lowest_and_untuned(rows, "fid")
         if found is None:
             continue
         method, lowest, untuned = found
         text = (
-            f"{names(base_model)}, {names(prompts)} prompts: closest to “{names(reference)}” is "
-            f"{names(method)}, Fréchet distance {lowest.text(2)}"
+            f"{_prompts_of(setting, names)}: closest to “{names(reference)}” is {names(method)}, "
+            f"Fréchet distance {lowest.text(2)}"
         )
         if untuned is not None:
             text += f"; untuned {untuned.text(2)}"
-        sentences.append(text + ".")
+        sentences.append(f"{text}.")
     return sentences
 
 
 def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
     """Average test accuracy: the photographs, the best synthetic set, and how many beat chance."""
-    real: list[tuple[str, Estimate]] = []
+    sentences: list[str] = []
     synthetic: list[tuple[str, Estimate]] = []
-    for (base_model, prompts, method), rows in sorted_groups(
-        recognition, ["base_model", "prompts", "method"]
-    ):
+    for (base_model, prompts, method), rows in sorted_groups(recognition, SETS):
         average = average_accuracy(rows)
         if average is None:
             continue
         if base_model in REFERENCES:
-            real.append((f"the photographs ({names(base_model)})", average))
+            sentences.append(
+                f"Trained on the photographs ({names(base_model)}): average accuracy over the test "
+                f"benchmarks {average.text()}, {_against_chance(average)}."
+            )
         else:
             what = f"{names(base_model)} {names(method)}, {names(prompts)} prompts"
             synthetic.append((what, average))
-    sentences = [
-        f"Trained on {what}: average accuracy over the test benchmarks {average.text()}, "
-        f"{_against_chance(average, 'accuracy')}."
-        for what, average in real
-    ]
     if synthetic:
         what, best = max(synthetic, key=lambda item: item[1].value)
         above = sum(average.low > CHANCE for _, average in synthetic)
         sentences.append(
-            f"Best synthetic training set: {what}, {best.text()}, "
-            f"{_against_chance(best, 'accuracy')}; {above} of {len(synthetic)} synthetic sets are "
-            "better than chance."
+            f"Best synthetic training set: {what}, {best.text()}, {_against_chance(best)}; {above} "
+            f"of {len(synthetic)} synthetic sets are better than chance."
         )
     return sentences
-
-
-def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
-    """Accuracy averaged over seeds, then over test benchmarks; None without tests.
-
-    The interval is over the benchmarks' pairs. All seeds meet the same pairs, so they sharpen the
-    mean but not the interval.
-
-    Args:
-        rows: rows of the recognition table about one training set.
-    """
-    tests = rows[rows["role"] == "test"]
-    if tests.empty:
-        return None
-    means = tests.groupby("benchmark")[["accuracy", "low", "high"]].mean()
-    return Estimate(*average_with_interval(*(means[key].tolist() for key in means)))
 
 
 def _lowest_and_untuned(
@@ -248,37 +237,21 @@ def _lowest_and_untuned(
         rows: of one setting, a row per method.
         metric: a column whose lower values are better.
     """
-    tuned = rows[[competes(str(method)) for method in rows["method"]]]
+    tuned, untuned = _tuned(rows), rows[rows["method"] == UNTUNED]
     if tuned.empty:
         return None
     best = tuned.iloc[int(tuned[metric].to_numpy(dtype=float).argmin())]
-    untuned = rows[rows["method"] == UNTUNED]
-    other = _estimate(untuned.iloc[0], metric) if len(untuned) else None
-    return str(best["method"]), _estimate(best, metric), other
+    other = estimate_of(untuned.iloc[0], metric) if len(untuned) else None
+    return str(best["method"]), estimate_of(best, metric), other
 
 
-def _estimate(row: pd.Series, key: str) -> Estimate:
-    low, high = row.get(f"{key}_low", math.nan), row.get(f"{key}_high", math.nan)
-    return Estimate(float(row[key]), float(low), float(high))
+def _tuned(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[[competes(str(method)) for method in rows["method"]]]
 
 
-def _difference(
-    comparison: pd.DataFrame, key: tuple[str, ...], method: str, minus: str
-) -> Estimate | None:
-    if comparison.empty:
-        return None
-    recogniser, base_model, prompts, versus = key
-    wanted = {
-        "recogniser": recogniser,
-        "base_model": base_model,
-        "prompts": prompts,
-        "versus": versus,
-        "metric": "fdr",
-        "method": method,
-        "minus_method": minus,
-    }
+def _difference(comparison: pd.DataFrame, wanted: Mapping[str, str]) -> Estimate | None:
     rows = comparison
-    for column, value in wanted.items():
+    for column, value in wanted.items() if len(comparison) else ():
         rows = rows[rows[column].astype(str) == value]
     if rows.empty:
         return None
@@ -286,10 +259,14 @@ def _difference(
     return Estimate(float(row["difference"]), float(row["low"]), float(row["high"]))
 
 
-def _against_chance(estimate: Estimate, kind: str) -> str:
+def _prompts_of(setting: Sequence[str], names: Names) -> str:
+    base_model, prompts = setting
+    return f"{names(base_model)}, {names(prompts)} prompts"
+
+
+def _against_chance(estimate: Estimate, *, lower_is_better: bool = False) -> str:
     if math.isnan(estimate.low):
         return "without interval"
-    if estimate.low <= CHANCE <= estimate.high:
-        return "not told apart from chance (0.5)"
-    better = estimate.low > CHANCE if kind == "accuracy" else estimate.high < CHANCE
-    return "better than chance (0.5)" if better else "worse than chance (0.5)"
+    side = estimate.beyond(CHANCE) * (-1 if lower_is_better else 1)
+    words = {1: "better than chance (0.5)", -1: "worse than chance (0.5)"}
+    return words.get(side, "not told apart from chance (0.5)")

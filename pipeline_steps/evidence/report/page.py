@@ -1,22 +1,28 @@
-"""The report as one self-contained HTML page."""
+"""Pages from templates: the report, audits, a dataset's card; and what is put into them.
+
+An HTML page is whole: its stylesheet, images and files are inside it, and it loads nothing.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.evidence.audit.verdicts import VERDICTS
-from pipeline_steps.evidence.report.findings import OrderClaim
-from pipeline_steps.evidence.report.image_counts import ImageCount
-from pipeline_steps.evidence.report.pages import html_environment
-from pipeline_steps.evidence.tables.layout import Table
-from pipeline_steps.evidence.tables.markup import to_html
-from pipeline_steps.runtime.errors import StepError
+import pandas as pd
 
-TEMPLATE = "page.html.j2"
+from pipeline_steps.evidence.names import Names, source_key
+from pipeline_steps.evidence.tables.markup import minus, pipe_table
+from pipeline_steps.identities.participants import NO_CONSENT
+from pipeline_steps.io.images import BadImage, read_image
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import source_of
+
+FOLDER = Path(__file__).parent
 MEDIA_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
@@ -24,97 +30,32 @@ MEDIA_TYPES = {
     ".md": "text/markdown",
     ".tex": "application/x-tex",
 }
+JPEG_QUALITY = 90
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image inside the page.
+def render(template: str, **content: Any) -> str:
+    """A page of this folder: in HTML everything is escaped, an unknown name is an error.
 
-    Attributes:
-        name: anchor.
-        caption, alt: texts below it and in its place.
-        uri: data URI.
+    Args:
+        template: file name of the template.
+        content: the names that it uses.
     """
-
-    name: str
-    caption: str
-    alt: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file inside the page: its name, and a data URI."""
-
-    name: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class TableGroup:
-    """Tables of one kind and the files that hold them."""
-
-    title: str
-    tables: Sequence[Table]
-    downloads: Sequence[Download]
-
-
-@dataclass(frozen=True)
-class VariantAudit:
-    """One variant's audit.
-
-    Attributes:
-        name: as shown.
-        summary: its row of counts and verdicts.
-        pairs: the pairs to look at, with pictures (see `pair_page.with_pictures`).
-    """
-
-    name: str
-    summary: Mapping[str, Any]
-    pairs: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the page holds, from top to bottom.
-
-    Attributes:
-        title, study, lead: headline, name of the study, and a sentence on what was run.
-        facts: (name, value) of the numbers at the top.
-        findings: (heading, sentences).
-        claims: rows of the table of Fisher ratios; all with equally many methods.
-        claims_file: the file with all differences; None where there is none.
-        audits: audits of the variants; empty leaves the section out.
-        pictures: figures; the first opens the page.
-        tables: tables by kind.
-        counts: images of every manifest.
-        provenance: see `provenance_excerpt`; empty leaves the section out.
-    """
-
-    title: str
-    study: str
-    lead: str
-    facts: Sequence[tuple[str, str]]
-    findings: Sequence[tuple[str, Sequence[str]]]
-    claims: Sequence[OrderClaim]
-    claims_file: Download | None
-    audits: Sequence[VariantAudit]
-    pictures: Sequence[Picture]
-    tables: Sequence[TableGroup]
-    counts: Sequence[ImageCount]
-    provenance: Mapping[str, Any]
-
-
-def render(page: Page) -> str:
-    """The page as HTML; everything is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    template = html_environment().get_template(TEMPLATE)
-    return template.render(
-        vars(page),
-        table_html=lambda table: Markup(to_html(table)),
-        verdict_columns=VERDICTS,
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=lambda name: ".html" in (name or ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.globals["stylesheet"] = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
+    environment.filters["minus"] = minus
+    environment.filters["pipe_table"] = pipe_table
+    environment.filters["upper_first"] = lambda text: text[:1].upper() + text[1:]
+    return environment.get_template(template).render(content)
 
 
 def data_uri(path: Path) -> str:
@@ -131,48 +72,85 @@ def data_uri(path: Path) -> str:
     return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def download(path: Path) -> Download:
-    """The file as a link of the page that saves it. Raises StepError where it is missing."""
-    return Download(path.name, data_uri(path))
+def with_pictures(
+    pairs: Iterable[Mapping[Any, Any]], folders: Mapping[str, Path | None]
+) -> list[dict[str, Any]]:
+    """Pairs with both images as data URIs, `picture` and `other_picture`; "" where there is none.
+
+    Args:
+        pairs: rows of an audit's pairs.
+        folders: set of images (generated, real, wild) to the folder of its aligned images.
+    """
+    return [
+        dict(pair)
+        | {
+            "picture": _picture(folders["generated"], str(pair["file"])),
+            "other_picture": _picture(folders[str(pair["other_set"])], str(pair["other_file"])),
+        }
+        for pair in pairs
+    ]
 
 
-def provenance_excerpt(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts, steps and weights of a provenance file that a reader wants to see."""
-    hardware = provenance.get("hardware") or {}
-    versions = provenance.get("versions") or {}
-    code = provenance.get("code") or {}
-    revision = str(code.get("revision", "not under version control"))
-    if code.get("changed_files"):
-        revision += f", {len(code['changed_files'])} files changed since"
-    machines = provenance.get("machines") or ()
-    gpus = ", ".join(sorted({machine["gpu"] for machine in machines if machine["gpu"]})) or "none"
-    shown = ("python", "torch", "diffusers", "transformers", "numpy", "snakemake")
-    facts = [
-        ("Code", revision),
-        ("Processor", f"{hardware.get('processor', '')}, {hardware.get('cores', '?')} cores"),
-        ("GPU", gpus),
-        ("System", str(hardware.get("system", ""))),
-        ("Software", ", ".join(f"{name} {versions[name]}" for name in shown if name in versions)),
-    ]
-    for name, source in (provenance.get("sources") or {}).items():
-        facts.append((f"Source {Path(name).name}", f"SHA-256 {source.get('sha256', '')}"))
-    steps = [
-        {
-            "name": name,
-            "jobs": int(entry.get("jobs", 0)),
-            "wall": f"{entry.get('wall_seconds', 0):.0f}",
-            "processor": f"{entry.get('processor_seconds', 0):.0f}",
-            "memory": f"{entry.get('memory_mib', 0):.0f}",
-        }
-        for name, entry in (provenance.get("steps") or {}).items()
-    ]
-    weights = [
-        {
-            "name": name,
-            "source": entry.get("source", ""),
-            "licence": entry.get("licence", ""),
-            "commercial_use": bool(entry.get("commercial_use")),
-        }
-        for name, entry in (provenance.get("weights") or {}).items()
-    ]
-    return {"facts": facts, "steps": steps, "weights": weights}
+@dataclass(frozen=True)
+class ImageCount:
+    """Images of one manifest.
+
+    Attributes:
+        kind: "photographs", "reference" (aligned) or "generated" (aligned).
+        what: name as shown.
+        images, kept: counts.
+        reasons: reasons of those left out with their counts, most frequent first.
+    """
+
+    kind: str
+    what: str
+    images: int
+    kept: int
+    reasons: str
+
+
+def count_images(kind: str, what: str, manifest: pd.DataFrame) -> ImageCount:
+    """Counts of a manifest with the columns kept and reason."""
+    kept = manifest["kept"].astype(bool)
+    reasons = manifest.loc[~kept, "reason"].fillna("").replace("", "no reason given")
+    counts = sorted(reasons.value_counts().items(), key=lambda item: (-int(item[1]), str(item[0])))
+    told = ", ".join(f"{reason} ({count})" for reason, count in counts)
+    return ImageCount(kind, what, len(manifest), int(kept.sum()), told)
+
+
+def counts_of(dataset: Path | None, aligned: Sequence[Path], names: Names) -> list[ImageCount]:
+    """Images of every manifest: of the photographs, then of the aligned sets."""
+    found = []
+    if dataset is not None:
+        frame = read_manifest(dataset, ["kept", "reason"])
+        found.append(count_images("photographs", "Photographs, prepared", frame))
+    sources = {source_of(path, "aligned"): path for path in aligned}
+    for source in sorted(sources, key=lambda s: (not s.is_reference, source_key(s))):
+        frame = read_manifest(sources[source], ["kept", "reason"])
+        kind = "reference" if source.is_reference else "generated"
+        what = names.variant(source) + ", aligned" * source.is_reference
+        found.append(count_images(kind, what, frame))
+    return found
+
+
+def people_in(dataset: Path) -> str:
+    """How many identities have a kept photograph, of how many who consent: "20 of 21", or "21"."""
+    frame = read_manifest(dataset, ["identity", "kept", "reason"]).dropna(subset=["identity"])
+    frame = frame[frame["reason"] != NO_CONSENT]
+    used = frame.loc[frame["kept"].astype(bool), "identity"].nunique()
+    everybody = frame["identity"].nunique()
+    return str(used) if used == everybody else f"{used} of {everybody}"
+
+
+def _picture(folder: Path | None, file: str) -> str:
+    from PIL import Image
+
+    if folder is None:
+        return ""
+    try:
+        image = read_image(folder / file)
+    except (BadImage, OSError):
+        return ""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_steps.evidence.tables.layout import competes
-from pipeline_steps.evidence.tables.names import order_key
+from pipeline_steps.evidence.names import competes, order_key
 from pipeline_steps.metrics.intervals import percentile_interval
 
 SETTING = ("base_model", "prompts", "versus", "recogniser")
