@@ -10,22 +10,33 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from fill_tables import ROOT, fill
-from table_text import pipes
 
-from pipeline_steps.evidence.report.findings import Estimate
+from pipeline_steps.evidence.tables.markup import pipe_table
+from pipeline_steps.evidence.tables.table import Estimate
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
+
+
+def run(*, measurements: Path, weights: Path = ROOT / "resources" / "demo_world") -> None:
+    """Fill the card.
+
+    Args:
+        measurements: JSON file of benchmarks/demo_world.py.
+        weights: Folder of the weights and their card.
+    """
+    tables = {"weights": weights_table(weights), "card": measurements_table(measurements)}
+    document = weights / "README.md"
+    write_text(document, fill(document.read_text(encoding="utf-8"), tables))
 
 
 def weights_table(folder: Path) -> str:
@@ -48,7 +59,7 @@ def weights_table(folder: Path) -> str:
     ]
     total = sum(file.stat().st_size for file in files)
     rows.append(["all", "", f"{total / 1e6:.2f}", ""])
-    return pipes(["File", "Numbers stored", "Size, MB", "SHA-256"], rows, texts=1)
+    return pipe_table(["File", "Numbers stored", "Size, MB", "SHA-256"], rows, texts=1)
 
 
 def stored_numbers(file: Path) -> int:
@@ -86,40 +97,15 @@ def measurements_table(path: Path) -> str:
         raise StepError(
             f"{path} is no result of benchmarks/demo_world.py ({error}): run that first"
         ) from error
-    return pipes(["What", "Measured", "n", "Date", "On"], rows, texts=1)
+    return pipe_table(["What", "Measured", "n", "Date", "On"], rows, texts=1)
 
 
 def _estimate(row: Mapping[str, Any]) -> Estimate:
-    if row["low"] is None:
-        return Estimate(float(row["value"]))
-    return Estimate(float(row["value"]), float(row["low"]), float(row["high"]))
+    limits = [] if row["low"] is None else [float(row["low"]), float(row["high"])]
+    return Estimate(float(row["value"]), *limits)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python docs/fill_card.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=ROOT / "resources" / "demo_world",
-        help="default resources/demo_world",
-    )
-    parser.add_argument(
-        "--measurements", type=Path, required=True, help="JSON file of benchmarks/demo_world.py"
-    )
-    arguments = parser.parse_args(argv)
-    document = arguments.weights / "README.md"
-    tables = {
-        "weights": weights_table(arguments.weights),
-        "card": measurements_table(arguments.measurements),
-    }
-    write_text(document, fill(document.read_text(encoding="utf-8"), tables))
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -1,7 +1,6 @@
 """Fill a study's tables and pictures into README.md and docs/results.md.
 
-In:  a finished study: tables/{quality,identity,recognition,comparison}.csv, provenance.json and
-     figures/{samples,distributions}.png.
+In:  a finished study: its tables/*.csv, provenance.json and figures/{samples,distributions}.png.
 Out: both pages, in which the text between `<!-- table:NAME -->` and the next `<!-- /table -->` is
      replaced; everything else stays. docs/images/{samples,distributions}.webp: the figures,
      smaller. Filling twice changes nothing.
@@ -12,34 +11,75 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import table_text
+import pandas as pd
 from PIL import Image
 
+from pipeline_steps.evidence.names import SETS, Names, order_key, sorted_groups
 from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
-from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
+from pipeline_steps.evidence.tables.kinds import KINDS, average_accuracy, tables_of
+from pipeline_steps.evidence.tables.markup import minus, pipe_table, to_markdown
+from pipeline_steps.evidence.tables.table import Column, Estimate, lay_out
 from pipeline_steps.io.atomic import atomic_path, write_text
 from pipeline_steps.io.tables import read_csv
+from pipeline_steps.naming import REAL, UNTUNED, WILD
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.sources import NOT_APPLICABLE
 
 ROOT = Path(__file__).resolve().parents[1]
+NAMES = Names({REAL: "photographs", WILD: "in the wild", UNTUNED: "untuned"})
 MARKED = r"(<!-- table:{name} -->\n).*?(<!-- /table -->)"
-# Tables of each page, by the name of the option that says where the page is.
-PAGES = {
-    "readme": ("summary", "measured"),
-    "results": ("measured", "quality", "identity", "comparison", "recognition", "timing"),
-}
+# Tables of each page.
+README_TABLES = ("summary", "measured")
+RESULTS_TABLES = ("measured", "quality", "identity", "comparison", "recognition", "timing")
 # Figures and their width on the page, pixels.
 PICTURES = {"samples": 900, "distributions": 900}
 WEBP_QUALITY = 85
+# The corridor's order; steps not named here come after, by name.
+STEPS = (
+    *("render_demo_world", "prepare", "embed", "prior", "finetune", "sample", "gather"),
+    *("align", "features", "score", "recognise", "verify"),
+    *("tables", "figures", "provenance", "report"),
+)
+# Without marks: of few people an order is no finding.
+SUMMARY = (
+    Column("fid", "FD photographs ↓", digits=2),
+    Column("eer", "EER vs real ↓"),
+    Column("fdr", "FDR vs real ↑", digits=2),
+    Column("average", "Recognition ↑"),
+)
+
+
+def run(
+    *,
+    study: Path,
+    date: str,
+    hardware: str,
+    readme: Path = ROOT / "README.md",
+    results: Path = ROOT / "docs" / "results.md",
+    images: Path = ROOT / "docs" / "images",
+) -> None:
+    """Fill both pages.
+
+    Args:
+        study: Folder of a finished study.
+        date: Day of the measurement.
+        hardware: Machine of the measurement.
+        readme: Page with the summary.
+        results: Page with all tables.
+        images: Folder of the pages' pictures.
+    """
+    tables = study_tables(study, date=date, hardware=hardware)
+    for page, names in ((readme, README_TABLES), (results, RESULTS_TABLES)):
+        text = page.read_text(encoding="utf-8")
+        write_text(page, fill(text, {name: tables[name] for name in names}))
+    write_pictures(study / "figures", images)
 
 
 def fill(document: str, tables: Mapping[str, str]) -> str:
@@ -66,19 +106,70 @@ def study_tables(study: Path, *, date: str, hardware: str) -> dict[str, str]:
     """
     folder = study / "tables"
     provenance = read_provenance(study / "provenance.json")
-    quality = read_csv(folder / "quality.csv", QUALITY_COLUMNS)
-    identity = read_csv(folder / "identity.csv", IDENTITY_COLUMNS)
-    recognition = read_csv(folder / "recognition.csv", RECOGNITION_COLUMNS)
-    comparison = read_csv(folder / "comparison.csv", COMPARISON_COLUMNS)
-    return {
-        "measured": table_text.measured(provenance, date=date, hardware=hardware),
-        "summary": table_text.summary(quality, identity, recognition),
-        "quality": table_text.quality(quality),
-        "identity": table_text.identity(identity),
-        "comparison": table_text.comparison(comparison),
-        "recognition": table_text.recognition(recognition),
-        "timing": table_text.timing(provenance["steps"]),
+    frames = {name: read_csv(folder / f"{name}.csv", kind.columns) for name, kind in KINDS.items()}
+    shown = {
+        name: "\n".join(to_markdown(table, intervals=True) for table in tables).strip()
+        for name, tables in tables_of(frames, NAMES).items()
     }
+    revision = (provenance.get("code") or {}).get("revision", "")
+    code = f", code revision `{revision[:12]}`" if revision else ""
+    return shown | {
+        "measured": f"Measured on {date}, {hardware}{code}.",
+        "summary": summary(frames),
+        "comparison": comparison(read_csv(folder / "comparison.csv", COMPARISON_COLUMNS)),
+        "timing": timing(provenance["steps"]),
+    }
+
+
+def summary(frames: Mapping[str, pd.DataFrame]) -> str:
+    """One row per method: the last prompt set, and the last judge, where the independent one is."""
+    identity, quality = frames["identity"], frames["quality"]
+    prompts, judge = max(identity["prompts"], key=order_key), identity["recogniser"].iloc[-1]
+    shown = identity["prompts"].isin([prompts, NOT_APPLICABLE]) & (identity["versus"] == "real")
+    rows = identity[shown & (identity["recogniser"] == judge)]
+    averages = [
+        dict(zip(SETS, key, strict=True))
+        | {"average": average.value, "average_low": average.low, "average_high": average.high}
+        for key, own in sorted_groups(frames["recognition"], SETS)
+        if (average := average_accuracy(own)) is not None
+    ]
+    averaged = pd.DataFrame(averages, columns=[*SETS, "average", "average_low", "average_high"])
+    distances = quality.loc[quality["reference"] == REAL, [*SETS, "fid", "fid_low", "fid_high"]]
+    for other in (distances, averaged):
+        rows = rows.merge(other, on=list(SETS), how="left")
+    caption = f"Prompts: {NAMES(prompts)}. Judge of EER and FDR: {NAMES(judge)}."
+    by = ("base_model", "method")
+    table = lay_out("summary", caption, rows, SUMMARY, NAMES, by=by)
+    return to_markdown(table, intervals=True).strip()
+
+
+def comparison(frame: pd.DataFrame) -> str:
+    """Paired differences of the Fisher ratio; bold where the interval leaves out zero."""
+    frame = frame[frame["metric"] == "fdr"]
+    pairs = list(dict.fromkeys(zip(frame["method"], frame["minus_method"], strict=True)))
+    rows = []
+    for key, part in sorted_groups(frame, ["recogniser", "base_model", "prompts", "versus"]):
+        shown = dict.fromkeys(pairs, "")
+        for row in part.itertuples():
+            difference = Estimate(row.difference, row.low, row.high)
+            text = minus(difference.text(2))
+            bold = "**" if difference.beyond(0.0) else ""
+            shown[row.method, row.minus_method] = f"{bold}{text}{bold}"
+        rows.append([*map(NAMES, key[:3]), key[3], *shown.values()])
+    titles = [f"{NAMES(a)} {minus('-')} {NAMES(b)}" for a, b in pairs]
+    return pipe_table(["Judge", "Base model", "Prompts", "Compared with", *titles], rows, texts=4)
+
+
+def timing(steps: Mapping[str, Mapping[str, float]]) -> str:
+    """Jobs, summed wall and processor time, and largest memory of each step."""
+    keys = ["jobs", "wall_seconds", "processor_seconds", "memory_mib"]
+    order = [step for step in STEPS if step in steps] + sorted(set(steps) - set(STEPS))
+    frame = pd.DataFrame.from_dict(steps, orient="index")[keys].loc[order]
+    frame.index = [f"`{step}`" for step in order]
+    frame.loc["all"] = frame.agg(dict.fromkeys(keys[:3], "sum") | {"memory_mib": "max"})
+    rows = [[str(step), *(f"{number:.0f}" for number in row)] for step, *row in frame.itertuples()]
+    heads = ["Step", "Jobs", "Wall time, s", "Processor time, s", "Largest memory of a job, MiB"]
+    return pipe_table(heads, rows, texts=1)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -113,32 +204,7 @@ def write_pictures(figures: Path, folder: Path) -> None:
             picture.save(temporary, quality=WEBP_QUALITY, method=6)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python docs/fill_tables.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--study", type=Path, required=True, help="folder of a finished study")
-    parser.add_argument("--date", required=True, help="day of the measurement")
-    parser.add_argument("--hardware", required=True, help="machine of the measurement")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="default README.md")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "docs/results.md", help="default docs/results.md"
-    )
-    parser.add_argument(
-        "--images", type=Path, default=ROOT / "docs/images", help="default docs/images"
-    )
-    arguments = parser.parse_args(argv)
-    tables = study_tables(arguments.study, date=arguments.date, hardware=arguments.hardware)
-    for option, names in PAGES.items():
-        page = getattr(arguments, option)
-        text = page.read_text(encoding="utf-8")
-        write_text(page, fill(text, {name: tables[name] for name in names}))
-    write_pictures(arguments.study / "figures", arguments.images)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

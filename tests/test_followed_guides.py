@@ -120,12 +120,12 @@ def insert(path: Path, before: str, text: str) -> None:
 
 def test_adding_a_metric(project: Path) -> None:
     scoring = project / "pipeline_steps/evidence/scores/scoring.py"
-    further = project / "pipeline_steps/evidence/tables/further_tables.py"
+    kinds = project / "pipeline_steps/evidence/tables/kinds.py"
     places = {
         "from pipeline_steps.metrics.mean_shift": (scoring, "from pipeline_steps.metrics.mmd"),
         '    "mean_shift",': (scoring, '    "extractors",\n)'),
         '        "mean_shift":': (scoring, '        "extractors": " ".join'),
-        '    ("mean_shift",': (further, '    ("fd_inf",'),
+        '    Column("mean_shift",': (kinds, '    Column("fd_inf",'),
     }
     for block in blocks_of("adding-a-metric.md"):
         if block.language == "sh":

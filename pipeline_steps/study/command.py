@@ -53,10 +53,10 @@ def command(function: Callable[..., Any], *, hidden: Sequence[str] = ()) -> Main
         import tyro  # here, for importers of a step need no command line
 
         module = sys.modules[function.__module__]
-        name = module.__spec__.name if module.__spec__ else module.__name__
+        name = f"-m {module.__spec__.name}" if module.__spec__ else Path(sys.argv[0]).name
         given: dict[str, Any] = tyro.cli(
             _collector(function, vars(module), hidden),
-            prog=f"python -m {name}",
+            prog=f"python {name}",
             description=(module.__doc__ or "").replace("\nOut:", "\n\nOut:"),  # keeps the line
             args=sys.argv[1:] if argv is None else list(argv),
             config=(tyro.conf.FlagCreatePairsOff,),

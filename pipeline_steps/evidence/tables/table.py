@@ -16,7 +16,6 @@ from typing import Literal
 import pandas as pd
 
 from pipeline_steps.evidence.names import SETS, Names, competes, sorted_groups
-from pipeline_steps.naming import VARIANT
 
 Direction = Literal["lower", "higher", "none"]
 Mark = Literal["best", "second", ""]
@@ -185,8 +184,7 @@ def lay_out(
     for index, (key, own) in enumerate(groups):
         first = own.iloc[0]
         heads = tuple(
-            names(str(first[head])) if head in VARIANT else str(first[head])
-            for head in (*by, *also)
+            names(str(first[head])) if head in SETS else str(first[head]) for head in (*by, *also)
         )
         cells = tuple(
             make_cell(values[index], column.digits, ranks[index])
