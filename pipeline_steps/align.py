@@ -1,6 +1,6 @@
 """Align faces to the template that recognisers are trained on.
 
-In:  the images that a manifest names, below --root, or all images of an archive or a folder.
+In:  the images that a manifest names beside it, or all images of an archive or a folder.
 Out: aligned/<source>/<identity>/<name>.png   112x112 RGB;
      aligned/<source>/manifest.parquet        a row for every image; where no face is found or the
                                               image cannot be read, kept is false and reason says
@@ -68,7 +68,6 @@ def run(
     *,
     out: Path,
     manifest: Path | None = None,
-    root: Path | None = None,
     images: Path | None = None,
     device: str,
 ) -> list[Row]:
@@ -78,7 +77,6 @@ def run(
         frozen: the step's configuration.
         out: folder to write.
         manifest: of the images to align; or name images.
-        root: folder that the manifest's files lie in; default: that of the manifest.
         images: archive (.zip, .tar) or folder, all of whose images are aligned.
         device: "cpu" or "cuda", where faces are searched.
 
@@ -91,7 +89,7 @@ def run(
     from pipeline_steps.faces.detection import Detector
 
     if manifest is not None and images is None:
-        inputs = inputs_of_manifest(manifest, root or manifest.parent)
+        inputs = inputs_of_manifest(manifest)
     elif images is not None and manifest is None:
         inputs = inputs_of_images(images)
     else:
@@ -139,7 +137,7 @@ def run(
     return rows
 
 
-def inputs_of_manifest(manifest: Path, root: Path) -> list[Input]:
+def inputs_of_manifest(manifest: Path) -> list[Input]:
     """The images that a manifest keeps; without a column kept, all it names.
 
     Raises:
@@ -159,9 +157,10 @@ def inputs_of_manifest(manifest: Path, root: Path) -> list[Input]:
             identity,
             file,
             f"{identity}/{stem}.png",
-            partial(noted_bytes, root / file, digest, step) if digest else (root / file).read_bytes,
+            partial(noted_bytes, path, digest, step) if digest else path.read_bytes,
         )
         for (identity, file), stem, digest in zip(pairs, stems, hashes, strict=True)
+        for path in [manifest.parent / file]
     ]
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.identities.dataset import Subject, cohort_of, embeddings_file, read_subjects
+from pipeline_steps.identities.dataset import Subject, embeddings_file, read_subjects, share_of
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.manifests import read_manifest
@@ -86,7 +86,7 @@ def run(
     from pipeline_steps.diffusion.training.run import Pace, SavedStates, train
 
     _check_method(frozen)
-    subjects = cohort_of(read_subjects(dataset), cohort, cohorts)
+    subjects = share_of(read_subjects(dataset), cohort, cohorts)
     keys: dict[str, str] = {}
     failures: dict[str, str] = {}
     common = _common(frozen, prior)

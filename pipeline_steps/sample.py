@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline_steps.identities.dataset import Subject, cohort_of, read_subjects
+from pipeline_steps.identities.dataset import Subject, read_subjects, share_of
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
@@ -78,7 +78,7 @@ def run(
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
 
     handed = hand(frozen.variant.get("method", ""), loras)
-    subjects = cohort_of(read_subjects(dataset), cohort, cohorts)
+    subjects = share_of(read_subjects(dataset), cohort, cohorts)
     rows = plan_images(frozen, subjects, handed)
     gate, attempts = None, 1
     if frozen.settings.gate is not None:

@@ -343,7 +343,7 @@ def test_the_command_line_runs_the_real_detector_and_recogniser(
     assert set(written(tmp_path / "out")) == {"ID_1"}
     assert "step 3/3" in capsys.readouterr().err
     assert run_main(lambda: finetune.main([*arguments[:-3], "5", "--cohorts", "3"])) == 2
-    assert "cohort 5 of 3" in capsys.readouterr().err
+    assert "share 5 of 3" in capsys.readouterr().err
 
 
 def test_settings_resolve_by_base_model_and_method() -> None:

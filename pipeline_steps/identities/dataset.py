@@ -107,15 +107,15 @@ def read_subjects(dataset: Path) -> list[Subject]:
     return sorted(subjects, key=lambda subject: natural_key(subject.identity))
 
 
-def cohort_of(subjects: Sequence[Subject], cohort: int, cohorts: int) -> list[Subject]:
-    """Every ``cohorts``-th subject, beginning with number ``cohort``.
+def share_of(subjects: Sequence[Subject], share: int, shares: int) -> list[Subject]:
+    """The people of one job: every ``shares``-th subject, beginning with number ``share``.
 
     Raises:
-        StepError: there is no such cohort.
+        StepError: there is no such share.
     """
-    if not 0 <= cohort < cohorts:
-        raise StepError(f"cohort {cohort} of {cohorts}: a number from 0 to {cohorts - 1} expected")
-    return list(subjects[cohort::cohorts])
+    if not 0 <= share < shares:
+        raise StepError(f"share {share} of {shares}: a number from 0 to {shares - 1} expected")
+    return list(subjects[share::shares])
 
 
 def embeddings_file(dataset: Path, subject: Subject) -> Path:

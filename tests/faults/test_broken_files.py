@@ -33,7 +33,7 @@ SAMPLE = (
 ALIGN = (
     f"align --config {R}/config/align.json"
     f" --manifest {R}/samples/demo/idbooth/base/manifest.parquet"
-    f" --root {R}/samples/demo/idbooth/base --out {R}/aligned/demo/idbooth/base"
+    f" --out {R}/aligned/demo/idbooth/base"
 )
 FEATURES = (
     f"features --config {R}/config/features/demo_recogniser.json --aligned {R}/aligned/real"

@@ -19,13 +19,12 @@ rule align_photographs:
         mem_mb=4000,
         runtime=120,
     params:
-        root=subpath(input.manifest, parent=True),
         out=subpath(output[0], parent=True),
     message:
         "real: align faces"
     shell:
         "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
-        " --root {params.root} --out {params.out} &> {log}"
+        " --out {params.out} &> {log}"
 
 
 rule align_in_the_wild:
@@ -72,13 +71,12 @@ rule align:
         mem_mb=4000,
         runtime=120,
     params:
-        root=subpath(input.manifest, parent=True),
         out=subpath(output[0], parent=True),
     message:
         "{wildcards.variant}: align faces"
     shell:
         "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
-        " --root {params.root} --out {params.out} &> {log}"
+        " --out {params.out} &> {log}"
 
 
 # A reference set may be large: one job per extractor, so that a further one costs its own time only.

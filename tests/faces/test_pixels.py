@@ -1,4 +1,4 @@
-"""Colour order of faces: rendered faces of many skins and lights, in both orders."""
+"""Colour order, judged on rendered faces."""
 
 from __future__ import annotations
 
