@@ -1,4 +1,4 @@
-"""Records beside tables and figures: what made them, from what, with what settings and code.
+"""Records beside tables and figures: what made them, from what and whom, with what code.
 
 Images, weights and features say in their own manifests and headers where they come from. Tables and
 figures cannot; a ``.record.json`` beside them does. A record holds no time and no machine, so
@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file, sha256_json
+from pipeline_steps.naming import identity_of, natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
 
@@ -46,17 +47,40 @@ def write_record(
         outputs: files that were made.
         inputs: files that they were made from; of feature files the header's facts go along.
     """
+    sources = list(inputs)
+    facts = {path.as_posix(): _facts(path) for path in sources}
+    hashes = sorted(of["sha256"] for of in facts.values())
+    people = {name for path in sources for name in people_of(path)}
     content = {
         "study": frozen.study,
         "step": frozen.step,
         "seed": frozen.seed,
+        "key": sha256_json([config_hash(frozen), hashes]),
         "config_sha256": config_hash(frozen),
         "code_sha256": frozen.code,
         "versions": {name: version(name) for name in PACKAGES},
         "outputs": {path.name: sha256_file(path) for path in outputs},
-        "inputs": {path.as_posix(): _facts(path) for path in inputs},
+        "inputs": facts,
+        "people": sorted(people, key=natural_key),
     }
     write_json(place, content)
+
+
+def people_of(path: Path) -> set[str]:
+    """Identities that had a part in a file, by its record, its rows, or its header."""
+    record = read_record(path)
+    if record is not None:
+        return set(record["people"])
+    if path.suffix == ".parquet":
+        from pipeline_steps.io.manifests import read_manifest
+
+        return set(read_manifest(path, ["identity"])["identity"].dropna().astype(str))
+    if path.suffix == ".safetensors":
+        header = _header(path)
+        files = json.loads(header.get("files", "[]"))
+        named = json.loads(header.get("identities", "[]"))  # of a trained recogniser
+        return {identity_of(file) for file in files if "/" in file} | set(named)
+    return set()
 
 
 def config_hash(frozen: Frozen[Any]) -> str:
