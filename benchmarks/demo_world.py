@@ -192,15 +192,11 @@ def measure_recognisers(task: Task) -> list[Row]:
 
 def equal_error_rate(what: str, embeddings: np.ndarray, people: Sequence[str], seed: int) -> Row:
     """EER of all pairs, with its interval from a bootstrap over people; n counts the pairs."""
-    from pipeline_steps.metrics.intervals import (
-        bootstrap_verification,
-        draw_counts,
-        percentile_interval,
-    )
-    from pipeline_steps.metrics.pairs import compare_within
-    from pipeline_steps.metrics.verification import error_rates
+    from pipeline_steps.metrics.intervals import draw_counts, percentile_interval
+    from pipeline_steps.metrics.pairs import compare
+    from pipeline_steps.metrics.verification import bootstrap_verification, error_rates
 
-    comparison = compare_within(embeddings, people)
+    comparison = compare(embeddings, people)
     genuine, impostor = comparison.genuine.scores, comparison.impostor.scores
     n = len(comparison.identities)
     counts = draw_counts(n, REPLICATES, numpy_generator(seed, "benchmark", "eer"))

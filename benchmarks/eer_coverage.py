@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline_steps.metrics.intervals import bootstrap_verification
-from pipeline_steps.metrics.jackknife import error_rate_interval
-from pipeline_steps.metrics.pairs import Comparison, Pairs, compare_between, compare_within
+from pipeline_steps.metrics.intervals import error_rate_interval
+from pipeline_steps.metrics.pairs import Comparison, Pairs, compare
+from pipeline_steps.metrics.verification import bootstrap_verification
 from pipeline_steps.study.command import run_main
 
 Random = np.random.Generator
@@ -77,9 +77,7 @@ class Images:
         """All pairs of one draw."""
         first, second, who = self.draw(rng, people, scatter, images)
         names = [f"{person:05d}" for person in who]
-        if second is None:
-            return compare_within(first, names)
-        return compare_between(first, names, second, names)
+        return compare(first, names, *(() if second is None else (second, names)))
 
     def truth(self, scatter: float, images: int, people: int, impostors: int) -> float:
         """Error rate of `people`, impostor pairs among the first `impostors` of them."""

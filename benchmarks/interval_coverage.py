@@ -26,13 +26,9 @@ from pathlib import Path
 import numpy as np
 from measured import Row, add, proportion, table
 
-from pipeline_steps.metrics.frechet import frechet_distance
+from pipeline_steps.metrics.frechet import frechet_distance, frechet_interval
 from pipeline_steps.metrics.intervals import Interval
-from pipeline_steps.metrics.jackknife import frechet_interval, verification_intervals
-from pipeline_steps.metrics.pairs import Comparison, compare_between, compare_within
-from pipeline_steps.metrics.score_tiles import tiles_between, tiles_within
-from pipeline_steps.metrics.streams import streamed_error_rates
-from pipeline_steps.metrics.verification import ErrorRates, error_rates
+from pipeline_steps.metrics.verification import ErrorRates, identity_error_rates
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.study.command import run_main
 
@@ -86,34 +82,28 @@ def images_of(
     return images, others, [f"ID_{i}" for i in range(people) for _ in range(case.images)]
 
 
-def comparison_of(case: Case, rng: np.random.Generator) -> Comparison:
-    """Pairs of one draw."""
-    images, others, names = images_of(case, case.people, rng)
-    if case.versus:
-        return compare_between(images, names, others, names)
-    return compare_within(images, names)
-
-
 def draw(case: Case, rng: np.random.Generator) -> tuple[float, Interval]:
     """An estimate and its interval."""
     if case.measure == "fd":
         images, others, names = images_of(case, case.people, rng)
         interval = frechet_interval(others, images, names, names, groups=200, rng=rng)
         return frechet_distance(others, images), interval
-    comparison = comparison_of(case, rng)
-    rates = error_rates(comparison.genuine.scores, comparison.impostor.scores)
-    intervals = verification_intervals(comparison, rates, rng)
-    return float(getattr(rates, case.measure)), getattr(intervals, case.measure)
+    rates = rates_of(case, case.people, rng)
+    limits = (getattr(rates, f"{case.measure}_{limit}") for limit in ("low", "high"))
+    return float(getattr(rates, case.measure)), Interval(*limits)
+
+
+def rates_of(case: Case, people: int, rng: np.random.Generator) -> ErrorRates:
+    """Error rates of one draw."""
+    images, others, names = images_of(case, people, rng)
+    gallery = (others, names) if case.versus else ()
+    return identity_error_rates(images, names, *gallery, rng=rng)
 
 
 @cache
 def population(case: Case) -> ErrorRates:
     """Error rates of a whole population."""
-    images, others, names = images_of(case, POPULATION, np.random.default_rng(1))
-    pairs = tiles_within(images, names)
-    if case.versus:
-        pairs = tiles_between(images, names, others, names)
-    return streamed_error_rates(pairs).rates
+    return rates_of(case, POPULATION, np.random.default_rng(1))
 
 
 @cache

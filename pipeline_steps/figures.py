@@ -41,7 +41,7 @@ from pipeline_steps.evidence.origins import check_features
 from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import Features, load_features
-from pipeline_steps.metrics.pairs import compare_between, compare_within
+from pipeline_steps.metrics.pairs import compare
 from pipeline_steps.naming import REAL, identities_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -154,11 +154,8 @@ def _scores(
                 own = features[source].features, identities_of(features[source].files)
                 # The stream of the score step, so that figure and table are about the same pairs.
                 rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
-                if versus == "real":
-                    theirs = real.features, identities_of(real.files)
-                    found = compare_between(*own, *theirs, impostors=impostors, rng=rng)
-                else:
-                    found = compare_within(*own, impostors=impostors, rng=rng)
+                theirs = (real.features, identities_of(real.files)) if versus == "real" else ()
+                found = compare(*own, *theirs, impostors=impostors, rng=rng)
                 panel[source.method] = found.genuine.scores, found.impostor.scores
     return rows
 

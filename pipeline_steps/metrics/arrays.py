@@ -1,14 +1,20 @@
-"""Validation of feature matrices, shared by the metrics."""
+"""What the metrics share: checked feature matrices, and work on blocks of them in threads."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[Any]  # float32 or float64
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def feature_rows(values: ArrayLike, *, name: str, min_rows: int = 1) -> Rows:
@@ -55,3 +61,29 @@ def unit_rows(matrix: Rows, *, name: str) -> Matrix:
     if (norms == 0).any():
         raise ValueError(f"{name} features hold a zero row, which has no direction")
     return rows / norms
+
+
+def blocks(stop: int, size: int, start: int = 0) -> list[slice]:
+    """start..stop in blocks of `size`."""
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` over threads: results in order, and only a few of them in memory at a time.
+
+    NumPy lets go of the interpreter while it computes. There are as many threads as matrix products
+    may use: OMP_NUM_THREADS, or the processor's.
+    """
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    count = max(1, int(named)) if named.isdigit() else (os.cpu_count() or 1)
+    if count == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -6,10 +6,21 @@ NeurIPS 2017, Eq. 6; Dowson and Landau, 1982. It is called FID only with the Inc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline_steps.metrics.arrays import Matrix, feature_matrix, same_width
+from pipeline_steps.metrics.intervals import (
+    NO_INTERVAL,
+    ROOT,
+    Interval,
+    Mask,
+    Values,
+    jackknife_interval,
+    leave_out,
+)
 
 
 def frechet_distance(real: ArrayLike, synthetic: ArrayLike) -> float:
@@ -113,6 +124,67 @@ def weighted_frechet_distance(
     traces = np.square(root_real).sum() + np.square(root_synthetic).sum()
     # Two equal sets cancel to rounding error, whose sign is arbitrary.
     return float(max(difference @ difference + traces - 2.0 * cross, 0.0))
+
+
+def frechet_interval(
+    real: ArrayLike,
+    synthetic: ArrayLike,
+    real_identities: Sequence[str],
+    synthetic_identities: Sequence[str],
+    *,
+    groups: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the Fréchet distance's mean at these set sizes.
+
+    Identities are left out together with all their images: from both sets at once where the sets
+    share identities (synthetic images of the real people), else from one set after the other.
+
+    Args:
+        real, synthetic: features [n, d] and [m, d].
+        real_identities, synthetic_identities: one name per row; give every row its own name where
+            images are independent.
+        groups: most groups of identities to leave out, each of which costs one distance; below 2
+            there is no interval.
+        rng: deals identities into groups where there are more of them.
+        level: confidence level, in (0, 1).
+
+    Raises:
+        ValueError: as `frechet_distance`, or names that don't match the rows.
+    """
+    x = feature_matrix(real, name="real", min_rows=2)
+    y = feature_matrix(synthetic, name="synthetic", min_rows=2)
+    same_width(x, y)
+    x_names, y_names = np.asarray(real_identities, str), np.asarray(synthetic_identities, str)
+    if len(x_names) != len(x) or len(y_names) != len(y):
+        raise ValueError("the interval needs one identity name per feature row")
+    if groups < 2:
+        return NO_INTERVAL
+    x_units, y_units = np.unique(x_names), np.unique(y_names)
+    x_all, y_all = np.ones(len(x)), np.ones(len(y))
+
+    def rows(names: NDArray[np.str_], units: NDArray[np.str_], kept: Mask) -> Values:
+        return kept[np.searchsorted(units, names)].astype(np.float64)
+
+    def distances(weights: Sequence[tuple[Values, Values]]) -> Values:
+        if any(min(a.sum(), b.sum()) < 2 for a, b in weights):
+            return np.empty(0)  # somebody's images are nearly the whole set
+        return np.array([weighted_frechet_distance(x, y, a, b) for a, b in weights])
+
+    if len(np.intersect1d(x_units, y_units)):
+        units = np.union1d(x_units, y_units)
+        kept = leave_out(len(units), groups, rng)
+        weights = [(rows(x_names, units, k), rows(y_names, units, k)) for k in kept]
+        samples = [distances(weights)]
+    else:
+        without_x = [rows(x_names, x_units, k) for k in leave_out(len(x_units), groups, rng)]
+        without_y = [rows(y_names, y_units, k) for k in leave_out(len(y_units), groups, rng)]
+        samples = [
+            distances([(kept, y_all) for kept in without_x]),
+            distances([(x_all, kept) for kept in without_y]),
+        ]
+    return jackknife_interval(frechet_distance(x, y), samples, ROOT, level)
 
 
 def _mean_and_root(rows: Matrix, weights: NDArray[np.float64]) -> tuple[Matrix, Matrix]:

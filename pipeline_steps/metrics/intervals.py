@@ -1,31 +1,47 @@
-"""Bootstrap over identities: replicates of error rates, and percentile intervals from them.
+"""Confidence intervals over people, for numbers that are made of pairs or of sets.
 
-Two scores that share a person are not independent, so the person is the unit that is resampled
-(Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the subsets bootstrap",
-CVIU 2004). A replicate gives identity a the weight w_a: its genuine pairs count w_a times, the
-impostor pairs of a and b count w_a w_b times.
+Two scores that share a person are not independent, nor are two images of one, so the person is what
+is resampled or left out.
 
-With few identities plain percentile intervals are too narrow; the percentiles are moved outwards as
-Hesterberg ("What Teachers Should Know About the Bootstrap", The American Statistician 2015, Section
-4.3) proposes, so that an interval for a mean of n values has the width of Student's t.
+Leaving out: the spread of the estimates without each person gives a standard error (Efron and
+Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981, who show that it errs on the
+wide side), and Student's t the limits, on a scale on which the number is nearly symmetric. Where
+few people carry most of the spread the standard error itself is uncertain: degrees of freedom fall
+with the kurtosis, from Var(s^2) of a sample. Of many people, groups are left out (Shao and Tu, "The
+Jackknife and Bootstrap", 1995, Section 2.3). An error rate is a proportion, and gets Wilson's
+limits for as many independent pairs as would have this standard error.
+
+Bootstrap (Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the subsets
+bootstrap", CVIU 2004): with few people plain percentile intervals are too narrow; the percentiles
+are moved outwards as Hesterberg ("What Teachers Should Know About the Bootstrap", The American
+Statistician 2015, Section 4.3) proposes, so that an interval for a mean of n values has the width
+of Student's t.
+
+Coverage by simulation: benchmarks/interval_coverage.py, benchmarks/eer_coverage.py.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from pipeline_steps.metrics.pairs import Comparison, Pairs
-from pipeline_steps.metrics.verification import fisher_discriminant_ratio
+MAX_GROUPS = 200  # people left out one by one up to here, in so many groups beyond
+FEWEST_FREEDOM = 2.0  # with fewer, Student's t is so wide that limits say nothing
+# At most so many independent pairs does a person stand for in a rare error rate, up to RARE: a
+# correlation of 1 / 8 at least between the errors of one person. Of frequent errors everybody has
+# some, and the jackknife tells. Chosen by simulation, see docs/metrics.md.
+PAIRS_PER_PERSON, RARE = 8.0, 0.05
+
+Z_95 = 1.959963984540054
 
 Values = NDArray[np.float64]
 Counts = NDArray[np.int64]
-
-Z_95 = 1.959963984540054
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -37,15 +53,6 @@ class Interval:
 
 
 NO_INTERVAL = Interval(float("nan"), float("nan"))
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """Bootstrap replicates of the verification numbers, [replicates] each; NaN where undefined."""
-
-    eer: Values
-    fdr: Values
-    genuine_mean: Values
 
 
 def wilson_interval(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
@@ -87,119 +94,116 @@ def percentile_interval(values: Values, n_units: int, level: float = 0.95) -> In
     return Interval(float(low), float(high))
 
 
-def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates:
-    """Error rates of bootstrap replicates, equal to those of the repeated scores.
+@dataclass(frozen=True)
+class Scale:
+    """A monotone scale for a number, and the way back (which clips to the number's range)."""
 
-    The scores are sorted once and summed once per pair of identities; a replicate then costs two
-    cumulative sums of integer weights and a binary search for the crossing of the two rates.
+    to: Callable[[Values], Values]
+    back: Callable[[Values], Values]
+
+
+ROOT = Scale(np.sqrt, lambda x: np.square(np.maximum(x, 0.0)))
+
+
+def leave_out(n_units: int, groups: int, rng: np.random.Generator) -> Mask:
+    """Who stays in each leave-out replicate, [replicates, n_units].
+
+    Up to `groups` units are left out one by one; more are dealt at random into that many groups.
+    """
+    if n_units <= groups:
+        return ~np.eye(n_units, dtype=bool)
+    member = rng.permutation(np.arange(n_units) % groups)
+    return np.asarray(member[None, :] != np.arange(groups)[:, None])
+
+
+def jackknife_interval(
+    estimate: float, samples: Sequence[Values], scale: Scale, level: float = 0.95
+) -> Interval:
+    """Interval from leave-out estimates.
 
     Args:
-        comparison: pairs over k identities.
-        counts: draws [r, k], as from `draw_counts`. Two comparisons over the same identities with
-            the same counts give paired replicates, whose differences may be taken.
+        estimate: the number itself.
+        samples: leave-out estimates [g], g >= 2, one array for each independent sample of units.
+        scale: where the estimate is nearly symmetric.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        Student's interval with Welch and Satterthwaite's degrees of freedom; NaN limits where a
+        sample has fewer than two units or a value is not finite.
     """
-    genuine, impostor = _group(comparison.genuine), _group(comparison.impostor)
-    merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
-    genuine_below = np.searchsorted(genuine.scores, merged, side="left")
-    impostor_below = np.searchsorted(impostor.scores, merged, side="left")
-    result = np.full((3, len(counts)), np.nan)
-    for index, weights in enumerate(counts):
-        genuine_weights = weights[genuine.first]
-        impostor_weights = weights[impostor.first] * weights[impostor.second]
-        if not genuine_weights.any() or not impostor_weights.any():
-            continue
-        eer = _crossing(
-            genuine.cumulative(genuine_weights),
-            impostor.cumulative(impostor_weights),
-            genuine_below,
-            impostor_below,
-        )
-        genuine_mean, genuine_sd = genuine.moments(genuine_weights)
-        impostor_mean, impostor_sd = impostor.moments(impostor_weights)
-        fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
-        result[:, index] = eer, fdr, genuine_mean
-    return Replicates(eer=result[0], fdr=result[1], genuine_mean=result[2])
+    if not np.isfinite(estimate) or any(len(values) < 2 for values in samples):
+        return NO_INTERVAL
+    spreads = [scale.to(np.asarray(values, dtype=np.float64)) for values in samples]
+    if not all(np.isfinite(values).all() for values in spreads):
+        return NO_INTERVAL
+    variances = np.array([values.var() * (len(values) - 1.0) for values in spreads])
+    total = float(variances.sum())
+    if total == 0.0:
+        return Interval(estimate, estimate)
+    freedoms = np.array([_freedom(values) for values in spreads])
+    freedom = total**2 / float((variances**2 / freedoms).sum())
+    reach = float(special.stdtrit(freedom, (1.0 + level) / 2.0)) * np.sqrt(total)
+    centre = scale.to(np.asarray(estimate, dtype=np.float64))
+    return Interval(float(scale.back(centre - reach)), float(scale.back(centre + reach)))
 
 
-@dataclass(frozen=True)
-class _Grouped:
-    """Scores sorted, and summed over all images of each pair of identities.
+def _freedom(values: Values) -> float:
+    """Degrees of freedom of a sample's variance: 2 / its squared coefficient of variation.
 
-    Attributes:
-        scores: ascending [n].
-        group: pair of identities of each score [n].
-        first, second: the identities of each pair [g].
-        size, total, squares: number, sum and sum of squares of each pair's scores [g], the sums
-            about `centre`, which keeps their digits.
-        centre: mean of all scores.
+    Var(s^2) = sigma^4 (kurtosis - 1) / g nearly, so 2 g / (kurtosis - 1), which is g for normal
+    values; one degree goes into the mean. No more than g - 1 are claimed, no fewer than two.
     """
-
-    scores: Values
-    group: NDArray[np.intp]
-    first: Counts
-    second: Counts
-    size: Values
-    total: Values
-    squares: Values
-    centre: float
-
-    def cumulative(self, weights: Counts) -> Counts:
-        """Weight of the i lowest scores, i = 0..n, from the pairs' weights [g]."""
-        return np.concatenate([[0], np.cumsum(weights[self.group])])
-
-    def moments(self, weights: Counts) -> tuple[float, float]:
-        """Weighted mean and population standard deviation, from the pairs' weights [g]."""
-        n = float(weights @ self.size)
-        mean = float(weights @ self.total) / n
-        variance = float(weights @ self.squares) / n - mean**2
-        return mean + self.centre, float(np.sqrt(max(variance, 0.0)))
+    g = len(values)
+    centred = values - values.mean()
+    square = float(np.square(centred).mean())
+    if square == 0.0:
+        return g - 1.0
+    excess = float((centred**4).mean()) / square**2 - 1.0
+    most = max(g - 1.0, 1.0)
+    freedom = 2.0 * g / max(excess, 1e-9) - 1.0
+    return float(np.clip(freedom, min(FEWEST_FREEDOM, most), most))
 
 
-def _group(pairs: Pairs) -> _Grouped:
-    order = np.argsort(pairs.scores, kind="stable")
-    scores = pairs.scores[order]
-    identities = int(max(pairs.first.max(), pairs.second.max())) + 1
-    codes, group = np.unique(
-        pairs.first[order] * identities + pairs.second[order], return_inverse=True
-    )
-    centre = float(scores.mean())
-    return _Grouped(
-        scores=scores,
-        group=group,
-        first=codes // identities,
-        second=codes % identities,
-        size=np.bincount(group).astype(np.float64),
-        total=np.bincount(group, scores - centre).astype(np.float64),
-        squares=np.bincount(group, np.square(scores - centre)).astype(np.float64),
-        centre=centre,
-    )
+def error_rate_interval(
+    rate: float, without: Values, n_units: int, n_genuine: int, level: float = 0.95
+) -> Interval:
+    """Interval of an error rate over people.
 
+    Wilson's limits for the effective number of pairs, rate (1 - rate) / variance, the variance that
+    of the jackknife (Korn and Graubard, Survey Methodology 24, 1998; with Wilson's limits as in
+    Franco et al., Journal of Survey Statistics and Methodology 7, 2019), and Student's quantile. A
+    draw without those few who are confused has both too small a rate and too small a variance, so
+    the effective number is bounded: by the genuine pairs, and where errors are rare by
+    `PAIRS_PER_PERSON` for each person, since the errors of one person go together (Schuckers,
+    "Using the beta-binomial distribution to assess performance of a biometric identification
+    device", International Journal of Image and Graphics 3, 2003:
+    n / correlation at most, whatever the number of pairs).
 
-def _crossing(
-    genuine_cumulative: Counts,
-    impostor_cumulative: Counts,
-    genuine_below: NDArray[np.intp],
-    impostor_below: NDArray[np.intp],
-) -> float:
-    """Equal error rate where FMR - FNMR, which falls with the threshold, changes sign."""
-    n_genuine, n_impostor = int(genuine_cumulative[-1]), int(impostor_cumulative[-1])
+    Where nobody erred, leaving people out tells nothing. The upper limit is then Clopper and
+    Pearson's for the share of people who err at all, which the error rate does not exceed.
 
-    def rates(threshold: int) -> tuple[float, float]:
-        if threshold == len(genuine_below):  # above every score
-            return 0.0, 1.0
-        matching = n_impostor - int(impostor_cumulative[impostor_below[threshold]])
-        rejected = int(genuine_cumulative[genuine_below[threshold]])
-        return matching / n_impostor, rejected / n_genuine
+    Args:
+        rate: the error rate.
+        without: the same without each person or group [g].
+        n_units: number of people.
+        n_genuine: number of genuine pairs.
+        level: confidence level, in (0, 1).
 
-    low, high = 0, len(genuine_below)
-    while low < high:
-        middle = (low + high) // 2
-        fmr, fnmr = rates(middle)
-        if fmr <= fnmr:
-            high = middle
-        else:
-            low = middle + 1
-    fmr, fnmr = rates(low)
-    if fmr == fnmr or low == 0:
-        return (fmr + fnmr) / 2.0
-    return min(fmr + fnmr, sum(rates(low - 1))) / 2.0
+    Returns:
+        The interval; NaN limits where a value is not finite.
+    """
+    if not np.isfinite(rate) or not np.isfinite(without).all():
+        return NO_INTERVAL
+    tail = (1.0 - level) / 2.0
+    if rate == 0.0:
+        return Interval(0.0, float(1.0 - tail ** (1.0 / n_units)))
+    variance = float(without.var()) * (len(without) - 1.0)
+    most = min(float(n_genuine), PAIRS_PER_PERSON * max(1.0, rate / RARE) ** 2 * n_units)
+    effective = rate * (1.0 - rate) / variance if variance > 0.0 else most
+    if effective == 0.0:  # every pair is an error, though not without each person
+        return Interval(0.0, 1.0)
+    if effective < most:  # a variance that was estimated takes Student's quantile
+        quantile = special.stdtrit(len(without) - 1, 1.0 - tail)
+    else:
+        effective, quantile = most, special.ndtri(1.0 - tail)
+    return Interval(*wilson_interval(rate, effective, float(quantile)))

@@ -1,30 +1,36 @@
-"""Precision, recall, density and coverage on k-nearest-neighbour manifolds.
+"""Nearest neighbours: precision, recall, density, coverage, and the share of authentic images.
 
 Precision and recall: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing
 Generative Models", NeurIPS 2019, Eq. 1-2. Density and coverage: Naeem et al., "Reliable Fidelity
-and Diversity Metrics for Generative Models", ICML 2020, Eq. 3-4.
+and Diversity Metrics for Generative Models", ICML 2020, Eq. 3-4. AuthPct: Alaa et al., "How
+Faithful is your Synthetic Data?", ICML 2022, Section 3.3; as a percentage in Stein et al., NeurIPS
+2023.
+
+Distances come in blocks of float32 products, whose rounding errors are bounded; whatever lies
+within the bound of a decision is computed again from float64 differences, so every decision is that
+of float64 differences, at the speed of single precision.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import feature_rows, same_width
-from pipeline_steps.metrics.neighbours import (
-    Indices,
-    Screen,
-    Single,
-    blocks,
-    differences,
-    exact_radii,
-    screened,
-    screened_radii,
-    screens,
-)
-from pipeline_steps.metrics.parallel import parallel
+from pipeline_steps.metrics.arrays import Rows, blocks, feature_rows, parallel, same_width
+
+TILE = 1024  # rows of a block of distances
+CHUNK = 4096  # pairs whose differences are formed at once
+UNIT = 2.0**-24  # unit roundoff of float32
+# The error of an inner product of d terms exceeds CERTAINTY sqrt(d) UNIT |a| |b| with a probability
+# below 1e-13 (Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", SISC
+# 2019, Theorem 3.1).
+CERTAINTY = 8.0
+
+Double = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[str, float]:
@@ -39,9 +45,6 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
     - density: mean number of real balls around a synthetic row, divided by k (may exceed 1)
     - coverage: share of real balls that hold a synthetic row
 
-    Distances are built in blocks: memory is O(block x n), never n x m. They are screened in single
-    precision, and decided as float64 differences decide (see `neighbours`).
-
     Args:
         real: features [n, d], n > k.
         synthetic: features [m, d], m > k.
@@ -52,92 +55,128 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    x = feature_rows(real, name="real", min_rows=k + 1)
-    y = feature_rows(synthetic, name="synthetic", min_rows=k + 1)
-    same_width(x, y)
-    real_screen, synthetic_screen = screens(x, y)
-    real_radii = screened_radii(real_screen, k)
-    synthetic_radii = screened_radii(synthetic_screen, k)
+    x, y = _screens(real, synthetic, min_rows=k + 1)
+    real_radii, synthetic_radii = _neighbours(x, x, k)[0], _neighbours(y, y, k)[0]
 
-    def compare(rows: slice) -> _Decided:
-        squared = screened(real_screen, rows, synthetic_screen, slice(0, len(y)))
-        in_real, open_real = _decide(squared, real_radii, real_screen, rows, axis=0)
-        in_synthetic, open_synthetic = _decide(
-            squared, synthetic_radii, synthetic_screen, slice(0, len(y)), axis=1
-        )
-        recalled = np.asarray(in_synthetic.any(axis=1))
-        # A real row that is surely in some ball needs no further proof.
-        open_synthetic[recalled] = False
-        return _Decided(
-            around=np.count_nonzero(in_real, axis=0),
-            covered=np.asarray(in_real.any(axis=1)),
-            recalled=recalled,
-            open_real=_positions(open_real, rows.start),
-            open_synthetic=_positions(open_synthetic, rows.start),
-        )
+    def compare(rows: slice) -> tuple[Any, Any, Any]:
+        squared = _squared(x, rows, y)
+        in_real = _inside(squared, real_radii[rows, None], x, rows, y)
+        in_synthetic = _inside(squared, synthetic_radii[None, :], x, rows, y)
+        return np.count_nonzero(in_real, axis=0), in_real.any(axis=1), in_synthetic.any(axis=1)
 
-    decided = list(parallel(compare, blocks(len(x))))
-    around = np.sum([part.around for part in decided], axis=0)
-    covered = np.concatenate([part.covered for part in decided])
-    recalled = np.concatenate([part.recalled for part in decided])
-
-    pairs = np.concatenate([part.open_real for part in decided])
-    squared = differences(x, y, pairs[:, 0], pairs[:, 1])
-    inside = pairs[squared <= _exact(real_screen, k, real_radii, pairs[:, 0])]
-    np.add.at(around, inside[:, 1], 1)
-    covered[inside[:, 0]] = True
-
-    pairs = np.concatenate([part.open_synthetic for part in decided])
-    squared = differences(x, y, pairs[:, 0], pairs[:, 1])
-    inside = pairs[squared <= _exact(synthetic_screen, k, synthetic_radii, pairs[:, 1])]
-    recalled[inside[:, 0]] = True
+    around, covered, recalled = zip(*parallel(compare, blocks(len(x.rows), TILE)), strict=True)
+    balls = np.sum(around, axis=0)
     return {
-        "precision": float((around > 0).mean()),
-        "recall": float(recalled.mean()),
-        "density": float(around.mean() / k),
-        "coverage": float(covered.mean()),
+        "precision": float((balls > 0).mean()),
+        "recall": float(np.concatenate(recalled).mean()),
+        "density": float(balls.mean() / k),
+        "coverage": float(np.concatenate(covered).mean()),
     }
 
 
+def authenticity_percentage(real: ArrayLike, synthetic: ArrayLike) -> float:
+    """Percentage of synthetic rows that are no near copies of real ones.
+
+    A synthetic row is authentic when it is farther from its nearest real row than that real row is
+    from its own nearest real neighbour.
+
+    Args:
+        real: features [n, d], n >= 2: the images that the generator was trained on.
+        synthetic: features [m, d], m >= 1.
+
+    Returns:
+        In [0, 100]; copies alone give 0.
+
+    Raises:
+        ValueError: wrong shapes, too few rows, values that are not finite.
+    """
+    x, y = _screens(real, synthetic, min_rows=2, min_synthetic=1)
+    squared, owners = _neighbours(y, x, 1)
+    return float(100.0 * (squared > _neighbours(x, x, 1)[0][owners]).mean())
+
+
 @dataclass(frozen=True)
-class _Decided:
-    """What single precision settles about a block of real rows, and what it leaves open.
+class _Screen:
+    """A set of rows with what screening in single precision needs.
 
     Attributes:
-        around: number of the block's balls around each synthetic row [m].
-        covered: whether a ball holds a synthetic row [b].
-        recalled: whether a real row lies in a synthetic ball [b].
-        open_real: pairs (real row, synthetic row) close to the surface of the real row's ball.
-        open_synthetic: the same of the synthetic row's ball, of rows not yet recalled.
+        rows: the rows as they came [n, d].
+        low: the rows about a centre, float32 [n, d]. A common shift changes no distance and keeps
+            the digits of |a|^2 - 2 a.b + |b|^2.
+        squared: |low|^2, float32 [n].
+        tolerance: largest error of a screened squared distance from each row [n].
     """
 
-    around: NDArray[np.intp]
-    covered: NDArray[np.bool_]
-    recalled: NDArray[np.bool_]
-    open_real: Indices
-    open_synthetic: Indices
+    rows: Rows
+    low: NDArray[np.float32]
+    squared: NDArray[np.float32]
+    tolerance: Double
 
 
-def _decide(
-    squared: Single, radii: Single, balls: Screen, which: slice, *, axis: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which pairs are surely inside the balls along an axis of `squared`, and which are open."""
-    # The distance and the radius may each be off by the tolerance.
-    slack = 2.0 * balls.tolerance[which]
-    low, high = radii[which] - slack, radii[which] + slack
-    shape = (-1, 1) if axis == 0 else (1, -1)
-    inside = squared <= low.astype(np.float32).reshape(shape)
-    return inside, (squared <= high.astype(np.float32).reshape(shape)) & ~inside
+def _screens(
+    real: ArrayLike, synthetic: ArrayLike, *, min_rows: int, min_synthetic: int | None = None
+) -> list[_Screen]:
+    """Both sets, checked, about the mean of the first."""
+    x = feature_rows(real, name="real", min_rows=min_rows)
+    y = feature_rows(synthetic, name="synthetic", min_rows=min_synthetic or min_rows)
+    same_width(x, y)
+    shift = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    lows = [(rows - shift).astype(np.float32, copy=False) for rows in (x, y)]
+    squares = [np.einsum("ij,ij->i", low, low, dtype=np.float64) for low in lows]
+    longest = np.sqrt(max(float(squared.max()) for squared in squares))
+    # 2 |a| |b| <= (|a| + |b|)^2 / 2 for the product; the rest from rounding rows, norms and sums.
+    factor = UNIT * (CERTAINTY * np.sqrt(x.shape[1]) / 2.0 + 12.0)
+    return [
+        _Screen(rows, low, s.astype(np.float32), factor * np.square(np.sqrt(s) + longest))
+        for rows, low, s in zip((x, y), lows, squares, strict=True)
+    ]
 
 
-def _positions(mask: NDArray[np.bool_], first_row: int) -> Indices:
-    """Where a mask with few true entries is true, [pairs, 2], rows counted from `first_row`."""
-    some = np.flatnonzero(mask.any(axis=1))
-    found = np.argwhere(mask[some])
-    return np.column_stack([some[found[:, 0]] + first_row, found[:, 1]])
+def _squared(a: _Screen, rows: slice, b: _Screen) -> NDArray[np.float32]:
+    """Screened squared distances of some rows of a to all of b; may be slightly below zero."""
+    block: NDArray[np.float32] = a.low[rows] @ b.low.T
+    block *= -2.0
+    block += b.squared
+    block += a.squared[rows, None]
+    return block
 
 
-def _exact(balls: Screen, k: int, approximate: Single, rows: Indices) -> NDArray[np.float64]:
-    """Squared radii in float64 of the balls of some rows, which may repeat."""
-    unique, back = np.unique(rows, return_inverse=True)
-    return exact_radii(balls, k, approximate, unique)[back]
+def _exact(a: _Screen, first: Indices, b: _Screen, second: Indices) -> Double:
+    """Squared distances of pairs of rows by float64 differences, [pairs]."""
+    result = np.empty(len(first))
+    for part in blocks(len(first), CHUNK):
+        gap = a.rows[first[part]].astype(np.float64) - b.rows[second[part]]
+        result[part] = np.einsum("ij,ij->i", gap, gap)
+    return result
+
+
+def _neighbours(a: _Screen, b: _Screen, k: int) -> tuple[Double, Indices]:
+    """Squared distance of each row of a to its k-th nearest (other) row of b, and which, [n]."""
+
+    def work(rows: slice) -> tuple[Double, Indices]:
+        block = _squared(a, rows, b)
+        if a is b:
+            block[np.arange(len(block)), np.arange(len(b.rows))[rows]] = np.inf
+        # The k-th nearest row lies among those within the error of both numbers.
+        limit = np.partition(block, k - 1, axis=1)[:, k - 1] + 2.0 * a.tolerance[rows]
+        first, second = np.nonzero(block <= limit[:, None])
+        exact = _exact(a, first + rows.start, b, second)
+        order = np.lexsort((second, exact, first))
+        chosen = order[np.searchsorted(first, np.arange(len(block))) + k - 1]
+        return exact[chosen], second[chosen]
+
+    squared, nearest = zip(*parallel(work, blocks(len(a.rows), TILE)), strict=True)
+    return np.concatenate(squared), np.concatenate(nearest)
+
+
+def _inside(
+    squared: NDArray[np.float32], radii: Double, a: _Screen, rows: slice, b: _Screen
+) -> NDArray[np.bool_]:
+    """Which pairs of a block are no farther apart than squared radii that broadcast to it."""
+    slack = float(a.tolerance[rows].max())
+    inside = squared <= (radii - slack).astype(np.float32)
+    maybe = squared <= (radii + slack).astype(np.float32)
+    first, second = np.nonzero(maybe & ~inside)
+    limits = np.broadcast_to(radii, squared.shape)[first, second]
+    inside[first, second] = _exact(a, first + rows.start, b, second) <= limits
+    return inside

@@ -1,18 +1,33 @@
-"""Verification error rates of genuine and impostor similarity scores.
+"""Verification error rates of genuine and impostor similarity scores, with intervals over people.
 
 Definitions: ISO/IEC 19795-1:2021; operating points and the equal error rate as in PyEER, which
 follows Maio et al., "FVC2000: Fingerprint Verification Competition", TPAMI 2002.
+
+Resampling: a replicate gives unit a (a person, or a group of people) the weight w_a; its genuine
+pairs count w_a times, the impostor pairs of a and b count w_a w_b times. See `intervals`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline_steps.metrics.intervals import (
+    MAX_GROUPS,
+    ROOT,
+    Counts,
+    error_rate_interval,
+    jackknife_interval,
+    leave_out,
+)
+from pipeline_steps.metrics.pairs import MAX_PAIRS, OPERATING_POINTS, Comparison, Pairs, compare
+
 Scores = NDArray[np.float64]
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,8 @@ class ErrorRates:
         fdr: Fisher discriminant ratio, (mu_g - mu_i)^2 / (sd_g^2 + sd_i^2); infinite when both
             distributions are constant and differ.
         d_prime: decidability, |mu_g - mu_i| / sqrt((sd_g^2 + sd_i^2) / 2).
+        eer_low, eer_high, fdr_low, fdr_high: intervals over people; NaN where nobody says whose the
+            scores are, or with fewer than three people.
     """
 
     n_genuine: int
@@ -41,6 +58,19 @@ class ErrorRates:
     genuine_sd: float
     fdr: float
     d_prime: float
+    eer_low: float = NAN
+    eer_high: float = NAN
+    fdr_low: float = NAN
+    fdr_high: float = NAN
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Bootstrap replicates of the verification numbers, [replicates] each; NaN where undefined."""
+
+    eer: Scores
+    fdr: Scores
+    genuine_mean: Scores
 
 
 @dataclass(frozen=True)
@@ -58,6 +88,49 @@ class ErrorCurve:
     fnmr: Scores
 
 
+def identity_error_rates(
+    probes: ArrayLike,
+    probe_identities: Sequence[str],
+    gallery: ArrayLike | None = None,
+    gallery_identities: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+    rng: np.random.Generator | None = None,
+) -> ErrorRates:
+    """Error rates of all pairs of images, few or many, with intervals over people.
+
+    Beyond `pairs.MAX_PAIRS` memory is that of the embeddings and some counts; the rates are still
+    exactly those of all scores, which are single precision then.
+
+    Args:
+        probes, probe_identities, gallery, gallery_identities: as in `pairs.compare`.
+        level: confidence level, in (0, 1).
+        rng: deals people into groups where there are many; None: one of its own.
+
+    Raises:
+        ValueError: wrong shapes or lengths, or no genuine or no impostor pair.
+    """
+    comparison = compare(probes, probe_identities, gallery, gallery_identities, keep=MAX_PAIRS)
+    return comparison_error_rates(comparison, level=level, rng=rng)
+
+
+def comparison_error_rates(
+    comparison: Comparison, *, level: float = 0.95, rng: np.random.Generator | None = None
+) -> ErrorRates:
+    """Error rates of the pairs of a comparison. Arguments as in `identity_error_rates`."""
+    genuine, impostor = _group(comparison, "genuine"), _group(comparison, "impostor")
+    curve = _curve(genuine.scores, genuine.below, impostor.scores, impostor.below)
+    rates = _rates(curve, *(kind.moments(np.ones_like(kind.first)) for kind in (genuine, impostor)))
+    if comparison.units < 3:
+        return rates
+    people = len(comparison.identities)
+    kept = leave_out(comparison.units, MAX_GROUPS, rng or np.random.default_rng(0))
+    without = _replicates(genuine, impostor, kept.astype(np.int64))
+    eer = error_rate_interval(rates.eer, without.eer, people, rates.n_genuine, level)
+    fdr = jackknife_interval(rates.fdr, [without.fdr], ROOT, level)
+    return replace(rates, eer_low=eer.low, eer_high=eer.high, fdr_low=fdr.low, fdr_high=fdr.high)
+
+
 def error_rates(genuine: ArrayLike, impostor: ArrayLike) -> ErrorRates:
     """Error rates of similarity scores (higher means more alike).
 
@@ -73,56 +146,79 @@ def error_rates(genuine: ArrayLike, impostor: ArrayLike) -> ErrorRates:
         ValueError: an empty or not finite set of scores.
     """
     positive, negative = _scores(genuine, "genuine"), _scores(impostor, "impostor")
-    curve = error_curve(positive, negative)
-    moments = (negative.mean(), negative.std(), positive.mean(), positive.std())
-    impostor_mean, impostor_sd, genuine_mean, genuine_sd = (float(value) for value in moments)
-    fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
+    moments = [
+        (len(values), float(values.mean()), float(values.std())) for values in (positive, negative)
+    ]
+    return _rates(error_curve(positive, negative), *moments)
+
+
+def _rates(
+    curve: ErrorCurve, genuine: tuple[int, float, float], impostor: tuple[int, float, float]
+) -> ErrorRates:
+    """All numbers from the curve, and from number, mean and sd of either kind of scores."""
+    fdr = fisher_discriminant_ratio(*genuine[1:], *impostor[1:])
+    points = {name: fnmr_at_fmr(curve, fmr) for name, fmr in OPERATING_POINTS.items()}
     return ErrorRates(
-        n_genuine=len(positive),
-        n_impostor=len(negative),
-        eer=equal_error_rate(curve.fmr, curve.fnmr),
-        fmr100=fnmr_at_fmr(curve, 0.01),
-        fmr1000=fnmr_at_fmr(curve, 0.001),
-        impostor_mean=impostor_mean,
-        impostor_sd=impostor_sd,
-        genuine_mean=genuine_mean,
-        genuine_sd=genuine_sd,
+        n_genuine=genuine[0],
+        n_impostor=impostor[0],
+        eer=equal_error_rate(lambda at: (curve.fmr[at], curve.fnmr[at]), len(curve.fmr)),
+        **points,
+        impostor_mean=impostor[1],
+        impostor_sd=impostor[2],
+        genuine_mean=genuine[1],
+        genuine_sd=genuine[2],
         fdr=fdr,
         d_prime=float(np.sqrt(2.0 * fdr)),
     )
 
 
 def error_curve(genuine: ArrayLike, impostor: ArrayLike) -> ErrorCurve:
-    """FMR and FNMR at each distinct score: two sorts, then two merges.
-
-    Args and Raises: as in `error_rates`.
-    """
+    """FMR and FNMR at each distinct score. Args and Raises: as in `error_rates`."""
     positive = np.sort(_scores(genuine, "genuine"))
     negative = np.sort(_scores(impostor, "impostor"))
+    below = [np.arange(len(values) + 1) for values in (positive, negative)]
+    return _curve(positive, below[0], negative, below[1])
+
+
+def _curve(
+    positive: Scores, genuine_below: Counts, negative: Scores, impostor_below: Counts
+) -> ErrorCurve:
+    """The curve of ascending scores, and of how many there are up to each."""
     # A stable sort merges two sorted runs in linear time.
     merged = np.sort(np.concatenate([positive, negative]), kind="stable")
     thresholds = merged[np.concatenate([[True], merged[1:] != merged[:-1]])]
-    fnmr = np.searchsorted(positive, thresholds, side="left") / len(positive)
-    fmr = (len(negative) - np.searchsorted(negative, thresholds, side="left")) / len(negative)
-    return ErrorCurve(thresholds=thresholds, fmr=fmr, fnmr=fnmr)
+    n_genuine, n_impostor = genuine_below[-1], impostor_below[-1]
+    fnmr = genuine_below[np.searchsorted(positive, thresholds, side="left")] / n_genuine
+    matching = n_impostor - impostor_below[np.searchsorted(negative, thresholds, side="left")]
+    return ErrorCurve(thresholds=thresholds, fmr=matching / n_impostor, fnmr=fnmr)
 
 
-def equal_error_rate(fmr: Scores, fnmr: Scores) -> float:
+def equal_error_rate(rates: Callable[[int], tuple[float, float]], thresholds: int) -> float:
     """Midpoint of [FMR, FNMR] where the curves cross, as in FVC2000.
 
     Of the last threshold with FMR > FNMR and the first with FMR <= FNMR, the one with the smaller
     sum counts.
 
     Args:
-        fmr, fnmr: rates at ascending thresholds [t], t >= 1.
+        rates: FMR and FNMR at a threshold; FMR falls and FNMR rises with its number.
+        thresholds: how many there are, >= 1. One more lies above every score: nothing matches.
     """
-    # One threshold above every score: nothing matches.
-    fmr, fnmr = np.append(fmr, 0.0), np.append(fnmr, 1.0)
-    after = int(np.argmax(fmr <= fnmr))
-    sums = fmr + fnmr
-    crosses_exactly = fmr[after] == fnmr[after]
-    before = after if crosses_exactly or after == 0 else after - 1
-    return float(min(sums[before], sums[after]) / 2.0)
+
+    def at(threshold: int) -> tuple[float, float]:
+        return rates(threshold) if threshold < thresholds else (0.0, 1.0)
+
+    low, high = 0, thresholds
+    while low < high:
+        middle = (low + high) // 2
+        fmr, fnmr = at(middle)
+        if fmr <= fnmr:
+            high = middle
+        else:
+            low = middle + 1
+    fmr, fnmr = at(low)
+    if fmr == fnmr or low == 0:
+        return float((fmr + fnmr) / 2.0)
+    return float(min(fmr + fnmr, sum(at(low - 1))) / 2.0)
 
 
 def fnmr_at_fmr(
@@ -144,22 +240,6 @@ def fnmr_at_fmr(
     return float(curve.fnmr[within[0]]) if len(within) else 1.0
 
 
-def det_curve(curve: ErrorCurve, fmrs: ArrayLike) -> Scores:
-    """FNMR at each FMR of a detection error trade-off curve, [f], by the rule "at most".
-
-    Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997.
-    Plotted on axes of normal deviates, or logarithmic ones.
-
-    Args:
-        curve: rates at ascending thresholds.
-        fmrs: false match rates in [0, 1], [f].
-    """
-    # FMR falls with the threshold; count from its end for the lowest threshold within the limit.
-    first = len(curve.fmr) - np.searchsorted(curve.fmr[::-1], np.asarray(fmrs), side="right")
-    result: Scores = np.append(curve.fnmr, 1.0)[first]
-    return result
-
-
 def fisher_discriminant_ratio(
     genuine_mean: float, genuine_sd: float, impostor_mean: float, impostor_sd: float
 ) -> float:
@@ -169,6 +249,113 @@ def fisher_discriminant_ratio(
     if spread == 0:
         return 0.0 if separation == 0 else float("inf")
     return separation / spread
+
+
+def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates:
+    """Error rates of bootstrap replicates, equal to those of the repeated scores.
+
+    The scores are sorted once and summed once per pair of units; a replicate then costs two
+    cumulative sums of integer weights and a binary search for the crossing of the two rates.
+
+    Args:
+        comparison: pairs over k units.
+        counts: draws [r, k], as from `intervals.draw_counts`. Two comparisons over the same people
+            with the same counts give paired replicates, whose differences may be taken.
+    """
+    return _replicates(_group(comparison, "genuine"), _group(comparison, "impostor"), counts)
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Scores sorted, and summed over all images of each pair of units.
+
+    Attributes:
+        scores: ascending [n].
+        count: how many pairs each stands for [n].
+        below: how many pairs the i lowest scores stand for [n + 1].
+        group: pair of units of each score [n].
+        first, second: the units of each pair [g]; None: a genuine pair is of one unit.
+        size, total, squares: number, sum and sum of squares of each pair's scores [g], the sums
+            about `centre`, which keeps their digits.
+        centre: mean of all scores.
+    """
+
+    scores: Scores
+    count: Counts
+    below: Counts
+    group: NDArray[np.intp]
+    first: Counts
+    second: Counts | None
+    size: Scores
+    total: Scores
+    squares: Scores
+    centre: float
+
+    def weigh(self, units: Counts) -> Counts:
+        """Weight of each pair of units [g], from the units' weights [k]."""
+        weights: Counts = units[self.first]
+        return weights if self.second is None else weights * units[self.second]
+
+    def cumulative(self, weights: Counts) -> Counts:
+        """Weight of the i lowest scores, i = 0..n, from the pairs' weights [g]."""
+        return np.concatenate([[0], np.cumsum(weights[self.group] * self.count)])
+
+    def moments(self, weights: Counts) -> tuple[int, float, float]:
+        """Weighted number, mean and population standard deviation, from the pairs' weights [g]."""
+        n = float(weights @ self.size)
+        mean = float(weights @ self.total) / n
+        variance = float(weights @ self.squares) / n - mean**2
+        return int(n), mean + self.centre, float(np.sqrt(max(variance, 0.0)))
+
+
+def _group(comparison: Comparison, kind: Literal["genuine", "impostor"]) -> _Grouped:
+    pairs: Pairs = getattr(comparison, kind)
+    scores = _scores(pairs.scores, kind)
+    order = np.argsort(scores, kind="stable")
+    scores, units = scores[order], comparison.units
+    count = np.ones(len(scores), np.int64) if pairs.count is None else pairs.count[order]
+    codes, group = np.unique(pairs.first[order] * units + pairs.second[order], return_inverse=True)
+    if pairs.sums is None:
+        centre = float(scores.mean())
+        total = np.bincount(group, scores - centre).astype(np.float64)
+        squares = np.bincount(group, np.square(scores - centre)).astype(np.float64)
+    else:
+        centre = 0.0
+        total, squares = pairs.sums[:, codes]
+    return _Grouped(
+        scores=scores,
+        count=count,
+        below=np.concatenate([[0], np.cumsum(count)]),
+        group=group,
+        first=codes // units,
+        second=None if kind == "genuine" else codes % units,
+        size=np.bincount(group, count).astype(np.float64),
+        total=total,
+        squares=squares,
+        centre=centre,
+    )
+
+
+def _replicates(genuine: _Grouped, impostor: _Grouped, counts: Counts) -> Replicates:
+    merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
+    genuine_below = np.searchsorted(genuine.scores, merged, side="left")
+    impostor_below = np.searchsorted(impostor.scores, merged, side="left")
+    result = np.full((3, len(counts)), np.nan)
+    for index, weights in enumerate(counts):
+        of_genuine, of_impostor = genuine.weigh(weights), impostor.weigh(weights)
+        if not of_genuine.any() or not of_impostor.any():
+            continue
+        own, others = genuine.cumulative(of_genuine), impostor.cumulative(of_impostor)
+
+        def rates(at: int, own: Counts = own, others: Counts = others) -> tuple[float, float]:
+            matching = others[-1] - others[impostor_below[at]]
+            return matching / others[-1], own[genuine_below[at]] / own[-1]
+
+        _, genuine_mean, genuine_sd = genuine.moments(of_genuine)
+        _, impostor_mean, impostor_sd = impostor.moments(of_impostor)
+        fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
+        result[:, index] = equal_error_rate(rates, len(merged)), fdr, genuine_mean
+    return Replicates(eer=result[0], fdr=result[1], genuine_mean=result[2])
 
 
 def _scores(values: ArrayLike, name: str) -> Scores:

@@ -1,17 +1,188 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline_steps.metrics.frechet import frechet_distance, frechet_interval
 from pipeline_steps.metrics.intervals import (
-    bootstrap_verification,
+    Scale,
     draw_counts,
+    error_rate_interval,
+    jackknife_interval,
+    leave_out,
     percentile_interval,
     wilson_interval,
 )
-from pipeline_steps.metrics.pairs import compare_between, compare_within
-from pipeline_steps.metrics.verification import error_rates
+from pipeline_steps.metrics.pairs import compare
+from pipeline_steps.metrics.verification import (
+    bootstrap_verification,
+    comparison_error_rates,
+    error_rates,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import interval_coverage
+
+LINEAR = Scale(lambda x: x, lambda x: x)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    # Flat tails, so that no degree of freedom is lost to them.
+    values = np.random.default_rng(0).uniform(size=15)
+    without = (values.sum() - values) / 14
+    interval = jackknife_interval(values.mean(), [without], LINEAR)
+    expected = stats.t.interval(0.95, 14, values.mean(), stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_difference_of_two_means_is_welchs() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.uniform(size=12), rng.uniform(size=25) * 2
+    samples = [(a.sum() - a) / 11 - b.mean(), a.mean() - (b.sum() - b) / 24]
+    interval = jackknife_interval(a.mean() - b.mean(), samples, LINEAR)
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_one_person_who_carries_all_widens_the_interval() -> None:
+    values = np.zeros(20)
+    values[0] = 1.0
+    without = (values.sum() - values) / 19
+    interval = jackknife_interval(0.05, [without], LINEAR)
+    plain = stats.t.interval(0.95, 19, 0.05, stats.sem(values))
+    assert interval.high - interval.low > 1.5 * (plain[1] - plain[0])
+
+
+def test_many_people_are_left_out_in_even_groups() -> None:
+    kept = leave_out(105, 10, np.random.default_rng(2))
+    assert kept.shape == (10, 105)
+    assert ((~kept).sum(axis=0) == 1).all()
+    assert set((~kept).sum(axis=1)) <= {10, 11}
+    np.testing.assert_array_equal(
+        leave_out(4, 10, np.random.default_rng(2)), ~np.eye(4, dtype=bool)
+    )
+
+
+def test_no_error_among_few_people_is_no_proof() -> None:
+    interval = error_rate_interval(0.0, np.zeros(8), 8, 100)
+    # Clopper and Pearson for 0 of 8.
+    assert interval.high == pytest.approx(stats.binomtest(0, 8).proportion_ci().high)
+    assert interval.low == 0.0
+
+
+def test_intervals_hold_the_estimates_and_stay_in_range() -> None:
+    rng = np.random.default_rng(3)
+    centres = np.repeat(rng.standard_normal((10, 8)), 5, axis=0)
+    rows = centres + 0.7 * rng.standard_normal(centres.shape)
+    comparison = compare(rows, [f"ID_{i}" for i in range(10) for _ in range(5)])
+    rates = comparison_error_rates(comparison)
+    assert 0 <= rates.eer_low < rates.eer < rates.eer_high <= 1
+    assert 0 <= rates.fdr_low < rates.fdr < rates.fdr_high
+
+
+def drifting(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    real = np.repeat(rng.standard_normal((10, 8)), 8, axis=0) + 0.3 * rng.standard_normal((80, 8))
+    # Each identity drifts by itself, as a fine-tuned model does.
+    drift = np.repeat(rng.standard_normal((10, 8)), 8, axis=0)
+    return real, real + drift, [f"ID_{i}" for i in range(10) for _ in range(8)]
+
+
+def test_frechet_interval_is_wider_for_images_of_few_people() -> None:
+    real, synthetic, names = drifting(4)
+
+    def interval(labels: list[str], groups: int = 100):
+        return frechet_interval(
+            real, synthetic, labels, labels, groups=groups, rng=np.random.default_rng(0)
+        )
+
+    by_identity = interval(names)
+    assert by_identity.low < frechet_distance(real, synthetic) < by_identity.high
+    by_image = interval([str(i) for i in range(80)])
+    assert by_identity.high - by_identity.low > 1.3 * (by_image.high - by_image.low)
+    grouped = interval([str(i) for i in range(80)], groups=16)
+    width = by_image.high - by_image.low
+    assert 0.4 * width < grouped.high - grouped.low < 2.5 * width
+
+
+def test_frechet_interval_of_sets_without_common_people() -> None:
+    real, synthetic, names = drifting(5)
+    others = [f"other {name}" for name in names]
+    interval = frechet_interval(
+        real, synthetic, names, others, groups=20, rng=np.random.default_rng(0)
+    )
+    assert interval.low < frechet_distance(real, synthetic) < interval.high
+
+
+def test_no_groups_or_one_person_give_no_interval() -> None:
+    real, synthetic, names = drifting(6)
+    rng = np.random.default_rng(0)
+    none = frechet_interval(real, synthetic, names, names, groups=0, rng=rng)
+    one = frechet_interval(real, synthetic, ["a"] * 80, ["a"] * 80, groups=9, rng=rng)
+    assert np.isnan([none.low, none.high, one.low, one.high]).all()
+    with pytest.raises(ValueError, match="one identity name per feature row"):
+        frechet_interval(real, synthetic, names[1:], names, groups=9, rng=rng)
+
+
+@pytest.mark.parametrize("measure", ["eer", "fdr", "fd"])
+def test_intervals_cover_the_truth(measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small counts here; the figures of the documentation come from the benchmark itself.
+    monkeypatch.setattr(interval_coverage, "POPULATION", 500)
+    case = interval_coverage.QUICK[measure]
+    covered, trials = interval_coverage.coverage(case, trials=120, seed=0)
+    assert trials == 120
+    assert 0.89 <= covered / trials <= 1.0
+
+
+def test_people_who_err_alike_give_wilsons_interval_of_all_pairs() -> None:
+    interval = error_rate_interval(0.1, np.full(20, 0.1), 20, 120)
+    expected = stats.binomtest(12, 120).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_people_who_err_all_or_nothing_count_as_one_pair_each() -> None:
+    # 6 of 40 people fail in all of their 200 pairs: the mean of 40 zeros and ones.
+    failed = np.repeat([1.0, 0.0], [6, 34])
+    without = (failed.sum() - failed) / 39
+    interval = error_rate_interval(0.15, without, 40, 8000)
+    # The jackknife's variance is that of a sample, with n - 1.
+    centre, n, z = 0.15, 39, stats.t.ppf(0.975, 39)
+    limits = [
+        (centre + z * z / (2 * n) + sign * z * np.sqrt(centre * 0.85 / n + (z / (2 * n)) ** 2))
+        / (1 + z * z / n)
+        for sign in (-1, 1)
+    ]
+    assert (interval.low, interval.high) == pytest.approx(limits, rel=1e-9)
+
+
+def test_many_pairs_of_few_people_are_not_many_trials() -> None:
+    # One of eight carries all errors, each of 210 pairs with eight others alike.
+    without = np.array([0.0] + [0.005 * 8 / 7] * 7)
+    interval = error_rate_interval(0.005, without, 8, 1680)
+    assert interval.low < 0.005
+    few = stats.binomtest(0, 64).proportion_ci(method="wilson").high
+    assert interval.high > few  # 8 pairs a person, all of them right, leave at least this open
+    assert interval.high < 0.1
+
+
+def test_of_frequent_errors_the_jackknife_alone_tells() -> None:
+    rates = 0.3 + 0.05 * np.array([-1, 1, -1, 1, -1, 1, -1, 1])  # eight people, much alike
+    without = (rates.sum() - rates) / 7
+    interval = error_rate_interval(0.3, without, 8, 100_000)
+    student = stats.t.interval(0.95, 7, 0.3, stats.sem(rates))
+    assert (interval.low, interval.high) == pytest.approx(student, abs=3e-3)
+
+
+def test_error_rates_at_the_end_of_the_scale() -> None:
+    all_wrong = error_rate_interval(1.0, np.ones(8), 8, 100)
+    assert 0.9 < all_wrong.low < all_wrong.high == 1.0
+    undefined = error_rate_interval(0.1, np.array([0.1, np.nan]), 2, 10)
+    assert np.isnan([undefined.low, undefined.high]).all()
 
 
 def embeddings(rng: np.random.Generator, identities: int, images: int, noise: float = 1.0):
@@ -25,7 +196,7 @@ def test_a_replicate_equals_the_error_rates_of_repeated_scores(decimals: int) ->
     rng = np.random.default_rng(0)
     synthetic, names = embeddings(rng, 6, 4)
     real, real_names = embeddings(rng, 6, 3)
-    result = compare_between(synthetic, names, real, real_names)
+    result = compare(synthetic, names, real, real_names)
     for pairs in (result.genuine, result.impostor):
         pairs.scores[:] = np.round(pairs.scores, decimals)
     counts = draw_counts(6, 30, rng)
@@ -71,7 +242,7 @@ def test_verification_intervals_cover_the_population_values() -> None:
     def simulate(seed: int, identities: int):
         rng = np.random.default_rng(seed)
         rows, names = embeddings(rng, identities, 4, noise=0.6)
-        return compare_within(rows, names)
+        return compare(rows, names)
 
     population = simulate(10_000, 400)
     truth = error_rates(population.genuine.scores, population.impostor.scores)

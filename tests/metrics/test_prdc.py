@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pipeline_steps.metrics import neighbours
-from pipeline_steps.metrics.prdc import precision_recall
+from pipeline_steps.metrics import prdc
+from pipeline_steps.metrics.prdc import authenticity_percentage, precision_recall
 
 
 def naive(real: np.ndarray, synthetic: np.ndarray, k: int) -> dict[str, float]:
@@ -45,7 +45,7 @@ def test_equals_the_definitions_written_out(k: int, monkeypatch: pytest.MonkeyPa
     synthetic = rng.standard_normal((38, 4)) * 0.8 + 100.6
     expected = naive(real, synthetic, k)
     assert precision_recall(real, synthetic, k=k) == pytest.approx(expected, rel=1e-12)
-    monkeypatch.setattr(neighbours, "TILE", 7)
+    monkeypatch.setattr(prdc, "TILE", 7)
     assert precision_recall(real, synthetic, k=k) == pytest.approx(expected, rel=1e-12)
 
 
@@ -92,7 +92,7 @@ def every_distance(real: np.ndarray, synthetic: np.ndarray, k: int) -> dict[str,
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_single_precision_changes_no_decision(dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a lattice far from the origin very many distances are equal to a radius.
-    monkeypatch.setattr(neighbours, "TILE", 64)
+    monkeypatch.setattr(prdc, "TILE", 64)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     rng = np.random.default_rng(0)
     real = (rng.integers(0, 4, (300, 6)) + 1000).astype(dtype)
@@ -107,7 +107,7 @@ def test_without_the_second_look_single_precision_errs(monkeypatch: pytest.Monke
     synthetic = real[1:] + 1e-3 * rng.standard_normal((299, 400))
     expected = every_distance(real, synthetic, 3)
     assert precision_recall(real, synthetic) == expected
-    monkeypatch.setattr(neighbours, "UNIT", 0.0)
+    monkeypatch.setattr(prdc, "UNIT", 0.0)
     assert precision_recall(real, synthetic) != expected
 
 
@@ -128,3 +128,31 @@ def test_equals_the_prdc_package_and_torch_fidelity(k: int) -> None:
     )
     assert found["precision"] == pytest.approx(theirs["precision"], rel=1e-6)
     assert found["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
+
+
+def literal_authenticity(real: np.ndarray, synthetic: np.ndarray) -> float:
+    """Alaa et al., Section 3.3, with all distances at once."""
+    within = cdist(real, real)
+    np.fill_diagonal(within, np.inf)
+    across = cdist(real, synthetic)
+    nearest = across.argmin(axis=0)
+    authentic = within.min(axis=1)[nearest] < across.min(axis=0)
+    return 100.0 * authentic.mean()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_authenticity_equals_the_definition(dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prdc, "TILE", 30)
+    rng = np.random.default_rng(0)
+    real = (rng.standard_normal((100, 5)) + 50).astype(dtype)
+    near = real[:40] + 0.2 * rng.standard_normal((40, 5))
+    synthetic = np.concatenate([near, rng.standard_normal((50, 5)) + 50]).astype(dtype)
+    found = authenticity_percentage(real, synthetic)
+    assert found == pytest.approx(literal_authenticity(real, synthetic), rel=1e-12)
+    assert 20 < found < 90
+
+
+def test_copies_are_not_authentic_and_far_images_are() -> None:
+    real = np.random.default_rng(1).standard_normal((30, 6))
+    assert authenticity_percentage(real, real[:10]) == 0.0
+    assert authenticity_percentage(real, real + 1e3) == 100.0

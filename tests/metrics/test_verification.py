@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from pyeer.eer_info import get_eer_stats
 
+from pipeline_steps.metrics import pairs, verification
+from pipeline_steps.metrics.intervals import (
+    ROOT,
+    draw_counts,
+    error_rate_interval,
+    jackknife_interval,
+)
+from pipeline_steps.metrics.pairs import Comparison, compare
 from pipeline_steps.metrics.verification import (
-    det_curve,
+    bootstrap_verification,
+    comparison_error_rates,
     error_curve,
     error_rates,
     fisher_discriminant_ratio,
     fnmr_at_fmr,
+    identity_error_rates,
 )
 
 
@@ -93,15 +103,6 @@ def test_fnmr_at_any_fmr_by_both_rules() -> None:
     assert fnmr_at_fmr(error_curve([0.1], [0.5]), 0.2, "at most") == 1.0
 
 
-def test_the_det_curve_is_the_rule_at_each_rate() -> None:
-    genuine, impostor = normal_scores(5, 300, 400, 2)
-    curve = error_curve(genuine, impostor)
-    fmrs = np.concatenate([[0.0], np.geomspace(1e-4, 1, 40)])
-    expected = [fnmr_at_fmr(curve, fmr, "at most") for fmr in fmrs]
-    np.testing.assert_array_equal(det_curve(curve, fmrs), expected)
-    assert (np.diff(expected) <= 0).all()
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_pyeer_on_one_sided_sets(seed: int) -> None:
     genuine, impostor = normal_scores(seed, 400, 500, 2)
@@ -130,3 +131,134 @@ def test_a_million_scores_take_about_a_second() -> None:
 def test_unusable_scores_are_refused(genuine, impostor) -> None:
     with pytest.raises(ValueError, match="scores"):
         error_rates(genuine, impostor)
+
+
+def people(seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images of people who scatter unevenly, other images of them, and who is who."""
+    rng = np.random.default_rng(seed)
+    centres = np.repeat(rng.standard_normal((count, 12)), 6, axis=0)
+    scatter = np.repeat(rng.uniform(0.5, 1.5, count), 6)[:, None]
+    images = [centres + scatter * rng.standard_normal(centres.shape) for _ in range(2)]
+    return images[0], images[1], [f"ID_{i:03}" for i in range(count) for _ in range(6)]
+
+
+def rounded_scores(seed: int, n: int, m: int, decimals: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    genuine, impostor = rng.normal(0.4, 0.2, n), rng.normal(0.0, 0.15, m)
+    return tuple(np.round(part, decimals).clip(-1, 1) for part in (genuine, impostor))
+
+
+def condensed(
+    genuine: np.ndarray, impostor: np.ndarray
+) -> tuple[Comparison, tuple[np.ndarray, np.ndarray]]:
+    """A condensed comparison of probes with one image that has these cosines, as single ones."""
+    cosines = np.concatenate([genuine, impostor])
+    probes = np.column_stack([cosines, np.sqrt(1.0 - np.square(cosines))])
+    names = ["anybody"] * len(genuine) + [f"other {i % 7}" for i in range(len(impostor))]
+    unit = (probes / np.linalg.norm(probes, axis=1, keepdims=True)).astype(np.float32)[:, 0]
+    comparison = compare(probes, names, np.array([[1.0, 0.0]]), ["anybody"], keep=0)
+    return comparison, (unit[: len(genuine)], unit[len(genuine) :])
+
+
+EXACT = ("n_genuine", "n_impostor", "eer", "fmr100", "fmr1000")
+
+
+@pytest.mark.parametrize("decimals", [9, 3, 1], ids=["distinct", "ties", "many ties"])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 40), (40, 3), (500, 800), (2000, 90)])
+@pytest.mark.parametrize(("bins", "coarse"), [(2, 256), (64, 8), (2**14, 256)])
+def test_condensed_rates_are_those_of_all_scores(
+    n: int, m: int, decimals: int, bins: int, coarse: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "BINS", bins)
+    monkeypatch.setattr(pairs, "COARSE", coarse)
+    monkeypatch.setattr(pairs, "FINE", 0)  # but for the bins in which thresholds lie
+    monkeypatch.setattr(pairs, "OPERATING_POINTS", POINTS)
+    monkeypatch.setattr(pairs, "BLOCK_ROWS", 100)
+    for seed in range(3):
+        comparison, scores = condensed(*rounded_scores(seed, n, m, decimals))
+        found, expected = vars(comparison_error_rates(comparison)), vars(error_rates(*scores))
+        assert {name: found[name] for name in EXACT} == {name: expected[name] for name in EXACT}
+        for name in ("impostor_mean", "impostor_sd", "genuine_mean", "genuine_sd"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-7)
+        parts = [verification._group(comparison, kind) for kind in ("genuine", "impostor")]
+        curve = verification._curve(*(x for part in parts for x in (part.scores, part.below)))
+        for fmr in POINTS.values():
+            assert fnmr_at_fmr(curve, fmr) == fnmr_at_fmr(error_curve(*scores), fmr), fmr
+
+
+POINTS = {str(fmr): fmr for fmr in (0.0, 1e-4, 1e-3, 1e-2, 0.1, 1 / 3, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("genuine", "impostor"),
+    [
+        ([0.6, 0.7, 0.8], [-0.1, 0.0, 0.2]),  # separable
+        ([-0.1, 0.0, 0.1], [0.6, 0.7, 0.8]),  # reversed
+        ([0.5] * 9, [0.5] * 7),  # one value
+        ([0.5], [0.1, 0.5, 0.9]),
+        ([1.0, 1.0], [-1.0, 1.0]),  # at the ends of the range
+    ],
+)
+def test_condensed_one_sided_and_constant_sets(genuine, impostor) -> None:
+    comparison, scores = condensed(np.array(genuine), np.array(impostor))
+    found, expected = comparison_error_rates(comparison), error_rates(*scores)
+    assert (found.eer, found.fmr100) == (expected.eer, expected.fmr100)
+
+
+def test_repeated_scores_take_no_memory() -> None:
+    comparison, _ = condensed(*rounded_scores(4, 900, 9000, 1))
+    assert len(comparison.impostor.scores) < 9000 / 50
+    assert comparison.impostor.count.sum() == 9000
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("groups", [30, 10])
+def test_many_pairs_get_the_rates_and_intervals_of_all_scores(
+    within: bool, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against leaving out each group's images and computing everything anew."""
+    for name, value in {"GROUPS": groups, "BLOCK_ROWS": 50, "BLOCK_COLUMNS": 70}.items():
+        monkeypatch.setattr(pairs, name, value)
+    monkeypatch.setattr(verification, "MAX_PAIRS", 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    rows, others, names = people(0)
+    gallery = () if within else (others, names)
+    found = identity_error_rates(rows, names, *gallery)
+    listed = compare(rows, names, *gallery)
+    whole = error_rates(listed.genuine.scores, listed.impostor.scores)
+    without = []
+    for group in range(groups):
+        kept = np.arange(len(names)) // 6 * groups // 30 != group
+        left = [name for name, stays in zip(names, kept, strict=True) if stays]
+        rest = compare(rows[kept], left, *(() if within else (others[kept], left)))
+        without.append(error_rates(rest.genuine.scores, rest.impostor.scores))
+    eer = error_rate_interval(
+        whole.eer, np.array([rates.eer for rates in without]), 30, whole.n_genuine
+    )
+    fdr = jackknife_interval(whole.fdr, [np.array([rates.fdr for rates in without])], ROOT)
+    assert [getattr(found, name) for name in EXACT[:2]] == [whole.n_genuine, whole.n_impostor]
+    steps = 2.0 / whole.n_genuine  # single precision may swap two scores that are nearly equal
+    for name in EXACT[2:]:
+        assert getattr(found, name) == pytest.approx(getattr(whole, name), abs=steps)
+    for name in ("impostor_mean", "impostor_sd", "genuine_mean", "genuine_sd", "fdr", "d_prime"):
+        assert getattr(found, name) == pytest.approx(getattr(whole, name), rel=1e-5, abs=1e-6)
+    assert (found.eer_low, found.eer_high) == pytest.approx((eer.low, eer.high), rel=5e-3)
+    assert (found.fdr_low, found.fdr_high) == pytest.approx((fdr.low, fdr.high), rel=1e-5)
+
+
+def test_replicates_of_condensed_and_of_listed_pairs_agree() -> None:
+    rows, _, names = people(1)
+    counts = draw_counts(30, 20, np.random.default_rng(0))
+    one = bootstrap_verification(compare(rows, names), counts)
+    two = bootstrap_verification(compare(rows, names, keep=0), counts)
+    np.testing.assert_allclose(two.eer, one.eer, atol=3e-3)
+    np.testing.assert_allclose(two.fdr, one.fdr, rtol=1e-5)
+    np.testing.assert_allclose(two.genuine_mean, one.genuine_mean, rtol=1e-5)
+
+
+def test_two_people_have_rates_but_no_interval() -> None:
+    rows, _, names = people(2, count=2)
+    found = identity_error_rates(rows, names)
+    listed = compare(rows, names)
+    assert found.eer == error_rates(listed.genuine.scores, listed.impostor.scores).eer
+    assert np.isnan([found.eer_low, found.eer_high, found.fdr_low, found.fdr_high]).all()
