@@ -1,7 +1,8 @@
 """Time and memory of the metrics: python benchmarks/metrics.py
 
-    pairs   error rates of 1e8 pairs, streamed: time, peak memory, and the difference to the exact
-            rates of all scores in float64, kept and sorted
+    pairs   error rates of 1e8 pairs with their intervals: time, peak memory, the time of the bare
+            products of the same matrices in float32, and the difference to the exact rates of all
+            scores in float64, kept and sorted
     prdc    precision, recall, density and coverage of 6 000 x 2 048 features against the usual
             code (the prdc package: whole float64 distance matrices), results compared
 
@@ -32,6 +33,7 @@ from pipeline_steps.study.command import run_main
 IMAGES, PER_PERSON, WIDTH = 14_143, 20, 512  # 1e8 pairs
 SCATTER = 3.4  # of a person's images; gives an equal error rate of some percent
 FEATURES = (6_000, 2_048)
+BLOCK = 1024  # rows of a bare product
 
 
 def peak() -> float:
@@ -57,25 +59,27 @@ def embeddings() -> tuple[np.ndarray, list[str]]:
 
 
 def measure_pairs() -> dict[str, float]:
-    """The streamed rates."""
-    from pipeline_steps.metrics.score_tiles import tiles_within
-    from pipeline_steps.metrics.streamed_intervals import streamed_intervals
-    from pipeline_steps.metrics.streams import streamed_error_rates
+    """The rates and their intervals, and the bare products."""
+    from pipeline_steps.metrics.verification import identity_error_rates
 
     rows, names = embeddings()
     found = []
-    wall, processor = timed(
-        lambda: found.append(streamed_error_rates(tiles_within(rows, names)).rates)
-    )
+    wall, processor = timed(lambda: found.append(identity_error_rates(rows, names)))
     memory = peak()
+
+    def products() -> None:
+        for start in range(0, IMAGES, BLOCK):
+            rows[start : start + BLOCK] @ rows[start:].T
+
+    bare_wall, bare_processor = timed(products)
     rates = found[0]
-    interval_wall, _ = timed(lambda: streamed_intervals(tiles_within(rows, names), rates))
     return {
         "pairs": rates.n_genuine + rates.n_impostor,
         "wall": wall,
         "processor": processor,
         "peak": memory,
-        "interval_wall": interval_wall,
+        "bare_wall": bare_wall,
+        "bare_processor": bare_processor,
         "eer": rates.eer,
         "fmr1000": rates.fmr1000,
     }
@@ -115,6 +119,13 @@ def measure_prdc() -> dict[str, float]:
     wall, processor = timed(lambda: ours.append(precision_recall(real, synthetic)))
     memory = peak()
 
+    def products() -> None:
+        for a, b in ((real, real), (synthetic, synthetic), (real, synthetic)):
+            for start in range(0, len(a), BLOCK):
+                a[start : start + BLOCK] @ b.T
+
+    bare_wall, bare_processor = timed(products)
+
     def usual() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             theirs.append(compute_prdc(real, synthetic, 3))
@@ -125,6 +136,8 @@ def measure_prdc() -> dict[str, float]:
         "wall": wall,
         "processor": processor,
         "peak": memory,
+        "bare_wall": bare_wall,
+        "bare_processor": bare_processor,
         "usual_wall": usual_wall,
         "usual_processor": usual_processor,
         "usual_peak": peak(),
@@ -152,6 +165,15 @@ def alone(part: str, threads: int) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def bare(part: dict[str, float], n: int) -> list[Row]:
+    """Rows about the products of the same matrices and nothing else."""
+    return [
+        Row("  bare products: seconds", part["bare_wall"], None, None, n),
+        Row("  times the bare products", part["wall"] / part["bare_wall"], None, None, n),
+        Row("  the same, processor", part["processor"] / part["bare_processor"], None, None, n),
+    ]
+
+
 def report(parts: dict[str, dict[str, float]], threads: int) -> list[Row]:
     """Rows of the table."""
     pairs, prdc = parts["pairs"], parts["prdc"]
@@ -160,7 +182,7 @@ def report(parts: dict[str, dict[str, float]], threads: int) -> list[Row]:
         Row(f"{n:.3g} pairs, {threads} threads: seconds", pairs["wall"], None, None, n),
         Row("  processor seconds", pairs["processor"], None, None, n),
         Row("  peak memory, MB", pairs["peak"], None, None, n),
-        Row("  intervals: further seconds", pairs["interval_wall"], None, None, n),
+        *bare(pairs, n),
         Row("  EER", pairs["eer"], None, None, n),
     ]
     if "exact" in parts:
@@ -174,6 +196,7 @@ def report(parts: dict[str, dict[str, float]], threads: int) -> list[Row]:
         Row(f"PRDC 6000 x 2048, {threads} threads: seconds", prdc["wall"], None, None, n),
         Row("  processor seconds", prdc["processor"], None, None, n),
         Row("  peak memory, MB", prdc["peak"], None, None, n),
+        *bare(prdc, n),
         Row("  usual code: seconds", prdc["usual_wall"], None, None, n),
         Row("  usual code: processor seconds", prdc["usual_processor"], None, None, n),
         Row("  usual code: peak memory, MB", prdc["usual_peak"], None, None, n),

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline_steps.evidence.names import SETS, Names, order_key, sorted_groups
-from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
+from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS
 from pipeline_steps.evidence.tables.kinds import KINDS, average_accuracy, tables_of
 from pipeline_steps.evidence.tables.markup import minus, pipe_table, to_markdown
 from pipeline_steps.evidence.tables.table import Column, Estimate, lay_out

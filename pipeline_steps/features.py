@@ -27,13 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.runtime.command_line import command_line
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import get_logger, progress
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.key import key
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FeaturesSettings
 
 if TYPE_CHECKING:
@@ -44,29 +42,45 @@ COLOUR_SAMPLE = 64  # faces, about, on which the colour order is judged
 
 
 def run(
-    frozen: Frozen[FeaturesSettings],
+    frozen: Sequence[Frozen[FeaturesSettings]],
     *,
     aligned: Path,
-    out: Path,
+    out: Sequence[Path],
     device: str,
     batch_size: int = 64,
-) -> int:
-    """Extract the features of a set's kept faces.
+) -> list[int]:
+    """Extract the features of a set's kept faces, by one extractor after the other.
 
     Args:
-        frozen: the step's configuration; its weights have the role "extractor".
-        aligned: folder with manifest.parquet and the aligned images.
-        out: the safetensors file to write.
+        frozen: The step's configurations; their weights have the role "extractor".
+        aligned: Folder with manifest.parquet and the aligned images.
+        out: The safetensors file to write for each configuration.
         device: "cpu" or "cuda".
-        batch_size: images at once; changes no result.
+        batch_size: Images at once; changes no result.
 
     Returns:
-        Number of images that were extracted; the others were known from an earlier run.
+        Number of images that each extractor was run on; the others were known from an earlier run.
 
     Raises:
-        StepError: no extractor is named or its weights are unfit, no face was kept, the images look
-            like BGR, or one is missing, broken or of another size.
+        StepError: not as many files as configurations, no extractor is named or its weights are
+            unfit, no face was kept, the images look like BGR, or one is missing, broken or of
+            another size.
     """
+    if len(frozen) != len(out):
+        raise StepError(
+            f"{len(frozen)} configurations but {len(out)} files to write: name one --out for each "
+            "--config"
+        )
+    return [
+        extract(one, aligned, place, device, batch_size)
+        for one, place in zip(frozen, out, strict=True)
+    ]
+
+
+def extract(
+    frozen: Frozen[FeaturesSettings], aligned: Path, out: Path, device: str, batch_size: int
+) -> int:
+    """Extract the features by one extractor; see :func:`run`."""
     import numpy as np
 
     from pipeline_steps.faces.extractors import load_extractor
@@ -189,41 +203,7 @@ def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
     return AlignedFaces(np.stack(images), np.stack(landmarks), colours_checked=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("features", __doc__)
-    parser.add_argument(
-        "--config",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="frozen configuration (JSON); several: one extractor after the other in one process",
-    )
-    parser.add_argument("--aligned", type=Path, required=True, help="folder of aligned images")
-    parser.add_argument(
-        "--out", type=Path, nargs="+", required=True, help="safetensors file for each configuration"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=64, help="images at once (default 64); no result changes"
-    )
-    arguments = parser.parse_args(argv)
-    if len(arguments.config) != len(arguments.out):
-        raise StepError(
-            f"{len(arguments.config)} configurations but {len(arguments.out)} files to write: name "
-            "one --out for each --config"
-        )
-    frozen = [load_frozen(path, FeaturesSettings) for path in arguments.config]
-    with gpu_lease() as device:
-        for one, out in zip(frozen, arguments.out, strict=True):
-            run(
-                one,
-                aligned=arguments.aligned,
-                out=out,
-                device=device,
-                batch_size=arguments.batch_size,
-            )
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -12,8 +12,7 @@ Out: one CSV with the columns of its kind:
                distance of the extractor that `extractors` names (FID only with inception_v3).
                face_quality_* and vendi_within_identity are over all kept images.
      identity  rows versus real and versus synthetic, one per recogniser, with intervals of EER and
-               FDR by leaving out identities. Beyond 2e7 pairs they are streamed: the same numbers
-               and intervals, but no bootstrap replicates.
+               FDR by leaving out identities.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
      Beside it <name>.record.json: the hashes of what it was computed from.
 
@@ -24,17 +23,21 @@ pipeline_steps.metrics.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pipeline_steps.evidence.scores.identity_scoring import identity_numbers
-from pipeline_steps.evidence.scores.scoring import (
+from pipeline_steps.evidence.scores.identity import (
     IDENTITY_COLUMNS,
+    REPLICATE_COLUMNS,
+    identity_numbers,
+)
+from pipeline_steps.evidence.scores.quality import (
     POSE_COLUMNS,
     QUALITY_COLUMNS,
-    REPLICATE_COLUMNS,
     ImageSet,
+    Sets,
     equal_sizes,
     halves,
     pose_row,
@@ -43,32 +46,30 @@ from pipeline_steps.evidence.scores.scoring import (
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
-from pipeline_steps.runtime.command_line import add_paths, step_command_line
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import (
     check_same_extractor,
     check_same_images,
     record_place,
     write_record,
 )
-from pipeline_steps.study.settings.base import Frozen, load_frozen
-from pipeline_steps.study.settings.evidence import SCORE_KINDS, ScoreSettings
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.evidence import ScoreSettings
 from pipeline_steps.study.sources import Source, identities_of, source_of
 
 COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 
 Row = dict[str, Any]
 Scored = tuple[Source, ImageSet]
-Headers = list[tuple[Path, dict[str, str]]]
 
 
 def run(
     frozen: Frozen[ScoreSettings],
     *,
-    kind: str,
+    kind: Literal["quality", "identity", "pose"],
     out: Path,
     variant_features: Sequence[Path] = (),
     real: Sequence[Path] = (),
@@ -78,13 +79,14 @@ def run(
     """Score one set and write its CSV.
 
     Args:
-        frozen: the step's configuration; where its variant names a base model, method and prompts,
+        frozen: The step's configuration; where its variant names a base model, method and prompts,
             they have to be those of the features.
-        kind: "quality", "identity" or "pose".
+        kind: Which table the rows are for.
         out: CSV to write.
-        variant_features: features of the set; none scores the reference sets.
-        real, wild: features of the reference sets.
-        replicates: kind identity only: Parquet file for the bootstrap replicates, from which
+        variant_features: Features of the set; none scores the reference sets.
+        real: Features of the consented photographs.
+        wild: Features of the in-the-wild reference.
+        replicates: Kind identity only: Parquet file for the bootstrap replicates, from which
             differences between methods get paired intervals.
 
     Returns:
@@ -93,25 +95,26 @@ def run(
     Raises:
         StepError: a missing extractor, mixed sources, or sets too small for a metric.
     """
-    settings = frozen.settings
-    extractors = settings.extractors(kind)
-    headers: Headers = []
-    variant = _load(variant_features, extractors, "--variant-features", headers)
+    extractors = frozen.settings.extractors(kind)
+    loaded = _Loaded(extractors)
+    variant = loaded.set_of(variant_features, "--variant-features")
     # Nobody in the in-the-wild set has two images, so identity has no use for it.
-    references = {
-        name: _load(paths, extractors, f"--{name}", headers, expected=Source(name))
-        for name, paths in (("real", real), ("wild", () if kind == "identity" else wild))
-    }
-    check_same_extractor(headers)
+    named = {"real": real, "wild": () if kind == "identity" else wild}
+    references = [
+        scored
+        for name, paths in named.items()
+        if (scored := loaded.set_of(paths, f"--{name}", Source(name))) is not None
+    ]
+    check_same_extractor(loaded.headers)
     _check_variant(frozen, variant)
     draws: list[Row] = []
     try:
         if kind == "quality":
             rows = _quality(frozen, variant, references)
         elif kind == "identity":
-            rows, draws = _identity(frozen, variant, references["real"])
+            rows, draws = _identity(frozen, variant, references)
         else:
-            rows = _pose(settings.pose.extractor, variant, references)
+            rows = _pose(frozen.settings.pose.extractor, variant, references)
     except ValueError as error:
         names = ", ".join(str(path) for path in (*variant_features, *real, *wild))
         raise StepError(f"cannot score {kind} from {names}: {error}") from error
@@ -119,27 +122,24 @@ def run(
     if replicates is not None:
         write_manifest(replicates, draws, REPLICATE_COLUMNS)
     made = [out] if replicates is None else [out, replicates]
-    write_record(record_place(out), frozen, made, [path for path, _ in headers])
+    write_record(record_place(out), frozen, made, [path for path, _ in loaded.headers])
     get_logger("score").info("%s: %d rows written to %s", kind, len(rows), out)
     return rows
 
 
 def _quality(
-    frozen: Frozen[ScoreSettings], variant: Scored | None, references: dict[str, Scored | None]
+    frozen: Frozen[ScoreSettings], variant: Scored | None, references: Sequence[Scored]
 ) -> list[Row]:
     """One row per (set, reference)."""
     settings = frozen.settings.quality
-    present = [scored for scored in references.values() if scored is not None]
-    if not present:
+    if not references:
         raise StepError("quality needs a reference set: pass --real, --wild or both")
     rows = []
-    for source, images in [variant] if variant is not None else present:
-        for reference, reference_images in present:
+    for source, images in [variant] if variant else references:
+        for reference, reference_images in references:
+            pair = reference_images, images
             if source == reference:
-                rng = numpy_generator(frozen.seed, "score", "halves", source.name)
-                pair = halves(images, rng)
-            else:
-                pair = reference_images, images
+                pair = halves(images, numpy_generator(frozen.seed, "score", "halves", source.name))
             # A set's draw depends on the set alone, so all variants meet the same reference images.
             real, synthetic = equal_sizes(
                 *pair,
@@ -147,32 +147,28 @@ def _quality(
                 numpy_generator(frozen.seed, "score", "draw", reference.name),
                 numpy_generator(frozen.seed, "score", "draw", "synthetic", source.name),
             )
-            numbers = quality_row(
-                real,
-                synthetic,
-                images,
-                settings,
-                partial(numpy_generator, frozen.seed, "score", reference.name),
-            )
+            rng = partial(numpy_generator, frozen.seed, "score", reference.name)
+            numbers = quality_row(Sets(real, synthetic, images, settings, rng))
             rows.append(source.columns | {"reference": reference.name} | numbers)
     return rows
 
 
 def _identity(
-    frozen: Frozen[ScoreSettings], variant: Scored | None, real: Scored | None
+    frozen: Frozen[ScoreSettings], variant: Scored | None, references: Sequence[Scored]
 ) -> tuple[list[Row], list[Row]]:
     """One row per (versus, recogniser), and the bootstrap replicates behind them."""
-    if real is None:
+    if not references:
         raise StepError("identity needs the consented photographs: pass --real")
     settings = frozen.settings.identity
-    source, images = variant or real
+    source, images = variant or references[0]
+    photographs = references[0][1]
     rows: list[Row] = []
     draws: list[Row] = []
     for recogniser in settings.recognisers:
         for versus in ("real", "synthetic") if variant else ("real",):
             numbers, replicates = identity_numbers(
                 images,
-                real[1] if variant and versus == "real" else None,
+                photographs if variant and versus == "real" else None,
                 recogniser,
                 settings,
                 impostor_rng=numpy_generator(
@@ -187,11 +183,9 @@ def _identity(
     return rows, draws
 
 
-def _pose(
-    extractor: str, variant: Scored | None, references: dict[str, Scored | None]
-) -> list[Row]:
+def _pose(extractor: str, variant: Scored | None, references: Sequence[Scored]) -> list[Row]:
     """One row per set."""
-    scored = [variant] if variant else [entry for entry in references.values() if entry]
+    scored = [variant] if variant else references
     if not scored:
         raise StepError("pose needs a set of images: pass --variant-features, --real or --wild")
     return [
@@ -202,49 +196,52 @@ def _pose(
     ]
 
 
-def _load(
-    paths: Sequence[Path],
-    extractors: Sequence[str],
-    flag: str,
-    headers: Headers,
-    expected: Source | None = None,
-) -> Scored | None:
-    """The set behind a flag's files; None where the flag was not given.
+@dataclass
+class _Loaded:
+    """Feature files that were read.
 
-    Path and header of each file in use go into ``headers``.
+    Attributes:
+        extractors: those whose features are wanted.
+        headers: path and metadata of each file in use.
     """
-    if not paths:
-        return None
-    sources = {source_of(path, "features") for path in paths}
-    if len(sources) > 1:
-        names = ", ".join(sorted(source.name for source in sources))
-        raise StepError(f"{flag} mixes the sets {names}; pass the files of one")
-    source = sources.pop()
-    if expected not in (None, source):
-        raise StepError(f"{flag} got features of {source.name}")
-    by_name = {path.stem: path for path in paths}
-    missing = [name for name in extractors if name not in by_name]
-    if missing:
-        names = ", ".join(f"{name}.safetensors" for name in missing)
-        raise StepError(
-            f"{flag} lacks {names} of {source.name}; the score settings name these extractors"
-        )
-    loaded = {name: load_features(by_name[name]) for name in extractors}
-    files = next(iter(loaded.values())).files
-    for name, features in loaded.items():
-        if features.files != files:
+
+    extractors: Sequence[str]
+    headers: list[tuple[Path, dict[str, str]]] = field(default_factory=list)
+
+    def set_of(
+        self, paths: Sequence[Path], flag: str, expected: Source | None = None
+    ) -> Scored | None:
+        """The set behind a flag's files; None where the flag was not given."""
+        if not paths:
+            return None
+        sources = {source_of(path, "features") for path in paths}
+        if len(sources) > 1:
+            names = ", ".join(sorted(source.name for source in sources))
+            raise StepError(f"{flag} mixes the sets {names}; pass the files of one")
+        source = sources.pop()
+        if expected not in (None, source):
+            raise StepError(f"{flag} got features of {source.name}")
+        by_name = {path.stem: path for path in paths}
+        missing = [name for name in self.extractors if name not in by_name]
+        if missing:
+            names = ", ".join(f"{name}.safetensors" for name in missing)
             raise StepError(
-                f"{by_name[name]} and {by_name[extractors[0]]} are about different images: "
-                "extract both again from the same aligned set"
+                f"{flag} lacks {names} of {source.name}; the score settings name these extractors"
             )
-        first = extractors[0]
-        known = loaded[first].metadata.get("images")
-        check_same_images(by_name[name], features.metadata, by_name[first], known)
-        headers.append((by_name[name], features.metadata))
-    if not files:
-        raise StepError(f"{by_name[extractors[0]]} holds no image: no face of this set was kept")
-    features_only = {name: features.features for name, features in loaded.items()}
-    return source, ImageSet(files, identities_of(files), features_only)
+        loaded = {by_name[name]: load_features(by_name[name]) for name in self.extractors}
+        first, known = next(iter(loaded.items()))
+        for path, features in loaded.items():
+            if features.files != known.files:
+                raise StepError(
+                    f"{path} and {first} are about different images: "
+                    "extract both again from the same aligned set"
+                )
+            check_same_images(path, features.metadata, first, known.metadata.get("images"))
+            self.headers.append((path, features.metadata))
+        if not known.files:
+            raise StepError(f"{first} holds no image: no face of this set was kept")
+        rows = {path.stem: features.features for path, features in loaded.items()}
+        return source, ImageSet(known.files, identities_of(known.files), rows)
 
 
 def _check_variant(frozen: Frozen[ScoreSettings], variant: Scored | None) -> None:
@@ -260,29 +257,7 @@ def _check_variant(frozen: Frozen[ScoreSettings], variant: Scored | None) -> Non
             )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = step_command_line("score", __doc__)
-    parser.add_argument("--kind", choices=SCORE_KINDS, required=True)
-    add_paths(parser, "--variant-features", "features of the set; absent: score the references")
-    add_paths(parser, "--real", "features of the consented photographs")
-    add_paths(parser, "--wild", "features of the in-the-wild reference")
-    parser.add_argument("--out", type=Path, required=True, help="CSV to write")
-    parser.add_argument(
-        "--replicates", type=Path, help="kind identity: Parquet file for the bootstrap replicates"
-    )
-    arguments = parser.parse_args(argv)
-    run(
-        load_frozen(arguments.config, ScoreSettings),
-        kind=arguments.kind,
-        out=arguments.out,
-        variant_features=arguments.variant_features,
-        real=arguments.real,
-        wild=arguments.wild,
-        replicates=arguments.replicates,
-    )
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

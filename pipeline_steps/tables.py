@@ -20,8 +20,11 @@ import pandas as pd
 
 from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.origins import check_records
-from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS, compare_methods
-from pipeline_steps.evidence.scores.scoring import REPLICATE_COLUMNS
+from pipeline_steps.evidence.scores.identity import (
+    COMPARISON_COLUMNS,
+    REPLICATE_COLUMNS,
+    compare_methods,
+)
 from pipeline_steps.evidence.tables.kinds import KINDS, tables_of
 from pipeline_steps.evidence.tables.markup import to_latex, to_markdown
 from pipeline_steps.io.atomic import write_text

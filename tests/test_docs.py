@@ -13,8 +13,8 @@ import yaml
 from pipeline_steps import check_study
 from pipeline_steps.diffusion.base_models import ARCHITECTURES
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
-from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
+from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
 from pipeline_steps.identities.participants import read_participants
 from pipeline_steps.preflight.costs import costs_of

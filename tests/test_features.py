@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +15,14 @@ from safetensors.torch import save_file
 from pipeline_steps import features
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.iresnet import IResNet
-from pipeline_steps.faces.recogniser import load_recogniser
+from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study import code
 from pipeline_steps.study import store as feature_store
+from pipeline_steps.study.artefacts import roots_of
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FeaturesSettings
 from tests.registry import entry
@@ -53,7 +58,7 @@ def aligned(tmp_path):
 def extracted(tmp_path, aligned, weights, **options):
     frozen = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": weights})
     out = tmp_path / "features" / f"{weights.name}.safetensors"
-    features.run(frozen, aligned=aligned, out=out, device="cpu", **options)
+    features.run([frozen], aligned=aligned, out=[out], device="cpu", **options)
     return load_features(out)
 
 
@@ -124,7 +129,7 @@ def test_known_images_are_not_extracted_again(tmp_path, aligned, recogniser):
 def again(tmp_path, aligned, weights) -> int:
     frozen = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": weights})
     out = tmp_path / "features" / f"{weights.name}.safetensors"
-    return features.run(frozen, aligned=aligned, out=out, device="cpu")
+    return features.run([frozen], aligned=aligned, out=[out], device="cpu")[0]
 
 
 def test_other_pixels_landmarks_or_weights_are_extracted_again(tmp_path, aligned, recogniser):
@@ -139,6 +144,46 @@ def test_other_pixels_landmarks_or_weights_are_extracted_again(tmp_path, aligned
     torch.manual_seed(1)
     save_file(IResNet(LAYERS, WIDTHS, quality_head=True).state_dict(), recogniser)
     assert again(tmp_path, aligned, weights) == 5
+
+
+def test_another_code_of_the_extractor_extracts_again(
+    tmp_path, aligned, recogniser, monkeypatch: pytest.MonkeyPatch
+):
+    package = tmp_path / "pipeline_steps"
+    shutil.copytree(code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", package)
+    weights = entry("quality", "iresnet", recogniser, layers=LAYERS, widths=WIDTHS)
+    out = tmp_path / "quality.safetensors"
+
+    def extract() -> tuple[int, np.ndarray]:
+        for cached in (code.read_module, code._definition, code._data_files):
+            cached.cache_clear()
+        frozen = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": weights})
+        frozen = replace(frozen, code=code.code_hash(roots_of("features")))
+        count = features.run([frozen], aligned=aligned, out=[out], device="cpu")[0]
+        return count, load_features(out).features
+
+    count, first = extract()
+    assert count == 5
+    source = package / "faces" / "extractors.py"
+    written = source.read_text("utf-8")
+    start = written.index("def _quality(")
+    source.write_text(f"{written[:start]}# A remark changes nothing.\n{written[start:]}")
+    assert extract()[0] == 0
+    # The quality of an image is now twice what it was.
+    body = written[start:].replace("recogniser.quality(", "2.0 * recogniser.quality(", 1)
+    assert body != written[start:]
+    source.write_text(written[:start] + body)
+    monkeypatch.setattr(Recogniser, "quality", doubled(Recogniser.quality))
+    count, second = extract()
+    assert count == 5
+    np.testing.assert_allclose(second, 2.0 * first, rtol=1e-6)
+    for cached in (code.read_module, code._definition, code._data_files):
+        cached.cache_clear()
+
+
+def doubled(function: Any) -> Any:
+    return lambda *arguments: 2.0 * function(*arguments)
 
 
 def test_equal_images_are_extracted_once_and_a_broken_store_is_no_loss(
@@ -164,7 +209,7 @@ def test_rows_are_kept_while_a_long_extraction_runs(tmp_path, aligned, recognise
     frozen = Frozen("t", "features", 0, unchecked, {"extractor": weights})
     out = tmp_path / "features" / f"{weights.name}.safetensors"
     with pytest.raises(StepError, match="64x64"):
-        features.run(frozen, aligned=aligned, out=out, device="cpu", batch_size=2)
+        features.run([frozen], aligned=aligned, out=[out], device="cpu", batch_size=2)
     write_png(aligned / "ID_1/4.png", IMAGES[4])
     assert again(tmp_path, aligned, weights) == 1
 
@@ -184,7 +229,9 @@ def test_a_set_in_bgr_is_refused_unless_the_study_says_otherwise(tmp_path, align
         extracted(tmp_path, aligned, pose)
     trusting = FeaturesSettings(check_colour=False)
     frozen = Frozen("t", "features", 0, trusting, {"extractor": pose})
-    assert features.run(frozen, aligned=aligned, out=tmp_path / "f.safetensors", device="cpu") == 10
+    assert features.run(
+        [frozen], aligned=aligned, out=[tmp_path / "f.safetensors"], device="cpu"
+    ) == [10]
 
 
 def test_what_is_wrong_is_named(tmp_path, aligned, recogniser):
@@ -201,7 +248,7 @@ def test_what_is_wrong_is_named(tmp_path, aligned, recogniser):
         extracted(tmp_path, aligned, weights)
     frozen = Frozen("t", "features", 0, FeaturesSettings())
     with pytest.raises(StepError, match="role extractor"):
-        features.run(frozen, aligned=aligned, out=tmp_path / "f", device="cpu")
+        features.run([frozen], aligned=aligned, out=[tmp_path / "f"], device="cpu")
 
 
 def test_command_line(tmp_path, aligned):

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
-from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
+from pipeline_steps.evidence.scores.quality import QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import KINDS
 from pipeline_steps.runtime.errors import StepError
 

@@ -32,7 +32,9 @@ def blocks_of(page: str) -> list[Block]:
     text = (ROOT / "docs" / page).read_text("utf-8")
     found = []
     for match in re.finditer(r"^( *)```(\w+)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
-        paths = re.findall(r"`((?:config|pipeline_steps|tests)/[\w./]+)`", text[: match.start()])
+        paths = re.findall(
+            r"`((?:config|pipeline_steps|tests|docs|benchmarks)/[\w./]+)`", text[: match.start()]
+        )
         content = "".join(
             line.removeprefix(match[1]) for line in match[3].splitlines(keepends=True)
         )
@@ -118,33 +120,6 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(content.replace(before, text + before))
 
 
-def test_adding_a_metric(project: Path) -> None:
-    scoring = project / "pipeline_steps/evidence/scores/scoring.py"
-    kinds = project / "pipeline_steps/evidence/tables/kinds.py"
-    places = {
-        "from pipeline_steps.metrics.mean_shift": (scoring, "from pipeline_steps.metrics.mmd"),
-        '    "mean_shift",': (scoring, '    "extractors",\n)'),
-        '        "mean_shift":': (scoring, '        "extractors": " ".join'),
-        '    Column("mean_shift",': (kinds, '    Column("fd_inf",'),
-    }
-    for block in blocks_of("adding-a-metric.md"):
-        if block.language == "sh":
-            result = run(project, block.text)
-            assert "1 passed" in result.stdout, result.stdout + result.stderr
-            continue
-        found = [start for start in places if block.text.startswith(start)]
-        if found:
-            path, before = places.pop(found[0])
-            insert(path, before, block.text)
-        else:
-            write(project, block)
-    assert not places
-    shutil.copy(ROOT / "tests" / "test_score.py", project / "tests")
-    name = "test_quality_compares_equal_numbers_with_each_reference"
-    result = run(project, f".venv/bin/python -m pytest -q tests/test_score.py::{name}")
-    assert "1 passed" in result.stdout, result.stdout + result.stderr
-
-
 def follow(project: Path, page: str, places: dict[str, tuple[str, str]]) -> list[str]:
     """Follow a page: blocks that begin as a key of `places` go before a text of a file.
 
@@ -192,3 +167,52 @@ def test_adding_an_artefact(project: Path) -> None:
     assert re.search(r"^colours +8$", output, re.MULTILINE)
     told = run(project, ".venv/bin/python -m pipeline_steps.colours --help")
     assert "Manifest of the variant's aligned images." in told.stdout, told.stderr
+
+
+def test_adding_a_metric(project: Path) -> None:
+    for folder in ("docs", "benchmarks"):
+        shutil.copytree(ROOT / folder, project / folder, dirs_exist_ok=True)
+    quality = "pipeline_steps/evidence/scores/quality.py"
+    places = {
+        "from pipeline_steps.metrics.mean_shift": (quality, "from pipeline_steps.metrics.mmd"),
+        '    measure(\n        "mean_shift",': (quality, '    measure("fd_inf",'),
+        "| `mean_shift`": ("docs/metrics.md", "| `kd` ↓"),
+        '    "mean_shift": lambda': ("benchmarks/recomputed/sets.py", '    "fd_inf":'),
+    }
+    (output,) = follow(project, "adding-a-metric.md", places)
+    assert "1 passed" in output
+    # Scored, documented and recomputed: the tests that every metric meets.
+    for name in ("test_score.py", "test_docs.py"):
+        shutil.copy(ROOT / "tests" / name, project / "tests")
+    (project / "tests/test_recomputed.py").write_text(RECOMPUTED)
+    names = [
+        "test_score.py::test_quality_compares_equal_numbers_with_each_reference",
+        "test_docs.py::test_metrics_page_explains_every_column_and_no_other_table",
+        "test_recomputed.py",
+    ]
+    tests = " ".join(f"tests/{name}" for name in names)
+    result = run(project, f".venv/bin/python -m pytest -q {tests}")
+    assert "3 passed" in result.stdout, result.stdout + result.stderr
+
+
+RECOMPUTED = """
+import sys
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, "benchmarks")
+
+
+def test_the_second_implementation_agrees():
+    from recomputed.sets import QUALITY, Compared
+
+    from pipeline_steps.evidence.scores.quality import QUALITY_COLUMNS, SHOWN
+    from pipeline_steps.metrics.mean_shift import mean_shift
+
+    x, y = np.random.default_rng(0).normal(size=(2, 9, 3))
+    rows = np.arange(9), np.arange(9)
+    sets = Compared(lambda extractor: (x, y), rows, ("", ""), {"frechet_extractor": ""}, None)
+    assert QUALITY["mean_shift"](sets) == pytest.approx(mean_shift(x, y))
+    assert set(QUALITY) >= set(SHOWN) and set(QUALITY_COLUMNS) >= set(QUALITY)
+"""

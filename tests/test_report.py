@@ -12,8 +12,8 @@ import pytest
 
 from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS, VERDICTS
 from pipeline_steps.evidence.audit.pairs import PAIR_COLUMNS
-from pipeline_steps.evidence.scores.comparison import COMPARISON_COLUMNS
-from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
+from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest

@@ -10,13 +10,9 @@ import pandas as pd
 import pytest
 from pyeer.eer_info import get_eer_stats
 
-from pipeline_steps.evidence.scores import identity_scoring
-from pipeline_steps.evidence.scores.scoring import (
-    IDENTITY_COLUMNS,
-    POSE_COLUMNS,
-    QUALITY_COLUMNS,
-    pose_row,
-)
+from pipeline_steps.evidence.scores import identity
+from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
+from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS, pose_row
 from pipeline_steps.io.tensors import save_features
 from pipeline_steps.metrics.frechet import frechet_distance
 from pipeline_steps.runtime.errors import StepError
@@ -157,22 +153,23 @@ def test_identity_has_a_row_per_judge_and_opponent_as_pyeer_computes_it(world: W
     assert table["fdr"][0] > table["fdr"][2]  # the noisier judge separates less
 
 
-def test_many_pairs_are_streamed_with_the_same_numbers(
+def test_many_pairs_give_the_same_rows_and_replicates(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = {"variant-features": VARIANT, "real": "real"}
-    listed = world.score("identity", sources)
-    monkeypatch.setattr(identity_scoring, "MAX_PAIRS", 100)
-    file = world.root / "replicates.parquet"
-    streamed = world.score("identity", sources, "s.csv", "--replicates", str(file))
+    files = [world.root / name for name in ("few.parquet", "many.parquet")]
+    listed = world.score("identity", sources, "few.csv", "--replicates", str(files[0]))
+    monkeypatch.setattr(identity, "MAX_PAIRS", 100)
+    condensed = world.score("identity", sources, "many.csv", "--replicates", str(files[1]))
     exact = list(IDENTITY_COLUMNS[:8])  # up to the equal error rate
-    pd.testing.assert_frame_equal(streamed[exact], listed[exact], rtol=1e-6)
-    rest = list(IDENTITY_COLUMNS[10:])
-    np.testing.assert_allclose(streamed[rest], listed[rest], rtol=1e-3, atol=1e-3)
-    # The limits of an error rate that moves in few steps are not quite those of a smooth one.
-    limits = ["eer_low", "eer_high"]
-    np.testing.assert_allclose(streamed[limits], listed[limits], atol=0.1)
-    assert file.is_file()
+    pd.testing.assert_frame_equal(condensed[exact], listed[exact], rtol=1e-6)
+    rest = list(IDENTITY_COLUMNS[8:])
+    np.testing.assert_allclose(condensed[rest], listed[rest], rtol=1e-4, atol=1e-4)
+    few, many = (pd.read_parquet(file) for file in files)
+    assert few.columns.tolist() == many.columns.tolist()
+    numbers = ["n_identities", "replicate", "eer", "fdr", "genuine_mean"]
+    np.testing.assert_allclose(few[numbers], many[numbers], rtol=1e-3, atol=1e-3)
+    assert (few["identities_sha256"] == many["identities_sha256"]).all()
 
 
 def test_identity_of_the_real_images_among_themselves(world: World) -> None:

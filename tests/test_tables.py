@@ -10,7 +10,8 @@ import pytest
 
 from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS
 from pipeline_steps.evidence.names import Names
-from pipeline_steps.evidence.scores.scoring import IDENTITY_COLUMNS, POSE_COLUMNS, QUALITY_COLUMNS
+from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
+from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import diversity_tables
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.errors import StepError

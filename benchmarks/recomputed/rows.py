@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recomputed.study import NAMES, Study
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
+ROLES = ("frechet", "cmmd", "prdc", "face_quality")
 KEYS = {
     "quality": (*NAMES, "reference"),
     "identity": (*NAMES, "versus", "recogniser"),
@@ -38,71 +40,35 @@ def quality_rows(study: Study) -> list[Row]:
     """Rows of quality.csv."""
     frozen = study.config("score", "quality")
     settings, seed = frozen["settings"]["quality"], frozen["seed"]
-    used = {
-        "frechet": settings["frechet_extractor"],
-        "cmmd": settings["cmmd_extractor"],
-        "prdc": settings["prdc_extractor"],
-        "face_quality": settings["face_quality_extractor"],
-    }
     rows = []
     for name in study.sets:
         for reference in study.references:
             a, b = study.sets[reference], study.sets[name]
-            real, synthetic = sets.compared(
-                seed, settings, name, reference, len(b.files), len(a.files)
-            )
-            names = source_columns(name) | {"reference": reference}
+            sizes = len(b.files), len(a.files)
+            real, synthetic = sets.compared(seed, settings, name, reference, *sizes)
+            row = source_columns(name) | {"reference": reference}
+            rows.append(row)
             if len(real) * len(synthetic) > study.largest:
                 study.left_out.append(f"quality of {name} versus {reference}")
-                rows.append(names)
                 continue
-
-            def pair(
-                metric: str, name: str = name, reference: str = reference, x: Array = real
-            ) -> Array:
-                return study.features(reference, used[metric])[x]
-
-            x, y = pair("frechet"), study.features(name, used["frechet"])[synthetic]
-            streams = {
-                purpose: intervals.generator(seed, "score", reference, purpose)
-                for purpose in ("interval", "kernel distance", "extrapolation")
-            }
-            kd, kd_sd = sets.kernel_distance(
-                x, y, settings["kd_subsets"], settings["kd_subset_size"], streams["kernel distance"]
-            )
-            quality = study.features(name, used["face_quality"])[:, 0]
-            shapes = study.features(name, used["prdc"])
-            within = sets.per_person(shapes, b.people)
-            row = names | {
-                "n_synthetic": len(synthetic),
-                "n_real": len(real),
-                "fid": sets.frechet(x, y),
-                "cmmd": sets.gaussian_mmd(
-                    pair("cmmd"),
-                    study.features(name, used["cmmd"])[synthetic],
-                    settings["cmmd_sigma"],
-                    settings["cmmd_scale"],
+            numbers = sets.Compared(
+                lambda extractor, name=name, reference=reference: (  # type: ignore[misc]
+                    study.features(reference, extractor),
+                    study.features(name, extractor),
                 ),
-                **sets.manifolds(pair("prdc"), shapes[synthetic], settings["k"]),
-                "face_quality_mean": quality.mean(),
-                "face_quality_sd": math.sqrt(((quality - quality.mean()) ** 2).mean()),
-                "fd_inf": sets.frechet_at_infinity(x, y, streams["extrapolation"])
-                if settings["fd_infinity"]
-                else math.nan,
-                "kd": kd,
-                "kd_sd": kd_sd,
-                "vendi": sets.vendi(shapes[synthetic]),
-                "vendi_within_identity": np.mean([sets.vendi(v) for v in within.values()])
-                if within
-                else math.nan,
-                "extractors": " ".join(f"{metric}={of}" for metric, of in used.items()),
-            }
+                (real, synthetic),
+                (a.people, b.people),
+                settings,
+                partial(intervals.generator, seed, "score", reference),
+            )
+            row |= {"n_synthetic": len(synthetic), "n_real": len(real)}
+            row |= {column: number(numbers) for column, number in sets.QUALITY.items()}
             if study.intervals:
-                people = [np.array(s.people)[r] for s, r in ((a, real), (b, synthetic))]
-                row["fid_low"], row["fid_high"] = sets.frechet_limits(
-                    x, y, *people, settings, streams["interval"]
-                )
-            rows.append(row)
+                row["fid_low"], row["fid_high"] = sets.frechet_limits(numbers)
+            roles = ("frechet", "cmmd", "prdc", "face_quality")
+            row["extractors"] = " ".join(
+                f"{role}={settings[f'{role}_extractor']}" for role in roles
+            )
     return rows
 
 

@@ -7,7 +7,9 @@ docs/metrics.md. Nothing of the project is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,10 +146,80 @@ def per_person(values: Array, people: Sequence[str]) -> dict[str, Array]:
     return {name: rows for name, rows in found.items() if len(rows) > 1}
 
 
-def frechet_limits(
-    x: Array, y: Array, x_people: Array, y_people: Array, settings: Row, rng: np.random.Generator
-) -> tuple[float, float]:
+@dataclass
+class Compared:
+    """A set and a reference.
+
+    Attributes:
+        features: extractor -> features of all images of the reference and of the set.
+        rows: which of them are compared, of the reference and of the set.
+        people: whose all images are, of the reference and of the set.
+        settings: of the score step.
+        rng: purpose -> generator.
+    """
+
+    features: Callable[[str], tuple[Array, Array]]
+    rows: tuple[Array, Array]
+    people: tuple[Sequence[str], Sequence[str]]
+    settings: Row
+    rng: Callable[[str], np.random.Generator]
+
+    def pair(self, role: str) -> tuple[Array, Array]:
+        """Features of the rows that are compared, of the reference and of the set."""
+        real, synthetic = self.features(self.settings[f"{role}_extractor"])
+        return real[self.rows[0]], synthetic[self.rows[1]]
+
+    def whole(self, role: str) -> Array:
+        """Features of all images of the set."""
+        return self.features(self.settings[f"{role}_extractor"])[1]
+
+    @cached_property
+    def manifolds(self) -> Row:
+        """Precision, recall, density, coverage and AuthPct."""
+        return manifolds(*self.pair("prdc"), self.settings["k"])
+
+    @cached_property
+    def kernel_distance(self) -> tuple[float, float]:
+        """Mean and sd."""
+        subsets, size = self.settings["kd_subsets"], self.settings["kd_subset_size"]
+        return kernel_distance(*self.pair("frechet"), subsets, size, self.rng("kernel distance"))
+
+
+def vendi_within(sets: Compared) -> float:
+    """Mean over people with two images or more."""
+    found = per_person(sets.whole("prdc"), sets.people[1])
+    return float(np.mean([vendi(rows) for rows in found.values()])) if found else NAN
+
+
+QUALITY: dict[str, Callable[[Compared], float]] = {
+    "fid": lambda sets: frechet(*sets.pair("frechet")),
+    "cmmd": lambda sets: gaussian_mmd(
+        *sets.pair("cmmd"), sets.settings["cmmd_sigma"], sets.settings["cmmd_scale"]
+    ),
+    "precision": lambda sets: sets.manifolds["precision"],
+    "recall": lambda sets: sets.manifolds["recall"],
+    "density": lambda sets: sets.manifolds["density"],
+    "coverage": lambda sets: sets.manifolds["coverage"],
+    "authpct": lambda sets: sets.manifolds["authpct"],
+    "face_quality_mean": lambda sets: sets.whole("face_quality").mean(),
+    "face_quality_sd": lambda sets: sets.whole("face_quality").var() ** 0.5,
+    "fd_inf": lambda sets: (
+        frechet_at_infinity(*sets.pair("frechet"), sets.rng("extrapolation"))
+        if sets.settings["fd_infinity"]
+        else NAN
+    ),
+    "kd": lambda sets: sets.kernel_distance[0],
+    "kd_sd": lambda sets: sets.kernel_distance[1],
+    "vendi": lambda sets: vendi(sets.pair("prdc")[1]),
+    "vendi_within_identity": vendi_within,
+}
+
+
+def frechet_limits(sets: Compared) -> tuple[float, float]:
     """Limits of the Fréchet distance: people left out with all their images, on square roots."""
+    settings, rng = sets.settings, sets.rng("interval")
+    x, y = sets.pair("frechet")
+    x_people, y_people = (np.array(p)[r] for p, r in zip(sets.people, sets.rows, strict=True))
     groups = settings["replicates"]
     if groups < 2:
         return NAN, NAN

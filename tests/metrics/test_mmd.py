@@ -126,7 +126,9 @@ def test_subsets_are_those_that_the_generator_draws(n: int, m: int) -> None:
     found = kernel_distance(x, y, subsets=5, subset_size=20, rng=np.random.default_rng(3))
     rng = np.random.default_rng(3)
     values = [
-        literal_distance(x[rng.choice(n, size=20, replace=False)], y[rng.choice(m, size=20, replace=False)])
+        literal_distance(
+            x[rng.choice(n, size=20, replace=False)], y[rng.choice(m, size=20, replace=False)]
+        )
         for _ in range(5)
     ]
     assert found.mean == pytest.approx(np.mean(values), rel=1e-10)

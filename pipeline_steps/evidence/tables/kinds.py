@@ -12,12 +12,8 @@ import pandas as pd
 
 from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS
 from pipeline_steps.evidence.names import SETS, Names, order_key, sorted_groups
-from pipeline_steps.evidence.scores.scoring import (
-    ANGLES,
-    IDENTITY_COLUMNS,
-    POSE_COLUMNS,
-    QUALITY_COLUMNS,
-)
+from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
+from pipeline_steps.evidence.scores.quality import ANGLES, POSE_COLUMNS, QUALITY_COLUMNS, SHOWN
 from pipeline_steps.evidence.tables.table import Column, Estimate, Table, lay_out
 from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
 from pipeline_steps.recognition.protocol import average_with_interval
@@ -33,15 +29,14 @@ QUALITY = (
     Column("recall", "Recall", direction="higher"),
 )
 FACE_QUALITY = Column("face_quality_mean", "Face quality", direction="higher")
-FURTHER = (
-    Column("fd_inf", "Fréchet, n → ∞", direction="lower"),
-    Column("kd", "KD", direction="lower"),
-    Column("density", "Density", direction="higher"),
-    Column("coverage", "Coverage", direction="higher"),
-    Column("authpct", "AuthPct", direction="higher", digits=1),
-    Column("vendi", "Vendi", direction="higher", digits=2),  # of the images compared with that set
+FURTHER, FURTHER_ALONE = (
+    tuple(
+        Column(key, shown.title, direction=shown.better, digits=shown.digits)
+        for key, shown in SHOWN.items()
+        if shown.compares == compares
+    )
+    for compares in (True, False)
 )
-FURTHER_ALONE = (Column("vendi_within_identity", "Vendi per identity", "", "higher", 2),)
 IDENTITY = (
     Column("eer", "EER", direction="lower"),
     Column("fmr100", "FMR100", direction="lower"),

@@ -1,0 +1,142 @@
+"""Rows of the identity table from embeddings, and differences between fine-tuning methods.
+
+All methods depict the same people, and easy and hard people are so for every method. Resampling the
+same identities for both methods cancels that shared part, which two separate intervals contain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline_steps.evidence.names import competes, order_key
+from pipeline_steps.evidence.scores.quality import ImageSet
+from pipeline_steps.metrics.intervals import draw_counts, percentile_interval
+from pipeline_steps.metrics.pairs import MAX_PAIRS, OPERATING_POINTS, compare
+from pipeline_steps.metrics.verification import bootstrap_verification, comparison_error_rates
+from pipeline_steps.naming import VARIANT
+from pipeline_steps.study.settings.evidence import IdentitySettings
+
+IDENTITY_COLUMNS = (
+    *VARIANT,
+    "versus",
+    "recogniser",
+    "n_genuine",
+    "n_impostor",
+    "eer",
+    "eer_low",
+    "eer_high",
+    "fmr100",
+    "fmr1000",
+    "impostor_mean",
+    "impostor_sd",
+    "genuine_mean",
+    "genuine_sd",
+    "fdr",
+    "fdr_low",
+    "fdr_high",
+)
+METRICS = ("eer", "fdr", "genuine_mean")
+REPLICATE_COLUMNS = (
+    *(*VARIANT, "versus", "recogniser", "identities_sha256", "n_identities", "replicate"),
+    *METRICS,
+)
+SETTING = ("base_model", "prompts", "versus", "recogniser")
+COMPARISON_COLUMNS = (*SETTING, "metric", "method", "minus_method", "difference", "low", "high")
+
+Row = dict[str, Any]
+
+
+def identity_numbers(
+    images: ImageSet,
+    others: ImageSet | None,
+    recogniser: str,
+    settings: IdentitySettings,
+    *,
+    impostor_rng: np.random.Generator,
+    rng: np.random.Generator,
+) -> tuple[Row, list[Row]]:
+    """Error rates of a set against another one, or of its images among themselves.
+
+    Args:
+        images: the set.
+        others: the other set; None compares within the set.
+        recogniser: whose embeddings are compared.
+        settings: impostors, replicates and level.
+        impostor_rng: draws impostors where they are drawn.
+        rng: generator of the bootstrap; equal generators give paired replicates.
+
+    Returns:
+        The columns from n_genuine to fdr_high, and the rows of the bootstrap replicates. fmr100 and
+        fmr1000 are NaN with fewer than 100 and 1000 impostor pairs.
+    """
+    comparison = compare(
+        images.features[recogniser],
+        images.identities,
+        *(() if others is None else (others.features[recogniser], others.identities)),
+        impostors=settings.impostors,
+        rng=impostor_rng,
+        keep=MAX_PAIRS,
+    )
+    counts = draw_counts(comparison.units, settings.replicates, rng)
+    drawn = bootstrap_verification(comparison, counts)
+    rates = comparison_error_rates(comparison, level=settings.confidence, rng=rng)
+    row = {name: value for name, value in asdict(rates).items() if name in IDENTITY_COLUMNS}
+    for name, fmr in OPERATING_POINTS.items():
+        if rates.n_impostor * fmr < 1.0:  # below one pair in n no false match rate can be told
+            row[name] = float("nan")
+    # Tells which rows of other sets these may be paired with.
+    names = hashlib.sha256("\n".join(comparison.identities).encode()).hexdigest()
+    return row, [
+        {"identities_sha256": names, "n_identities": comparison.units, "replicate": index}
+        | {metric: float(getattr(drawn, metric)[index]) for metric in METRICS}
+        for index in range(len(counts))
+    ]
+
+
+def compare_methods(
+    replicates: Sequence[pd.DataFrame], identity: pd.DataFrame, confidence: float
+) -> list[dict[str, Any]]:
+    """Differences between every two fine-tuning methods.
+
+    Args:
+        replicates: bootstrap replicates of each variant; those with equal identities used the same
+            draws, so their differences are replicates of the difference.
+        identity: the identity table, for the differences themselves.
+        confidence: level of the intervals.
+
+    Returns:
+        A row per pair of methods, metric, recogniser and opponent. Where a method lost an identity,
+        its draws are of other identities and the interval is empty.
+    """
+    by = [*SETTING, "method"]
+    draws = {
+        tuple(map(str, key)): group for frame in replicates for key, group in frame.groupby(by)
+    }
+    points = {tuple(map(str, key)): group.iloc[0] for key, group in identity.groupby(by)}
+    settings = sorted({key[:4] for key in draws}, key=lambda key: [order_key(part) for part in key])
+    rows: list[dict[str, Any]] = []
+    for setting in settings:
+        methods = {key[4] for key in draws if key[:4] == setting and competes(key[4])}
+        for first, second in combinations(sorted(methods, key=order_key), 2):
+            keys = (*setting, second), (*setting, first)
+            if not all(key in points for key in keys):
+                continue
+            a, b = (draws[key] for key in keys)
+            paired = set(a["identities_sha256"]) == set(b["identities_sha256"])
+            for metric in METRICS:
+                values = a[metric].to_numpy() - b[metric].to_numpy() if paired else np.empty(0)
+                interval = percentile_interval(values, int(a["n_identities"].iloc[0]), confidence)
+                difference = float(points[keys[0]][metric]) - float(points[keys[1]][metric])
+                rows.append(
+                    dict(zip(SETTING, setting, strict=True))
+                    | {"metric": metric, "method": second, "minus_method": first}
+                    | {"difference": difference, "low": interval.low, "high": interval.high}
+                )
+    return rows
