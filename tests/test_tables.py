@@ -176,6 +176,7 @@ def test_recognition_averages_seeds_then_tests_and_leaves_validation_out(study: 
     frame = pd.read_csv(study.root / "tables" / "recognition.csv")
     assert set(frame["trained_on"]) == {"real", "sd21-idbooth-base", "sd21-dreambooth-base"}
     assert sorted(frame["seed"].unique()) == [0, 1]
+    assert frame["role"].tolist()[:3] == ["test", "test", "validation"]
 
 
 def test_distances_of_other_extractors_are_not_called_fid(study: Study) -> None:

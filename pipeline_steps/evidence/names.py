@@ -13,12 +13,11 @@ from pipeline_steps.study.artefacts import NOT_APPLICABLE, Source
 from pipeline_steps.study.settings.base import Frozen
 
 # In the order in which tables and figures show them, which is the paper's.
-LABELS = {
+ORDERED = {
     REAL: "Real",
     WILD: "In the wild",
     "sd21": "SD-2.1",
     "sdxl": "SD-XL",
-    "demo": "Demo",
     NOT_APPLICABLE: "–",
     "base": "Base",
     "complex": "Complex",
@@ -27,6 +26,20 @@ LABELS = {
     "dreambooth": "DreamBooth",
     "portraitbooth": "PortraitBooth",
     "idbooth": "ID-Booth",
+    "lfw": "LFW",
+    "agedb_30": "AgeDB-30",
+    "calfw": "CA-LFW",
+    "cfp_fp": "CFP-FP",
+    "cplfw": "CP-LFW",
+    "plain": "Plain",
+    "age_gap": "Age gap",
+    "cross_age": "Cross-age",
+    "frontal_profile": "Frontal-profile",
+    "cross_pose": "Cross-pose",
+}
+# All others come after, in natural order.
+LABELS = ORDERED | {
+    "demo": "Demo",
     "inception_v3": "Inception-v3",
     "clip_l14_336": "CLIP ViT-L/14-336",
     "dinov2_l14": "DINOv2 ViT-L/14",
@@ -38,16 +51,6 @@ LABELS = {
     "demo_recogniser_b": "second demo recogniser",
     "demo_attributes": "demo attributes",
     "demo_quality": "demo quality",
-    "lfw": "LFW",
-    "agedb_30": "AgeDB-30",
-    "calfw": "CA-LFW",
-    "cfp_fp": "CFP-FP",
-    "cplfw": "CP-LFW",
-    "plain": "Plain",
-    "age_gap": "Age gap",
-    "cross_age": "Cross-age",
-    "frontal_profile": "Frontal-profile",
-    "cross_pose": "Cross-pose",
     "validation": "Held-out set",
     "vgg2_fp": "VGG2-FP",
 }
@@ -61,7 +64,7 @@ COLOURS = {
 SPARE_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A900")
 SETTING = ("base_model", "prompts")  # within which methods are compared
 SETS = (*SETTING, "method")  # columns that name a set of images, in sorting order
-_PLACES = {name: place for place, name in enumerate(LABELS)}
+_PLACES = {name: place for place, name in enumerate(ORDERED)}
 
 
 class Names:
@@ -97,7 +100,7 @@ class Names:
 
 
 def order_key(key: object) -> tuple[Any, ...]:
-    """Sort key of names: the order of `LABELS`, then natural order."""
+    """Sort key of names: that of `ORDERED`, then natural order."""
     name = str(key)
     return (_PLACES.get(name, len(_PLACES)), natural_key(name))
 
