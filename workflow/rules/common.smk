@@ -10,7 +10,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import candidate_gpus
 from pipeline_steps.runtime.run_lock import claim_run, clear_stale_locks, release_run
 from pipeline_steps.study.plan import WORLD, project_file
-from pipeline_steps.study.snapshot import MARKERS, open_plan
+from pipeline_steps.study.plan import MARKERS, open_plan
 
 try:
     PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
