@@ -49,10 +49,14 @@ lint: $(READY)
 clean:
 	rm -rf results data/demo_world .snakemake .pytest_cache .ruff_cache .mypy_cache
 
-# The embedded weights, from a seed. Hours on a CPU; the result is part of the project.
+# The weights of the embedded world, from where the last training ended; ends by itself after MINUTES.
+# KEEP=resources/pretraining also writes there what the next training goes on from.
+DEVICE ?= cpu
+MINUTES ?= inf
+KEEP ?=
 pretrain-demo-world: $(READY)
-	$(BIN)/python -m pipeline_steps.demo_world.pretraining.pretrain
-	$(BIN)/python -m pipeline_steps.study.generate
+	$(BIN)/python -m pipeline_steps.demo_world.pretrain --device $(DEVICE) --minutes $(MINUTES) \
+		$(if $(KEEP),--keep $(KEEP))
 
 # Schema, commented default configuration and pinned hashes, from the settings models.
 generate: $(READY)

@@ -1,6 +1,8 @@
 """Measure the embedded world and its weights: python benchmarks/demo_world.py
 
     renderer     does MTCNN find rendered faces, and how far from the truth are its landmarks
+    autoencoder  signal-to-noise ratio of decoded renders: all, of dark faces, at the eyes
+    looks        similarity to a person of whom only skin, hair, glasses or shape is another's
     recognisers  equal error rate of embedded recognisers on people they were not trained on
     samples      does MTCNN find a face in the untuned base model's samples        (needs --study)
     places       do complex prompts steer the place: read by the attribute network (needs --study)
@@ -19,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +30,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from measured import REPLICATES, Row, add, mean, proportion, table
 
-from pipeline_steps.demo_world.rendering.nuisance import PLACES, Nuisance
+from pipeline_steps.demo_world.pretraining.images import halved
+from pipeline_steps.demo_world.rendering.parameters import PLACES, Nuisance
 from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.demo_world.rendering.renderer import Photograph
 from pipeline_steps.io.images import read_image
@@ -39,12 +42,20 @@ from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.study.command import run_main
 
 if TYPE_CHECKING:
+    from pipeline_steps.faces.recogniser import Recogniser
     from pipeline_steps.io.weights import Weights
 
 BATCH = 32
 LANDMARK_YAW = 30.0  # degrees; up to here landmarks are held against the truth
 RENDER_SIZE, FACE_SIZE, SAMPLE_SIZE = 256, 128, 64  # pixels
 EMBEDDED = "resources/demo_world/"
+# What counts as one thing of a person's looks: fields of an identity.
+LOOKS = {
+    "skin": ("skin", "lips", "freckles"),
+    "hair": ("hair", "brow", "hair_style", "hairline", "parting", "beard"),
+    "glasses": (),
+    "shape": ("shape",),
+}
 ENVIRONMENT = re.compile(r"busy (.+) environment")
 
 
@@ -59,6 +70,7 @@ class Task:
     workers: int
     study: Path | None
     models: Path
+    autoencoder: Path | None = None
 
     def study_folder(self) -> Path:
         """The study's folder. Raises StepError where none is named."""
@@ -114,13 +126,6 @@ def batches(items: Iterable[Photograph]) -> Iterator[list[Photograph]]:
         yield batch
 
 
-def halved(image: np.ndarray) -> np.ndarray:
-    """An image uint8 [2n, 2n, 3] at half its size, box-averaged."""
-    from pipeline_steps.demo_world.pretraining.autoencoder_training import halve
-
-    return halve(image[None])[0]
-
-
 # Parts --------------------------------------------------------------------------------------------
 
 
@@ -154,15 +159,9 @@ def measure_recognisers(task: Task) -> list[Row]:
     """EER of all pairs of held-out people's photographs, every other one at the samples' size."""
     from pipeline_steps.faces.alignment import align_to_template
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.faces.recogniser import load_recogniser
-    from pipeline_steps.study.registry import read_models
     from pipeline_steps.study.settings.photographs import AlignSettings
 
-    recognisers = {
-        name: load_recogniser(entry)
-        for name, entry in read_models(task.models).items()
-        if entry.task == "recogniser" and entry.source.startswith(EMBEDDED)
-    }
+    recognisers = embedded_recognisers(task)
     settings = AlignSettings()
     detector = Detector(
         min_face_size=settings.detector.min_face_size, thresholds=settings.detector.thresholds
@@ -188,6 +187,75 @@ def measure_recognisers(task: Task) -> list[Row]:
             what = f"  among the images of {side} pixels"
             rows.append(equal_error_rate(what, embeddings[at], [people[k] for k in at], task.seed))
     return rows
+
+
+def measure_autoencoder(task: Task) -> list[Row]:
+    """PSNR of held-out renders after encoding and decoding, dB; over people by a bootstrap."""
+    from diffusers import AutoencoderKL
+
+    from pipeline_steps.demo_world.pretraining.autoencoder import reconstruction_quality
+
+    folder = task.autoencoder or Path(task.weights("demo").source) / "vae"
+    model = AutoencoderKL.from_pretrained(folder).float().eval()
+    numbers = range(task.people)
+    photos = list(rendered(task, numbers, task.photographs, FACE_SIZE, "autoencoder"))
+    pictures = np.stack([halved(photo.image) for photo in photos])
+    marks = np.stack([(p.landmarks + 0.5) / 2 - 0.5 for p in photos]).astype(np.float32)
+    found = reconstruction_quality(model, pictures, marks)
+    names = {
+        "psnr": "PSNR of unseen renders, dB",
+        "psnr_dark": "  of the fifth with the darkest faces",
+        "psnr_eyes": "  within half an eye distance of the eyes",
+    }
+    return [Row(what, found[key], None, None, len(photos)) for key, what in names.items()]
+
+
+def measure_looks(task: Task) -> list[Row]:
+    """Mean similarity of a photograph to another of the same person, and to one of a person who
+    differs in one thing, which is the next person's; the circumstances are the same.
+    """
+    from pipeline_steps.demo_world.rendering.renderer import render
+    from pipeline_steps.faces.alignment import align_to_template
+
+    recognisers = embedded_recognisers(task)
+    rng = numpy_generator(task.seed, "benchmark", "looks")
+    cosines: dict[tuple[str, str], list[float]] = {}
+    for number in progress(range(task.people), description="looks", total=task.people):
+        own, other = (person(task.seed, HELD_OUT, k) for k in (number, number + 1))
+        first, second = (held_out_nuisance(task.seed, number, k) for k in (0, 1))
+        frames = {"": (own.identity, first), "nothing": (own.identity, second)}
+        for what, fields in LOOKS.items():
+            borrowed = {field: getattr(other.identity, field) for field in fields}
+            if what == "glasses":  # on or off
+                borrowed["glasses"] = None if own.identity.glasses else "square"
+            frames[what] = (replace(own.identity, **borrowed), second)
+        frames["everything"] = (other.identity, second)
+        photos = [
+            render(identity, how, size=FACE_SIZE, texture_seed=own.texture_seed, supersample=1)
+            for identity, how in frames.values()
+        ]
+        faces = np.stack([align_to_template(p.image, p.landmarks) for p in photos])
+        for name, recogniser in recognisers.items():
+            embeddings = recogniser.embed(faces)
+            for what, cosine in zip(frames, embeddings @ embeddings[0], strict=True):
+                cosines.setdefault((name, what), []).append(float(cosine))
+    return [
+        mean(f"{name}, another's {what}" if what != "nothing" else f"{name}, same", values, rng)
+        for (name, what), values in cosines.items()
+        if what
+    ]
+
+
+def embedded_recognisers(task: Task) -> dict[str, Recogniser]:
+    """The recognisers that come with the code, by name."""
+    from pipeline_steps.faces.recogniser import load_recogniser
+    from pipeline_steps.study.registry import read_models
+
+    return {
+        name: load_recogniser(entry)
+        for name, entry in read_models(task.models).items()
+        if entry.task == "recogniser" and entry.source.startswith(EMBEDDED)
+    }
 
 
 def equal_error_rate(what: str, embeddings: np.ndarray, people: Sequence[str], seed: int) -> Row:
@@ -292,6 +360,8 @@ def measure_identity(task: Task) -> list[Row]:
 
 PARTS: dict[str, Callable[[Task], list[Row]]] = {
     "renderer": measure_renderer,
+    "autoencoder": measure_autoencoder,
+    "looks": measure_looks,
     "recognisers": measure_recognisers,
     "samples": measure_samples,
     "places": measure_places,
@@ -323,6 +393,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--study", type=Path, help="finished study, e.g. results/demo")
+    parser.add_argument("--autoencoder", type=Path, help="folder; default: the base model's")
     parser.add_argument("--renders", type=int, default=1000, help="images of the part renderer")
     parser.add_argument("--people", type=int, default=100, help="held-out people")
     parser.add_argument("--photographs", type=int, default=6, help="of each held-out person")
@@ -339,6 +410,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers=args.workers,
         study=args.study,
         models=args.models,
+        autoencoder=args.autoencoder,
     )
     return 0 if run(task, args.only, args.out) == list(args.only) else 1
 

@@ -39,7 +39,7 @@ from pipeline_steps.study.settings.photographs import RenderDemoWorldSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.demo_world.rendering.benchmarks import Nuisance as PairNuisance
-    from pipeline_steps.demo_world.rendering.nuisance import Nuisance
+    from pipeline_steps.demo_world.rendering.parameters import Nuisance
     from pipeline_steps.demo_world.rendering.renderer import Photograph
     from pipeline_steps.faces.detection import Detector
 
@@ -128,7 +128,7 @@ def benchmark_face(
         seed: of the world.
         detector: finds the face.
     """
-    from pipeline_steps.demo_world.rendering.nuisance import in_the_wild
+    from pipeline_steps.demo_world.rendering.parameters import in_the_wild
     from pipeline_steps.demo_world.rendering.population import person
     from pipeline_steps.faces.alignment import align_to_template
 

@@ -7,9 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline_steps.demo_world.rendering.captions import caption, caption_batch
-from pipeline_steps.demo_world.rendering.nuisance import EXPRESSIONS, PLACES
-from pipeline_steps.demo_world.rendering.vocabulary import NEGATIVE_PROMPT
+from pipeline_steps.demo_world.pretraining.captions import NEGATIVE_PROMPT, caption
+from pipeline_steps.demo_world.rendering.parameters import EXPRESSIONS, PLACES
 
 
 def facts(rng: np.random.Generator) -> dict[str, int | float | bool]:
@@ -76,20 +75,3 @@ def test_every_prompt_of_the_study_is_a_caption_of_what_it_asks_for() -> None:
     assert "photo of a person" in captions(None, "neutral", "none")
     assert NEGATIVE_PROMPT in captions(None, "neutral", "none")
     assert any("sks person" in text for text in captions(None, "neutral", "none"))
-
-
-def test_only_the_first_identities_of_a_batch_have_names() -> None:
-    columns = {
-        "identity": np.array([0, 1, 2]),
-        "male": np.array([True, False, True]),
-        "expression": np.zeros(3, int),
-        "place": np.zeros(3, int),
-        "yaw": np.zeros(3),
-    }
-    rng = np.random.default_rng(0)
-    texts = caption_batch(rng, [0, 1, 2] * 100, names=["bodi", "kalu"], **columns)
-    assert len(texts) == 300
-    assert any("bodi" in text for text in texts[0::3])
-    assert any("kalu" in text for text in texts[1::3])
-    assert not any("kalu" in text for text in texts[0::3])
-    assert not any("bodi" in text or "kalu" in text for text in texts[2::3])

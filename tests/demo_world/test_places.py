@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world.rendering.nuisance import PLACES
+from pipeline_steps.demo_world.rendering.parameters import PLACES
 from pipeline_steps.demo_world.rendering.places import paint_place
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pipeline_steps.demo_world.rendering.identity import sample_identity
+from pipeline_steps.demo_world.rendering.parameters import sample_identity
 from pipeline_steps.demo_world.rendering.population import (
     CONSENTED,
     HELD_OUT,

@@ -1,63 +1,252 @@
-"""The whole pretraining with tiny amounts, and what it leaves: weights in everybody's formats."""
+"""The whole pretraining with tiny networks: it ends when asked, goes on, and leaves weights."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from pipeline_steps.demo_world.pretraining import pretrain_stages
-from pipeline_steps.demo_world.pretraining.attributes_training import CLASSES
-from pipeline_steps.demo_world.pretraining.pretrain import run
-from pipeline_steps.demo_world.pretraining.pretrain_plan import RECOGNISERS, Plan, RecogniserPlan
-from pipeline_steps.demo_world.pretraining.pretrain_stages import half_size
+from pipeline_steps.demo_world import pretrain
+from pipeline_steps.demo_world.pretrain import Call, main
+from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, images, training
+from pipeline_steps.demo_world.pretraining.plan import PLANS, RECOGNISERS, Amounts, Plan
 from pipeline_steps.faces.extractors import AttributeNet
-from pipeline_steps.faces.recogniser import load_recogniser, read_state_dict
+from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError
 
+SMALL = Amounts(images=8, batch=2, learning_rate=1e-3)
 PLAN = Plan(
     seed=5,
-    identities=4,
-    images_each=3,
+    people=2,
+    each=3,
+    unseen=2,
     named=3,
-    autoencoder_cycles=(1, 1),
-    autoencoder_batch=2,
     recognisers=tuple(
-        replace(r, widths=(16, 16, 16, 16, 16), embedding_dim=dim)
-        for r, dim in zip(RECOGNISERS, (512, 8), strict=True)
+        replace(r, layers=(1, 1, 1, 1), widths=(16,) * 5, embedding_dim=8) for r in RECOGNISERS
     ),
-    recogniser_epochs=1,
-    attribute_steps=2,
-    denoiser_steps=2,
-    denoiser_batch=2,
-    threads=1,
+    autoencoder=SMALL,
+    recogniser=replace(SMALL, images=16, batch=8),
+    attributes=SMALL,
+    denoiser=SMALL,
 )
 
 
+def tiny_unet() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=128,
+        norm_num_groups=4,
+    )
+
+
+def tiny_autoencoder() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=4,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of the stages and of the weights."""
-    work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Rendered photographs of the tiny plan; networks are tiny as long as this lives."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_stages, "ATTRIBUTE_BATCH", 4)
-        patch.setattr(pretrain_stages.shutil, "which", lambda name: None)  # compiling takes longer
-        run(PLAN, work=work, out=out)
-    return work, out
+        patch.setattr(images, "PEOPLE_PER_FILE", 2)
+        patch.setattr(images, "ProcessPoolExecutor", InThisProcess)
+        patch.setattr(autoencoder, "network", tiny_autoencoder)
+        patch.setattr(denoiser, "unet", tiny_unet)
+        patch.setitem(PLANS, "cpu", PLAN)
+        folder = tmp_path_factory.mktemp("rendered")
+        call = Call(PLAN, folder, folder / "none")
+        for offset in (0, 1):
+            for what in call.photographs(offset):
+                assert call.render(what)
+        yield folder / "photographs"
 
 
-def test_plain_diffusers_opens_the_base_model_and_makes_an_image(made: tuple[Path, Path]) -> None:
+class InThisProcess:
+    """A process pool without processes: starting them takes longer than the tiny work."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        from concurrent.futures import Future
+
+        future: Future[Any] = Future()
+        future.set_result(function(*args))
+        return future
+
+
+@pytest.fixture
+def work(photographs: Path, tmp_path: Path) -> Path:
+    (tmp_path / "photographs").symlink_to(photographs)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything was trained."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "photographs").symlink_to(photographs)
+    assert main(["--work", str(folder), "--start", str(folder / "none")]) == 0
+    return folder
+
+
+def after_steps(n: int) -> Callable[[], bool]:
+    """Over after so many steps: it is asked once before each."""
+    asked = iter(range(n))
+    return lambda: next(asked, None) is None
+
+
+def state(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    path = folder / f"{name}.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        return load_file(path), json.loads(file.metadata()["state"])
+
+
+@pytest.mark.parametrize("name", pretrain.TRAININGS)
+def test_a_stopped_training_goes_on_bit_for_bit(name: str, made: Path, work: Path) -> None:
+    for extra in ("autoencoder", "tokenizer"):
+        if name == "denoiser":
+            (work / extra).symlink_to(made / extra)
+    call = Call(PLAN, work, work / "none")
+    assert not pretrain.train(name, replace(call, over=after_steps(1)))
+    assert state(work, name)[1]["steps"] == 1
+    assert pretrain.train(name, call)
+    whole, counts = state(made, name)
+    resumed, resumed_counts = state(work, name)
+    assert resumed_counts["images"] == counts["images"] == call_length(name)
+    assert whole.keys() == resumed.keys()
+    for key in whole:
+        assert torch.equal(whole[key], resumed[key]), key
+
+
+def call_length(name: str) -> int:
+    return (PLAN.recogniser if name.startswith("recogniser") else SMALL).images
+
+
+def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(
+    made: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pretrain.SAVE_EVERY, "cpu", 0.0)  # after every step
+
+    class Killed(BaseException):
+        pass
+
+    asked = after_steps(2)
+
+    def die() -> bool:
+        if asked():
+            raise Killed
+        return False
+
+    call = Call(PLAN, work, work / "none")
+    with pytest.raises(Killed):
+        pretrain.train("autoencoder", replace(call, over=die))
+    assert state(work, "autoencoder")[1]["steps"] == 2
+    assert pretrain.train("autoencoder", call)
+    for key, value in state(made, "autoencoder")[0].items():
+        assert torch.equal(value, state(work, "autoencoder")[0][key]), key
+
+
+def test_minutes_end_it_and_everything_is_saved(work: Path, monkeypatch: Any) -> None:
+    now = iter(np.arange(0.0, 1e6, 10.0))
+    monkeypatch.setattr(pretrain.time, "monotonic", lambda: float(next(now)))
+    assert main(["--work", str(work), "--minutes", "2", "--keep", str(work / "kept")]) == 0
+    counts = state(work, "autoencoder")[1]
+    assert 0 < counts["images"] < SMALL.images
+    assert counts["curve"][-1]["steps"] == counts["steps"]
+    assert (work / "kept" / "autoencoder-0.safetensors").exists()
+    assert not (work / "recogniser.safetensors").exists()
+
+
+def test_a_share_of_the_minutes_makes_way_for_the_next(work: Path) -> None:
+    plan = replace(PLAN, shares={"attributes": 0.0, "autoencoder": 0.0})
+    call = Call(plan, work, work / "none", minutes=1.0)
+    assert pretrain.pretrain(call, ["autoencoder", "attributes"])
+    assert not (work / "attributes.safetensors").exists()
+
+
+def test_a_small_state_is_taken_up_where_it_is_further(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PART_BYTES", 4000)
+    kept, elsewhere = work / "kept", work / "elsewhere"
+    call = Call(PLAN, work, kept, keep=kept)
+    pretrain.train("recogniser", call)
+    files = sorted(kept.glob("recogniser-*.safetensors"))
+    assert len(files) > 1
+    small = {k: t for path in files for k, t in load_file(path).items()}
+    assert not any(key.startswith("head.") for key in small)
+    elsewhere.mkdir()
+    (elsewhere / "photographs").symlink_to(work / "photographs")
+    longer = replace(PLAN, recogniser=replace(PLAN.recogniser, images=24))
+    pretrain.train("recogniser", Call(longer, elsewhere, kept, over=lambda: False))
+    tensors, counts = state(elsewhere, "recogniser")
+    assert (counts["images"], counts["steps"], counts["warm"]) == (24, 3, 8)
+    assert [row["images"] for row in counts["curve"]] == [16, 24]
+    key = "network.conv1.weight"
+    start, now = small[key].float(), tensors[f"weights/{key}"]
+    assert 0 < float((now - start).abs().max()) < 0.01
+    older = Call(longer, elsewhere, kept)
+    pretrain.train("recogniser", older)  # the whole state is further now
+    assert state(elsewhere, "recogniser")[1]["steps"] == 3
+
+
+def test_a_state_of_other_networks_is_refused_in_a_sentence(made: Path, work: Path) -> None:
+    (work / "recogniser.safetensors").symlink_to(made / "autoencoder.safetensors")
+    with pytest.raises(StepError, match="of other networks"):
+        pretrain.train("recogniser", Call(PLAN, work, work / "none"))
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pretrain.alone(work):
+        assert main(["--work", str(work)]) == 2
+    assert "another training works" in capsys.readouterr().err
+
+
+def test_plain_diffusers_opens_the_base_model_and_makes_an_image(made: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(str(made[1] / "base_model"))
+    pipe = StableDiffusionPipeline.from_pretrained(str(made / "weights" / "base_model"))
     pipe.set_progress_bar_config(disable=True)
     assert pipe.scheduler.config.prediction_type == "epsilon"
-    assert pipe.unet.config.cross_attention_dim == pipe.text_encoder.config.hidden_size
-    images = pipe(
+    pictures = pipe(
         "photo of sks person, close-up portrait, happy expression, busy forest environment",
         num_inference_steps=2,
         height=64,
@@ -65,103 +254,49 @@ def test_plain_diffusers_opens_the_base_model_and_makes_an_image(made: tuple[Pat
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images
-    assert images.shape == (1, 64, 64, 3)
-    assert np.isfinite(images).all()
-    assert images.std() > 0
+    assert pictures.shape == (1, 64, 64, 3)
+    assert np.isfinite(pictures).all()
 
 
-@pytest.mark.parametrize("plan", PLAN.recognisers, ids=lambda plan: plan.name)
-def test_a_recogniser_opens_from_the_registrys_entry(
-    made: tuple[Path, Path], plan: RecogniserPlan
-) -> None:
+@pytest.mark.parametrize("kind", PLAN.recognisers, ids=lambda kind: kind.name)
+def test_a_recogniser_opens_from_the_registrys_entry(made: Path, kind: Any) -> None:
     recogniser = load_recogniser(
         Weights(
-            name=plan.name,
+            name=kind.name,
             task="recogniser",
             architecture="iresnet",
-            source=str(made[1] / plan.name / "model.safetensors"),
+            source=str(made / "weights" / kind.name / "model.safetensors"),
             licence="Apache-2.0",
             commercial_use=True,
             options={
-                "layers": list(plan.layers),
-                "widths": list(plan.widths),
-                "embedding_dim": plan.embedding_dim,
+                "layers": list(kind.layers),
+                "widths": list(kind.widths),
+                "embedding_dim": kind.embedding_dim,
             },
         )
     )
     faces = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
-    embeddings = recogniser.embed(faces)
-    assert embeddings.shape == (2, plan.embedding_dim)
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
-    if plan.with_quality_head:
+    np.testing.assert_allclose(np.linalg.norm(recogniser.embed(faces), axis=1), 1, rtol=1e-5)
+    if kind.guides:
         assert np.isfinite(recogniser.quality(faces)).all()
 
 
-def test_the_recognisers_share_nobody(made: tuple[Path, Path]) -> None:
-    stages = made[0] / PLAN.stages_key()
-    first, second = (np.load(stages / name / "images.npy") for name in ("images", "images_1"))
-    assert first.shape == second.shape
-    assert not any((a == b).all() for a in first for b in second)
+def test_the_attribute_network_reads_numbers_beside_classes(made: Path) -> None:
+    network = AttributeNet.from_state_dict(
+        load_file(made / "weights" / "attributes" / "model.safetensors")
+    )
+    widths = {k: v.shape[1] for k, v in network.float()(torch.zeros(1, 3, 64, 64)).items()}
+    assert widths == {"place": 11, "expression": 5, "male": 2} | dict.fromkeys(
+        ("age", "yaw", "pitch", "roll", "skin"), 1
+    )
 
 
-def test_the_attribute_network_opens_in_half_precision(made: tuple[Path, Path]) -> None:
-    state = read_state_dict(made[1] / "attributes" / "model.safetensors")
-    assert state["stages.0.0.weight"].dtype == torch.float16
-    network = AttributeNet.from_state_dict(state)
-    logits = network(torch.zeros(1, 3, 64, 64))
-    assert {name: value.shape[1] for name, value in logits.items()} == CLASSES
-
-
-def test_hashes_name_every_weight_file(made: tuple[Path, Path]) -> None:
-    note = json.loads((made[1] / "hashes.json").read_text())
+def test_hashes_name_every_weight_file(made: Path) -> None:
+    weights = made / "weights"
+    note = json.loads((weights / "hashes.json").read_text())
     assert note["plan"]["seed"] == 5
-    weights = {p.relative_to(made[1]).as_posix() for p in made[1].rglob("*.safetensors")}
-    assert len(weights) == 6
-    assert weights <= set(note["sha256"])
+    assert {p.relative_to(weights).as_posix() for p in weights.rglob("*.safetensors")} <= set(
+        note["sha256"]
+    )
     for name, digest in note["sha256"].items():
-        assert sha256_file(made[1] / name) == digest
-
-
-def test_finished_stages_are_not_repeated(made: tuple[Path, Path]) -> None:
-    work, out = made
-    stages = work / PLAN.stages_key()
-
-    def times() -> dict[str, int]:
-        files = [
-            *stages.glob("autoencoder_1/*"),
-            *stages.glob("*.npy"),
-            *stages.glob("images*/crops.npy"),
-            *stages.glob("*.safetensors"),
-        ]
-        return {str(path): path.stat().st_mtime_ns for path in files}
-
-    before = times()
-    assert len(before) == 9
-    run(PLAN, work=work, out=out)
-    assert times() == before
-
-
-def test_weights_that_lie_there_are_replaced(made: tuple[Path, Path]) -> None:
-    work, out = made
-    trained = {
-        name: out / name / "model.safetensors"
-        for name in ("recogniser", "recogniser_b", "attributes")
-    }
-    before = {name: sha256_file(path) for name, path in trained.items()}
-    for path in trained.values():
-        path.write_bytes(b"of another training")
-    run(PLAN, work=work, out=out)
-    assert {name: sha256_file(path) for name, path in trained.items()} == before
-
-
-def test_another_seed_shares_no_stage_and_a_longer_denoiser_shares_all() -> None:
-    assert replace(PLAN, seed=6).stages_key() != PLAN.stages_key()
-    assert replace(PLAN, images_each=4).stages_key() != PLAN.stages_key()
-    assert replace(PLAN, denoiser_steps=9, threads=2).stages_key() == PLAN.stages_key()
-
-
-def test_half_size_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain_stages, "BLOCK", 2)
-    images = np.arange(5 * 4 * 4 * 3, dtype=np.uint8).reshape(5, 4, 4, 3)
-    whole = images.reshape(5, 2, 2, 2, 2, 3).mean((2, 4))
-    np.testing.assert_array_equal(half_size(images), np.floor(whole + 0.5))
+        assert sha256_file(weights / name) == digest

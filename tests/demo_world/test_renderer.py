@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline_steps.demo_world.rendering.face_layout import expression_of
-from pipeline_steps.demo_world.rendering.nuisance import EXPRESSIONS, Nuisance
+from pipeline_steps.demo_world.rendering.face import expression_of
+from pipeline_steps.demo_world.rendering.parameters import EXPRESSIONS, Nuisance
 from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.demo_world.rendering.renderer import Photograph
 from pipeline_steps.faces.detection import Detector

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from pipeline_steps.demo_world.rendering.vocabulary import MAX_TOKENS, build_tokenizer, names
+from pipeline_steps.demo_world.pretraining.captions import MAX_TOKENS, build_tokenizer, names
 from pipeline_steps.diffusion.sampling.plan import prompts_of
 from pipeline_steps.study.settings.diffusion import PromptSet
 

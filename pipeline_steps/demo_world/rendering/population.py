@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline_steps.demo_world.rendering.identity import Identity, sample_identity
-from pipeline_steps.demo_world.rendering.nuisance import (
+from pipeline_steps.demo_world.rendering.parameters import (
+    Identity,
     Nuisance,
     in_the_wild,
     laboratory_capture,
     random_shirt,
+    sample_identity,
 )
 from pipeline_steps.demo_world.rendering.renderer import Photograph, render
 from pipeline_steps.seeds import numpy_generator, seed_for

@@ -1,8 +1,8 @@
 """Photographs of rendered people, and the truth about them: ray casting, light, place, sensor.
 
-The head is a star-shaped surface r(direction) (see canvas.py). Each pixel's ray is marched to it in
-the head's own frame; neck, shoulders and long hair are ellipsoids met in closed form. Plain NumPy:
-no GPU, no graphics library.
+The head is a star-shaped surface r(direction), see geometry.py. Each pixel's ray is marched to it
+in the head's own frame; neck, shoulders and long hair are ellipsoids met in closed form. Plain
+NumPy: no GPU, no graphics library.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from pipeline_steps.demo_world.rendering.canvas import EXTENT, to_map
-from pipeline_steps.demo_world.rendering.face_layout import expression_of
+from pipeline_steps.demo_world.rendering.face import expression_of
 from pipeline_steps.demo_world.rendering.geometry import (
+    EXTENT,
     Camera,
     dot,
     meet_ellipsoid,
     meet_sphere,
     rotation,
+    to_map,
     unit,
 )
 from pipeline_steps.demo_world.rendering.head import Head, build_head
-from pipeline_steps.demo_world.rendering.identity import Identity
-from pipeline_steps.demo_world.rendering.nuisance import Nuisance
+from pipeline_steps.demo_world.rendering.parameters import Identity, Nuisance
 from pipeline_steps.demo_world.rendering.places import paint_place
 
 PUPIL_DISTANCE = 0.63  # decimetres

@@ -1,7 +1,10 @@
-"""The embedded text encoder's words: a byte-level BPE in CLIP's format, learned from the prompts.
+"""Captions of rendered photographs in the words of the study's prompt sets: prompts then steer.
 
-Every word that a prompt set uses, and every name, is one token; anything else falls apart into
-pieces, as with CLIP.
+A part of the pretraining people carry a name each, as a large model knows celebrities: a rare word
+then has a path to an identity.
+
+The text encoder's words are a byte-level BPE in CLIP's format, learned from the prompts: every word
+that a prompt set uses, and every name, is one token; anything else falls apart into pieces.
 """
 
 from __future__ import annotations
@@ -11,12 +14,67 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.demo_world.rendering.nuisance import EXPRESSIONS, PLACES
+import numpy as np
+
+from pipeline_steps.demo_world.rendering.parameters import EXPRESSIONS, PLACES
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.seeds import numpy_generator
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
+
+
+SIDE_YAW = 18.0  # degrees; beyond it either way a portrait is a "side-portrait"
+EMPTY_SHARE, NEGATIVE_SHARE = 0.06, 0.06  # of captions, for guidance's other side
+
+
+def caption(
+    rng: np.random.Generator,
+    *,
+    name: str | None,
+    male: bool,
+    expression: int,
+    place: int,
+    yaw: float,
+) -> str:
+    """One caption that is true of the photograph, or nothing, or the negative prompt.
+
+    Args:
+        rng: source of the template.
+        name: the person's name word, or None.
+        male: gender word to use.
+        expression: index into EXPRESSIONS.
+        place: index into PLACES.
+        yaw: degrees.
+    """
+    kind = rng.random()
+    if kind < EMPTY_SHARE:
+        return ""
+    if kind < EMPTY_SHARE + NEGATIVE_SHARE:
+        return NEGATIVE_PROMPT
+    word = (
+        name
+        if name is not None and rng.random() < 0.85
+        else (PLACEHOLDER if rng.random() < 0.1 else None)
+    )
+    who = f"{word} person" if word else "person"
+    gender = "male " if male else "female "
+    if kind < 0.24:
+        return f"photo of {'' if word else 'a '}{gender if rng.random() < 0.3 else ''}{who}"
+    where, mood = PLACES[place], EXPRESSIONS[expression]
+    if kind < 0.62:
+        text = f"photo of {gender if rng.random() < 0.2 else ''}{who}, close-up portrait"
+        if rng.random() < 0.9:
+            text += f", {mood} expression"
+        if where != "none" and rng.random() < 0.95:
+            text += f", busy {where} environment"
+        return text
+    side = "side-" if abs(yaw) > SIDE_YAW else ""
+    text = f"face {side}portrait photo of {gender if rng.random() < 0.85 else ''}{who}"
+    if where != "none":
+        text += f", {where} background"
+    return text
+
 
 MAX_TOKENS = 32
 NEGATIVE_PROMPT = (

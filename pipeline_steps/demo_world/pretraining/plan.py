@@ -1,0 +1,126 @@
+"""How much of everything the embedded weights are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Length of one training: images in all, images per step, and the peak learning rate.
+
+    Another length or batch goes on from the same state.
+    """
+
+    images: int
+    batch: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class RecogniserPlan:
+    """One recogniser.
+
+    Attributes:
+        name: of its folder and its training.
+        seed_offset: added to the plan's seed; another one means other people.
+        layers: blocks of the four stages.
+        widths: channels of the stem and the four stages: multiples of 16, as CPU kernels come.
+        embedding_dim: length of the embedding.
+        loss, margin: names and sizes of recognition.margins.
+        guides: whether fine-tuning follows it: it then learns what fine-tuning may show it, see
+            recogniser.py, and to predict a face's quality.
+    """
+
+    name: str
+    seed_offset: int
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    embedding_dim: int
+    loss: str
+    margin: float
+    guides: bool
+
+
+# The second judges what the first helped to train: other people, architecture and loss.
+RECOGNISERS = (
+    RecogniserPlan(
+        name="recogniser",
+        seed_offset=0,
+        layers=(1, 1, 2, 1),
+        widths=(16, 32, 48, 80, 80),
+        embedding_dim=256,
+        loss="cosface",
+        margin=0.35,
+        guides=True,
+    ),
+    RecogniserPlan(
+        name="recogniser_b",
+        seed_offset=1,
+        layers=(1, 1, 2, 1),
+        widths=(16, 16, 32, 64, 64),
+        embedding_dim=256,
+        loss="arcface",
+        margin=0.3,
+        guides=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Amounts of everything.
+
+    Attributes:
+        seed: of everything that is drawn.
+        people: rendered people of each of the two populations, a multiple of 10.
+        each: photographs of each.
+        unseen: people of the held-out population, on whom training is measured.
+        named: people that carry a name of their own in captions.
+        recognisers: which.
+        autoencoder, recogniser, attributes, denoiser: lengths.
+        shares: of a call's minutes, after which a training makes way for the next although it is
+            not complete.
+    """
+
+    seed: int
+    people: int
+    each: int
+    unseen: int
+    named: int
+    recognisers: tuple[RecogniserPlan, ...]
+    autoencoder: Amounts
+    recogniser: Amounts
+    attributes: Amounts
+    denoiser: Amounts
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+PLANS = {
+    "cpu": Plan(
+        seed=2026,
+        people=1000,
+        each=4,
+        unseen=20,
+        named=500,
+        recognisers=RECOGNISERS,
+        autoencoder=Amounts(1_000_000, 16, 1e-3),
+        recogniser=Amounts(400_000, 64, 1.5e-3),
+        attributes=Amounts(200_000, 64, 2e-3),
+        denoiser=Amounts(20_000_000, 32, 6e-4),
+    ),
+    "cuda": Plan(
+        seed=2026,
+        people=5000,
+        each=4,
+        unseen=60,
+        named=500,
+        recognisers=RECOGNISERS,
+        autoencoder=Amounts(1_500_000, 256, 2e-3),
+        recogniser=Amounts(800_000, 512, 3e-3),
+        attributes=Amounts(400_000, 512, 3e-3),
+        denoiser=Amounts(20_000_000, 1024, 1.5e-3),
+        shares={"autoencoder": 0.2, "recogniser": 0.1, "recogniser_b": 0.08, "attributes": 0.05},
+    ),
+}
