@@ -13,8 +13,8 @@ Whole states lie below --work. Where there are none, or older ones, the small st
 are taken up, which `--keep FOLDER` writes: they come with the code. Weights in the formats of the
 real ones, as good as they are by now, lie in `weights` below --work.
 
-Needs NumPy, SciPy, OpenCV, Pillow, pydantic, tqdm, PyTorch, safetensors, diffusers and transformers, and
-nothing of the workflow.
+Needs NumPy, SciPy, OpenCV, Pillow, pydantic, tqdm, PyTorch, safetensors, diffusers and
+transformers, and nothing of the workflow.
 """
 
 from __future__ import annotations
