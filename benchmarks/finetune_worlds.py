@@ -14,8 +14,7 @@ from reference_loop import ReferenceLoop
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, to_signed
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Runtime, to_signed
 from pipeline_steps.diffusion.training.data import LatentSet
 from pipeline_steps.diffusion.training.guide import FaceGuide, Guide
 from pipeline_steps.faces.detection import Detector

@@ -264,13 +264,13 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def finished(out: Path) -> dict[str, list[tuple[int, int]]]:
-    """Identities with a record to inode and time of weights and record: rewriting changes them."""
+    """Finished identities to inode and time of weights and key: rewriting changes them."""
     return {
         record.parent.name: [
             ((status := path.stat()).st_ino, status.st_mtime_ns)
             for path in (record, record.with_name("pytorch_lora_weights.safetensors"))
         ]
-        for record in out.glob("*/training.json")
+        for record in out.glob("*/items.json")
     }
 
 

@@ -40,7 +40,7 @@ from pipeline_steps.diffusion.adapters.bank import AdapterBank
 from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models.base import PRECISIONS, BaseModel, Conditioning
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
@@ -166,8 +166,7 @@ def check_base_model(name: str, side: int, precision: str, *, small: bool = Fals
     bank.weights.data[bank.weights == 0] = 0.01  # one step leaves B too close to zero to see
     request = ImageRequest("ID_1", 0, "photo of sks person", "cgi", seed=0, adapter=0)
     with timed("one image of 2 steps"):
-        how = {"steps": 2, "guidance": 5.0, "scheduler": "ddpm", "batch_size": 1}
-        [(_, pixels)] = sample(base, [request], bank=bank, **how)  # type: ignore[arg-type]
+        [(_, pixels)] = sample(base, [request], Sampling(2, 5.0, "ddpm", 1), bank=bank)
     print(f"  {tuple(pixels.shape)}, standard deviation {pixels.float().std():.1f}")
     latents = torch.randn(1, *base.latent_shape)
     condition = base.encode_prompts(["photo of sks person"])

@@ -131,8 +131,8 @@ def our_sampler(task: Task) -> Timed:
     """One base model, all adapters, static batches."""
     from pipeline_steps.diffusion.adapters.files import load_bank
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.diffusion.base_models.running import compiled_predict
-    from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+    from pipeline_steps.diffusion.base_models.base import compiled_predict
+    from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 
     start = time.perf_counter()
     base = load_base_model(task.weights, task.device, task.precision)
@@ -140,19 +140,13 @@ def our_sampler(task: Task) -> Timed:
     _wait(task.device)
     opened = time.perf_counter()
     made = {}
-    for requests, images in sample(
-        base,
-        [
-            ImageRequest(name, i, PROMPT, NEGATIVE, seed, task.identities.index(name))
-            for name, i, seed in task.places
-        ],
-        steps=task.steps,
-        guidance=task.guidance,
-        scheduler="ddpm",
-        batch_size=task.batch_size,
-        bank=bank,
-        predict=compiled_predict(base, "auto"),
-    ):
+    wanted = [
+        ImageRequest(name, i, PROMPT, NEGATIVE, seed, task.identities.index(name))
+        for name, i, seed in task.places
+    ]
+    how = Sampling(task.steps, task.guidance, "ddpm", task.batch_size)
+    predict = compiled_predict(base, "auto")
+    for requests, images in sample(base, wanted, how, bank=bank, predict=predict):
         for request, image in zip(requests, images, strict=True):
             made[request.identity, request.index] = image.permute(1, 2, 0).numpy()
     _wait(task.device)

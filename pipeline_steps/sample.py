@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,7 @@ from pipeline_steps.study.store import Store
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.sampling.gate import Measure
-    from pipeline_steps.diffusion.sampling.plan import Row
+    from pipeline_steps.diffusion.sampling.samples import Row
 
 BATCH_SIZE = {"cpu": 16, "cuda": 24}
 
@@ -86,22 +87,17 @@ def run(
         attempts = frozen.settings.gate.attempts
     painter = Painter(frozen, handed, device, batch_size or BATCH_SIZE.get(device, 16), compile)
     stores = {subject.identity: Store(out / subject.identity) for subject in subjects}
-    done: list[Row] = []
     with stop_requested() as stop:
         samples = Samples(out, stores, painter, gate, stop)
         missing = samples.count_missing(rows, keys_of(frozen, rows))
         found = len(rows) - missing
         get_logger("sample").info("%d images wanted, %d of them finished", len(rows), found)
-        for _ in range(attempts):
-            made = samples.make(rows, keys_of(frozen, rows))
-            done += made
-            rows = [
-                try_again(row, frozen.seed)
-                for row, result in zip(rows, made, strict=True)
-                if not result["kept"]
-            ]
-            if not rows:
-                break
+        done = samples.finish(
+            rows,
+            partial(keys_of, frozen),
+            attempts=attempts,
+            again=partial(try_again, study_seed=frozen.seed),
+        )
     place = {subject.identity: i for i, subject in enumerate(subjects)}
     done.sort(key=lambda row: (place[row["identity"]], row["index"], row["attempt"]))
     _report(frozen, subjects, done)

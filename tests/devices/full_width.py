@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.random_models import build, read_architecture
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Runtime
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.diffusion.training.guide import frozen_copy

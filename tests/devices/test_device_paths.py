@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
 from pipeline_steps.diffusion.sampling.sampler import (
     SCHEDULERS,
     ImageRequest,
@@ -139,15 +138,14 @@ def test_a_run_on_a_card_plans_its_cohort_and_chooses_its_step(folder: Path) -> 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_sampling_on_a_card_gives_the_cpus_images(folder: Path, scheduler: str) -> None:
     requests = [ImageRequest("a", i, "photo", "", seed=i) for i in range(2)]
-    how: Any = {"guidance": 5.0, "scheduler": scheduler, "batch_size": 2}
     base = opened(folder)
-    [(_, expected)] = sample(base, requests, steps=2, **how)
+    [(_, expected)] = sample(base, requests, Sampling(2, 5.0, scheduler, 2))
     waits = []
     with pretended_card() as card:
         base.to("cuda", "fp32")
         for steps in (4, 2):
             card.waits.clear()
-            [(_, images)] = sample(base, requests, steps=steps, **how)
+            [(_, images)] = sample(base, requests, Sampling(steps, 5.0, scheduler, 2))
             waits.append(len(card.waits))
     assert not isinstance(images, CardTensor)
     assert (images.int() - expected.int()).abs().max() <= 1

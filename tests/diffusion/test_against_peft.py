@@ -12,8 +12,7 @@ from torch import Tensor
 from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.training import fleet
-from pipeline_steps.diffusion.training.data import LatentSet, Recipe
-from pipeline_steps.diffusion.training.noise import StepNoise, step_noise
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise, step_noise
 from pipeline_steps.seeds import torch_generator
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from tests.diffusion.toy_fleet import CentreFace, fine_tune, latent_set

@@ -25,7 +25,7 @@ from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models import ARCHITECTURES, load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import FineTuned
 from pipeline_steps.faces.extractors import EXTRACTORS
@@ -178,10 +178,9 @@ def test_one_image_with_adapters_is_the_one_of_diffusers(model: Any, tmp_path: P
     save_lora(tmp_path, adapter, rank=4, alpha=4, targets=TARGETS)
     bank = AdapterBank(base.unet, count=1, rank=4, alpha=4, targets=TARGETS)
     request = ImageRequest("ID_1", 0, "photo of sks person", "cgi", seed=5, adapter=0)
-    how: Any = {"steps": 2, "guidance": 5.0, "scheduler": "ddpm", "batch_size": 1}
     try:
         bank.load(0, adapter)
-        [(_, images)] = sample(base, [request], bank=bank, **how)
+        [(_, images)] = sample(base, [request], Sampling(2, 5.0, "ddpm", 1), bank=bank)
         ours = to_arrays(images)[0]
     finally:
         bank.remove()

@@ -11,7 +11,7 @@ import torch
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
@@ -23,7 +23,7 @@ REQUEST = ImageRequest("ID_1", 0, "photo of sks person", "cartoon, cgi", seed=5)
 
 
 def our_image(base: BaseModel) -> np.ndarray:
-    [(_, images)] = sample(base, [REQUEST], steps=3, guidance=5.0, scheduler="ddpm", batch_size=1)
+    [(_, images)] = sample(base, [REQUEST], Sampling(3, 5.0, "ddpm", 1))
     return to_arrays(images)[0]
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Runtime
 from pipeline_steps.diffusion.training import memory
 from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.diffusion.training.memory import (

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.training import fleet
-from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise
 from pipeline_steps.diffusion.training.fleet import join_rows, take_rows
 from pipeline_steps.diffusion.training.losses import LOSSES
-from pipeline_steps.diffusion.training.noise import StepNoise
 from tests.diffusion.toy_fleet import (
     NAMES,
     SETTINGS,
@@ -71,7 +70,7 @@ def test_it_equals_a_plain_loop_with_peft_and_adamw(base: BaseModel, kind: str) 
     from peft import LoraConfig
     from torch.nn import functional as F
 
-    from pipeline_steps.diffusion.training.noise import step_noise
+    from pipeline_steps.diffusion.training.data import step_noise
     from pipeline_steps.seeds import torch_generator
 
     base.to("cpu", torch.float64)

@@ -7,9 +7,7 @@ import logging
 import pytest
 import torch
 
-from pipeline_steps.diffusion.base_models import running
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
 from pipeline_steps.diffusion.training.fleet import FineTuned
 from tests.diffusion.toy_fleet import NAMES, CentreFace, a_fleet, finish, relative
 
@@ -66,7 +64,7 @@ def test_where_compiling_fails_training_goes_on_without(
         return call
 
     expected = trained(base, Runtime())
-    monkeypatch.setattr(running.torch, "compile", broken)
+    monkeypatch.setattr(torch, "compile", broken)
     with caplog.at_level(logging.WARNING):
         result = trained(base, Runtime(compile="on"))
     for name in NAMES:

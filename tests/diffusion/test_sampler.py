@@ -11,8 +11,14 @@ import torch
 
 from pipeline_steps.diffusion.adapters.bank import AdapterBank
 from pipeline_steps.diffusion.adapters.files import save_lora
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, to_arrays
-from pipeline_steps.diffusion.base_models.running import Predict, compiled_predict, with_fallback
+from pipeline_steps.diffusion.base_models.base import (
+    BaseModel,
+    Conditioning,
+    Predict,
+    compiled_predict,
+    to_arrays,
+    with_fallback,
+)
 from pipeline_steps.diffusion.sampling.sampler import (
     SCHEDULERS,
     ImageRequest,
@@ -54,15 +60,8 @@ def images_of(
     guidance: float = 5.0,
 ) -> dict[tuple[str, int], np.ndarray]:
     result = {}
-    for done, images in sample(
-        base,
-        wanted,
-        steps=4,
-        guidance=guidance,
-        scheduler=scheduler,
-        batch_size=batch_size,
-        bank=bank,
-    ):
+    how = Sampling(4, guidance, scheduler, batch_size)
+    for done, images in sample(base, wanted, how, bank=bank):
         for request, image in zip(done, to_arrays(images), strict=True):
             result[request.identity, request.index] = image
     return result

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet
 from pipeline_steps.diffusion.training.guide import Guide

@@ -40,10 +40,6 @@ class Measured:
     similarity: float | None = None
     quality: float | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """As plain data: the fields by name."""
-        return asdict(self)
-
 
 class Measure(Protocol):
     """Measures images."""
@@ -53,7 +49,7 @@ class Measure(Protocol):
 
 
 class Gate:
-    """Which images of a share are usable; who measures is opened for the first image.
+    """Which images of a share are usable, a ``samples.Checks``; who measures is opened when asked.
 
     Args:
         frozen: Configuration of the sample step, with a gate.
@@ -65,6 +61,8 @@ class Gate:
     Attributes:
         keys: Identity to the key of how its images are measured; thresholds are no part of it.
     """
+
+    shown = ("similarity", "quality")
 
     def __init__(
         self,
@@ -79,15 +77,15 @@ class Gate:
         self._measure = measure
         self._open = lambda: FaceMeasure(frozen, dataset, subjects, device)
 
-    def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Measured]:
+    def measure(self, identity: str, images: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """Measure images uint8 [n, h, w, 3] that shall show an identity."""
         if self._measure is None:
             self._measure = self._open()
-        return self._measure.measure(identity, images)
+        return [asdict(seen) for seen in self._measure.measure(identity, images)]
 
-    def reason_against(self, measured: Measured) -> str:
+    def reason_against(self, facts: dict[str, Any]) -> str:
         """Why an image is not usable; empty where it is."""
-        return reason_against(measured, self.settings)
+        return reason_against(Measured(**facts), self.settings)
 
 
 def reason_against(measured: Measured, gate: GateSettings) -> str:

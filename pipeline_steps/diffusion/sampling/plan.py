@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.handed import BASE_MODEL, Handed
+from pipeline_steps.diffusion.sampling.samples import Row
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.naming import GENERATED_BY, VARIANT
 from pipeline_steps.runtime.errors import StepError
@@ -23,8 +23,6 @@ from pipeline_steps.seeds import numpy_generator, seed_for
 from pipeline_steps.study.key import key, weights_hash
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import PromptSet, SampleSettings
-
-Row = dict[str, Any]
 
 COLUMNS = (
     "identity",

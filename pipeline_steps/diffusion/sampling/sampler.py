@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, to_uint8
-from pipeline_steps.diffusion.base_models.running import Predict
+from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Predict, to_uint8
 from pipeline_steps.diffusion.cpu import can_fold, folded
 from pipeline_steps.diffusion.sampling.handed import OnNetwork
 from pipeline_steps.io.tensors import send
@@ -72,7 +71,8 @@ class Sampling:
         steps: Denoising steps.
         guidance: Classifier-free guidance; 1 means none.
         scheduler: A key of ``SCHEDULERS``.
-        batch_size: Most images of a batch; changes no image beyond float error.
+        batch_size: Most images of a batch (guidance doubles what the network sees); changes no
+            image beyond float error.
     """
 
     steps: int
@@ -88,11 +88,8 @@ Batch = list[list[ImageRequest]]
 def sample(
     base: BaseModel,
     requests: Sequence[ImageRequest],
+    how: Sampling,
     *,
-    steps: int,
-    guidance: float,
-    scheduler: str,
-    batch_size: int,
     bank: OnNetwork | None = None,
     predict: Predict | None = None,
 ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
@@ -101,10 +98,7 @@ def sample(
     Args:
         base: Base model, with ``bank`` on its network where it is given.
         requests: Images wanted.
-        steps: Denoising steps.
-        guidance: Classifier-free guidance; 1 means none.
-        scheduler: A key of ``SCHEDULERS``.
-        batch_size: Most images of a batch (guidance doubles what the network sees).
+        how: How they are denoised.
         bank: What lies on the network beside the base model; requests refer to it.
         predict: A compiled ``base.predict``; then all batches have the same shape, smaller ones
             are filled up with copies that are thrown away. None: the network as it is.
@@ -112,7 +106,6 @@ def sample(
     Yields:
         The requests of a batch and their images, uint8 [n, 3, h, w] on the CPU.
     """
-    how = Sampling(steps, guidance, scheduler, batch_size)
     for batch, latents in sample_latents(base, requests, how, bank=bank, predict=predict):
         with torch.inference_mode():
             parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(DECODE_CHUNK)]

@@ -6,22 +6,20 @@ it follows from, so a process that is killed at any moment loses the batch it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
-from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
-from pipeline_steps.diffusion.base_models.running import Switch, compiled_predict
-from pipeline_steps.diffusion.sampling.gate import Gate, Measured
+from pipeline_steps.diffusion.base_models.base import BaseModel, Switch, compiled_predict, to_arrays
 from pipeline_steps.diffusion.sampling.handed import Handed
-from pipeline_steps.diffusion.sampling.plan import Row
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.io.hashes import sha256_bytes
 from pipeline_steps.io.images import encode_png, read_image
@@ -30,21 +28,41 @@ from pipeline_steps.runtime.errors import Interrupted
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.runtime.signals import StopRequest
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import SampleSettings
+from pipeline_steps.study.settings.diffusion import PriorSettings, SampleSettings
 from pipeline_steps.study.store import Item, Store
 
 # Identities on the network together. With others it is compiled anew, which on a GPU takes as long
 # as hundreds of images; 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
 AT_ONCE = {"cpu": 16, "cuda": 128}
 
+Row = dict[str, Any]  # of a manifest
 Keyed = tuple[Row, str]  # a planned sample and its key
+Facts = dict[str, Any]  # what was measured of an image, as JSON
+
+
+class Checks(Protocol):
+    """Which samples are usable; measured and decided apart, so a threshold makes no image anew."""
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """Identity to the key of how its images are measured."""
+
+    @property
+    def shown(self) -> Sequence[str]:
+        """Names of the facts that are columns of the rows."""
+
+    def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Facts]:
+        """Measure images uint8 [n, h, w, 3] that shall show an identity."""
+
+    def reason_against(self, facts: Facts) -> str:
+        """Why an image is not usable; empty where it is."""
 
 
 class Painter:
     """Makes images of planned rows; the base model is loaded when the first are asked for.
 
     Args:
-        frozen: Configuration of the sample step.
+        frozen: Configuration of a step that samples.
         handed: What the method's family hands the sampler.
         device: "cpu" or "cuda".
         batch_size: Images sampled together; changes no image.
@@ -53,7 +71,7 @@ class Painter:
 
     def __init__(
         self,
-        frozen: Frozen[SampleSettings],
+        frozen: Frozen[SampleSettings] | Frozen[PriorSettings],
         handed: Handed,
         device: str,
         batch_size: int,
@@ -72,7 +90,8 @@ class Painter:
         if self._base is None:
             weights = self._frozen.weights["base_model"]
             self._base = load_base_model(weights, self._device, settings.precision)
-        label = "/".join(variant.get(name, "") for name in VARIANT)
+        label = "/".join(variant[name] for name in VARIANT if name in variant)
+        how = Sampling(settings.steps, settings.guidance, settings.scheduler, self._batch_size)
         identities = list(dict.fromkeys(row["identity"] for row in rows))
         at_once = AT_ONCE.get(self._device, AT_ONCE["cpu"])
         with progress(range(0), description=label, total=len(rows), unit="image") as bar:
@@ -80,15 +99,10 @@ class Painter:
                 part = identities[start : start + at_once]
                 wanted = [row for row in rows if row["identity"] in part]
                 with self._handed.on(self._base.unet, part) as bank:
+                    asked = [_request(row, None if bank is None else part) for row in wanted]
+                    predict = compiled_predict(self._base, self._compile)
                     for requests, images in sample(
-                        self._base,
-                        [_request(row, None if bank is None else part) for row in wanted],
-                        steps=settings.steps,
-                        guidance=settings.guidance,
-                        scheduler=settings.scheduler,
-                        batch_size=self._batch_size,
-                        bank=bank,
-                        predict=compiled_predict(self._base, self._compile),
+                        self._base, asked, how, bank=bank, predict=predict
                     ):
                         yield requests, images
                         bar.update(len(requests))
@@ -113,15 +127,45 @@ class Samples:
         out: Folder of the variant's images.
         stores: Identity to its finished samples.
         painter: Makes images.
-        gate: Which images are usable; None: all.
+        checks: Which images are usable; None: all.
         stop: Asked after every batch.
     """
 
     out: Path
     stores: Mapping[str, Store]
     painter: Painter
-    gate: Gate | None
+    checks: Checks | None
     stop: StopRequest
+
+    def finish(
+        self,
+        rows: Sequence[Row],
+        keys_of: Callable[[Sequence[Row]], list[str]],
+        *,
+        attempts: int,
+        again: Callable[[Row], Row],
+    ) -> list[Row]:
+        """Make attempts at all images until each is usable, or the attempts are used up.
+
+        Args:
+            rows: Planned first attempts.
+            keys_of: Keys of planned samples.
+            attempts: Most of them.
+            again: A planned sample -> the next attempt at its image.
+
+        Returns:
+            The rows of all attempts, see :meth:`make`.
+        """
+        done: list[Row] = []
+        for _ in range(attempts):
+            made = self.make(rows, keys_of(rows))
+            done += made
+            rows = [
+                again(row) for row, result in zip(rows, made, strict=True) if not result["kept"]
+            ]
+            if not rows:
+                break
+        return done
 
     def make(self, rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
         """Make one attempt at some images.
@@ -167,10 +211,10 @@ class Samples:
         if item is None:
             return None
         image, identity = self._image(row, item), row["identity"]
-        if self.gate is not None and item.facts["measured_by"] != self.gate.keys[identity]:
+        if self.checks is not None and item.facts["measured_by"] != self.checks.keys[identity]:
             if image is None:
                 return None
-            [seen] = self.gate.measure(identity, read_image(image)[None])
+            [seen] = self.checks.measure(identity, read_image(image)[None])
             item = replace(item, facts=self._facts(identity, seen))
             self.stores[identity].add({_name(row): item})
         return item if image is not None or self._reason(item) else None
@@ -201,14 +245,12 @@ class Samples:
                 writing.result()
         return [made[place] for place in planned]
 
-    def _measure(
-        self, identities: Sequence[str], pixels: NDArray[np.uint8]
-    ) -> list[Measured | None]:
-        result: list[Measured | None] = [None] * len(identities)
-        if self.gate is not None:
+    def _measure(self, identities: Sequence[str], pixels: NDArray[np.uint8]) -> list[Facts | None]:
+        result: list[Facts | None] = [None] * len(identities)
+        if self.checks is not None:
             for identity in dict.fromkeys(identities):
                 where = [i for i, name in enumerate(identities) if name == identity]
-                seen = self.gate.measure(identity, pixels[where])
+                seen = self.checks.measure(identity, pixels[where])
                 for i, measured in zip(where, seen, strict=True):
                     result[i] = measured
         return result
@@ -217,7 +259,7 @@ class Samples:
         self,
         batch: Sequence[Keyed],
         pixels: NDArray[np.uint8],
-        seen: Sequence[Measured | None],
+        seen: Sequence[Facts | None],
         made: dict[tuple[str, int], Item],
     ) -> None:
         """Write the usable images of a batch, then note all of it."""
@@ -233,28 +275,30 @@ class Samples:
         for identity, items in fresh.items():
             self.stores[identity].add(items)
 
-    def _facts(self, identity: str, measured: Measured | None) -> dict[str, object]:
-        by = None if self.gate is None else self.gate.keys[identity]
-        return {"measured": None if measured is None else measured.as_json(), "measured_by": by}
+    def _facts(self, identity: str, measured: Facts | None) -> Facts:
+        by = None if self.checks is None else self.checks.keys[identity]
+        return {"measured": measured, "measured_by": by}
 
     def _reason(self, item: Item) -> str:
         """Why a sample is not usable; empty where it is, or where nobody asks."""
-        if self.gate is None or item.facts["measured"] is None:
+        if self.checks is None or item.facts["measured"] is None:
             return ""
-        return self.gate.reason_against(Measured(**item.facts["measured"]))
+        return self.checks.reason_against(item.facts["measured"])
 
     def _result(self, row: Row, item: Item) -> Row:
-        reason, seen = self._reason(item), item.facts["measured"]
-        measured = Measured(**seen) if self.gate is not None and seen is not None else None
-        [digest] = item.files.values()
-        return row | {
-            "file": None if reason else _file(row).as_posix(),
-            "sha256": None if reason else digest,
-            "similarity": None if measured is None else measured.similarity,
-            "quality": None if measured is None else measured.quality,
-            "kept": not reason,
-            "reason": reason,
-        }
+        reason, [digest] = self._reason(item), item.files.values()
+        shown = self.checks.shown if self.checks is not None else ()
+        facts = item.facts["measured"] or {}
+        return (
+            row
+            | {name: facts.get(name) for name in shown}
+            | {
+                "file": None if reason else _file(row).as_posix(),
+                "sha256": None if reason else digest,
+                "kept": not reason,
+                "reason": reason,
+            }
+        )
 
 
 def _name(row: Row) -> str:

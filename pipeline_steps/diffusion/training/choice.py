@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, sample
+from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet, State
 from pipeline_steps.diffusion.training.guide import Guide, embed_largest
@@ -112,19 +112,15 @@ class Trials:
         if step not in (0, *self._settings.steps):
             return
         images: dict[str, list[Tensor]] = {identity: [] for identity in fleet.subjects}
-        for requests, batch in sample(
-            fleet.base,
-            [
-                self._request(fleet.base.name, identity, k, index)
-                for k, identity in enumerate(fleet.subjects)
-                for index in range(self._settings.images)
-            ],
-            steps=self._settings.sampling_steps,
-            guidance=self._settings.guidance,
-            scheduler=self._settings.scheduler,
-            batch_size=BATCH,
-            bank=fleet.bank,
-        ):
+        wanted = [
+            self._request(fleet.base.name, identity, k, index)
+            for k, identity in enumerate(fleet.subjects)
+            for index in range(self._settings.images)
+        ]
+        how = Sampling(
+            self._settings.sampling_steps, self._settings.guidance, self._settings.scheduler, BATCH
+        )
+        for requests, batch in sample(fleet.base, wanted, how, bank=fleet.bank):
             for request, image in zip(requests, batch, strict=True):
                 images[request.identity].append(image)
         fleet.bank.activate(None)

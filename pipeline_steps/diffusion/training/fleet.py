@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
-from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.base_models.running import Runtime
-from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise, stack, step_noise
 from pipeline_steps.diffusion.training.guide import Guide
 from pipeline_steps.diffusion.training.losses import LOSSES, FleetLoss
-from pipeline_steps.diffusion.training.noise import StepNoise, stack, step_noise
 from pipeline_steps.diffusion.training.optimisers import open_optimiser
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import torch_generator

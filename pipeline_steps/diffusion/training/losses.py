@@ -18,8 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.base_models.base import BaseModel, to_uint8
-from pipeline_steps.diffusion.base_models.running import Runtime, compiled_networks
+from pipeline_steps.diffusion.base_models.base import (
+    BaseModel,
+    Runtime,
+    compiled_networks,
+    to_uint8,
+)
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.objectives import (
     add_noise,
@@ -28,9 +32,8 @@ from pipeline_steps.diffusion.objectives import (
     prediction_target,
     timestep_weight,
 )
-from pipeline_steps.diffusion.training.data import LatentSet, Recipe
+from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise
 from pipeline_steps.diffusion.training.guide import Guide
-from pipeline_steps.diffusion.training.noise import StepNoise
 from pipeline_steps.io.tensors import send
 
 Term = Callable[[Tensor, Tensor, Tensor, float], Tensor]

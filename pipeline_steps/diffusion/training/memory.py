@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import torch
 
-from pipeline_steps.diffusion.base_models.running import Runtime
+from pipeline_steps.diffusion.base_models.base import Runtime
 from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, State, take_rows
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger

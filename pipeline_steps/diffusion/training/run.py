@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline_steps.diffusion.base_models.running import Runtime, Switch
+from pipeline_steps.diffusion.base_models.base import Runtime, Switch
 from pipeline_steps.diffusion.training.choice import Trials, split_state
 from pipeline_steps.diffusion.training.data import Recipe, TrainingData
 from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, State, join_rows, take_rows
@@ -91,9 +91,9 @@ def train(
     identities, device = list(data.images), data.base.device
     most = plan_size(identities, open_fleet, device=device, at_once=pace.at_once)
     backoff = Backoff(open_fleet, device, Runtime(compile=pace.compile))
-    for plan in plan_fleets(identities, saved, at_once=most):
-        state = fleet_run.take_over(plan)
-        for identity, result in backoff.run(plan.identities, fleet_run, state).items():
+    for members, state in plan_fleets(identities, saved, at_once=most):
+        own = fleet_run.take_over(members, state)
+        for identity, result in backoff.run(members, fleet_run, own).items():
             choice = None
             if trials is not None and result.finite:
                 choice = trials.record(identity) | {"held_out": data.held_out[identity][0]}
@@ -119,13 +119,13 @@ class FleetRun:
     stop: StopRequest
     trials: Trials | None = None
 
-    def take_over(self, plan: FleetPlan) -> State | None:
+    def take_over(self, identities: Sequence[str], saved: State | None) -> State | None:
         """The state that a planned fleet goes on from, its trials taken out and noted."""
-        if plan.state is None:
+        if saved is None:
             return None
-        state, tried = split_state(plan.state)
+        state, tried = split_state(saved)
         if self.trials is not None and tried is not None:
-            self.trials.load_state(plan.identities, tried)
+            self.trials.load_state(identities, tried)
         return state
 
     def __call__(self, fleet: Fleet) -> None:
@@ -157,15 +157,9 @@ class FleetRun:
             self.trials.apply(fleet)
 
 
-@dataclass(frozen=True)
-class FleetPlan:
-    """Identities to be trained together, and their state where they have one."""
-
-    identities: list[str]
-    state: State | None
-
-
-def plan_fleets(identities: Sequence[str], saved: SavedStates, *, at_once: int) -> list[FleetPlan]:
+def plan_fleets(
+    identities: Sequence[str], saved: SavedStates, *, at_once: int
+) -> list[tuple[list[str], State | None]]:
     """Who is trained together: identities of the same step, in their order, those furthest first.
 
     What remains of an interrupted share gets the same fleets as the whole share had, because
@@ -175,20 +169,23 @@ def plan_fleets(identities: Sequence[str], saved: SavedStates, *, at_once: int) 
         identities: Those that are still to be trained.
         saved: Their states, and those of who was to be trained before any was finished.
         at_once: Most identities of a fleet.
+
+    Returns:
+        The members of each fleet, and their state where they have one.
     """
     size = fleet_size(len(saved), at_once) if len(identities) > at_once else at_once
     states = {identity: saved.latest(identity) for identity in identities}
     by_step: dict[int, list[str]] = {}
     for identity, state in states.items():
         by_step.setdefault(0 if state is None else int(state["step"]), []).append(identity)
-    plans = []
+    plans: list[tuple[list[str], State | None]] = []
     for step, members in sorted(by_step.items(), reverse=True):
         if step:
             get_logger("finetune").info("%s: going on from step %d", ", ".join(members), step)
         for start in range(0, len(members), size):
             part = members[start : start + size]
             known = [state for name in part if (state := states[name]) is not None]
-            plans.append(FleetPlan(part, join_rows(known) if known else None))
+            plans.append((part, join_rows(known) if known else None))
     return plans
 
 
