@@ -8,6 +8,8 @@ Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's res
                                             in few words; box and landmarks in the prepared image's
                                             pixels; sha256 of the prepared image;
      dataset/identities.csv                 identity, gender, n_images, source, consent;
+     dataset/items.json                     what is finished: the same photographs are not prepared
+                                            again;
      dataset/report.json                    counts, reasons, and how the set differs from what is
                                             expected of it.
      A photograph that cannot be used never stops the others, nor does an identity without any
@@ -32,8 +34,10 @@ from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import PrepareSettings
+from pipeline_steps.study.store import Item, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +52,8 @@ COLUMNS = (
     *("identity", "file", "source", "sha256", "camera", "position"),
     *("box", "landmarks", "probability", "kept", "reason"),
 )
+# Settings that say what comes out of a photograph.
+PICTURE = ("resolution", "margin", "min_face_side", "detection_side", "detector")
 PHOTOGRAPHS_AT_ONCE = 8  # decoded at full size, for each worker
 
 
@@ -83,16 +89,25 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         groups[candidate.identity].append(candidate)
     order = sorted(groups, key=lambda identity: natural_key(identity or ""))
 
-    def prepared(identity: str | None) -> list[tuple[Row, str]]:
+    store = Store(out)
+
+    def prepared(identity: str | None) -> dict[str, Item]:
         own = groups[identity]
         starts = range(0, len(own), PHOTOGRAPHS_AT_ONCE)
         parts = [own[start : start + PHOTOGRAPHS_AT_ONCE] for start in starts]
-        return [pair for part in parts for pair in prepare_some(part, detector, settings, out)]
+        return {
+            f"{identity}/{part[0].stem}": prepare_some(part, detector, frozen, store)
+            for part in parts
+        }
 
+    finished: dict[str, Item] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         done = pool.map(prepared, order)
-        bar = progress(done, description="identities", total=len(order), unit="identity")
-        rows = drop_duplicates([pair for part in bar for pair in part])
+        for items in progress(done, description="identities", total=len(order), unit="identity"):
+            store.add(items)
+            finished |= items
+    store.retain(finished)
+    rows = drop_duplicates([pair for item in finished.values() for pair in item.facts["rows"]])
     remove_strangers(out, rows)
     identities = [*filter(None, order), *collection.without_files]
     usable = {row["identity"] for row in rows if row["kept"]}
@@ -112,20 +127,24 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
 
 
 def prepare_some(
-    candidates: Sequence[Candidate], detector: Detector, settings: PrepareSettings, out: Path
-) -> list[tuple[Row, str]]:
-    """Prepare some photographs of one identity and write their images.
+    candidates: Sequence[Candidate],
+    detector: Detector,
+    frozen: Frozen[PrepareSettings],
+    store: Store,
+) -> Item:
+    """Prepare some photographs of one identity and write their images, or find them finished.
 
     Returns:
-        For each its manifest row, and the hash of the photograph's bytes where it was read.
+        An item of ``store``, not noted yet; its fact ``rows`` has for each photograph the manifest
+        row, and the hash of the photograph's bytes where it was read.
     """
     from pipeline_steps.faces.alignment import shrunk
     from pipeline_steps.io.hashes import sha256_bytes
     from pipeline_steps.io.images import BadImage, read_image
 
+    settings = frozen.settings
     rows = [row_of(candidate) for candidate in candidates]
-    digests = [""] * len(rows)
-    images: dict[int, NDArray[np.uint8]] = {}
+    contents: dict[int, bytes] = {}
     for index, candidate in enumerate(candidates):
         if candidate.reason and candidate.identity is not None:
             continue
@@ -134,8 +153,28 @@ def prepare_some(
             if not content:
                 raise BadImage("empty file")
             if candidate.identity is not None:
-                digests[index] = sha256_bytes(content)
-                images[index] = read_image(content)
+                contents[index] = content
+        except BadImage as error:
+            rows[index]["reason"] = error.reason
+    digests = [
+        sha256_bytes(contents[index]) if index in contents else "" for index in range(len(rows))
+    ]
+    made_under = key(
+        frozen,
+        settings=settings.model_dump(mode="json", include=set(PICTURE)),
+        photographs=[
+            [row, one.stem, digest]
+            for row, one, digest in zip(rows, candidates, digests, strict=True)
+        ],
+    )
+    name = f"{candidates[0].identity}/{candidates[0].stem}"
+    item = store.find(name, made_under)
+    if item is not None:
+        return item
+    images: dict[int, NDArray[np.uint8]] = {}
+    for index, content in contents.items():
+        try:
+            images[index] = read_image(content)
         except BadImage as error:
             rows[index]["reason"] = error.reason
     smaller = [shrunk(image, settings.detection_side) for image in images.values()]
@@ -146,8 +185,9 @@ def prepare_some(
             candidate = candidates[index]
             file = f"images/{candidate.identity}/{candidate.stem}.png"
             rows[index] |= {"file": file, "sha256": sha256_bytes(png)}
-            write_bytes(out / file, png)
-    return list(zip(rows, digests, strict=True))
+            write_bytes(store.folder / file, png)
+    files = {row["file"]: row["sha256"] for row in rows if row["kept"]}
+    return Item(made_under, files, {"rows": list(zip(rows, digests, strict=True))})
 
 
 def frame(
@@ -181,8 +221,8 @@ def frame(
     square = Square.about_face(box.ravel(), image.shape[0], image.shape[1], settings.margin)
     size = settings.resolution
     row |= {
-        "box": square.points(box, size).ravel(),
-        "landmarks": square.points(unshrunk(face.landmarks, *factors), size).ravel(),
+        "box": square.points(box, size).ravel().tolist(),
+        "landmarks": square.points(unshrunk(face.landmarks, *factors), size).ravel().tolist(),
         "probability": face.probability,
         "kept": True,
         "reason": f"{face.n_faces} faces, largest kept" if face.n_faces > 1 else "",

@@ -241,7 +241,7 @@ def test_workers_and_repetition_change_no_byte_and_withdrawn_images_go(tmp_path)
     for name, workers in (("a", 1), ("b", 3)):
         prepare.run(frozen, out=tmp_path / name, device="cpu", workers=workers)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 9 + 3
+    assert len(files) == 9 + 4
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -253,6 +253,35 @@ def test_workers_and_repetition_change_no_byte_and_withdrawn_images_go(tmp_path)
     left = {path.relative_to(tmp_path / "a/images").as_posix() for path in files_of(tmp_path / "a")}
     assert left == {"ID_1/1.png", "ID_1/2.png", "ID_2/0.png", "ID_2/1.png", "ID_2/2.png"}
     assert not (tmp_path / "a/images/ID_3").exists()
+
+
+def test_only_new_photographs_are_looked_at_again(tmp_path, monkeypatch):
+    searched = []
+    detect = Detector.detect
+
+    def watched(detector, images, **options):
+        searched.append(len(images))
+        return detect(detector, images, **options)
+
+    monkeypatch.setattr(Detector, "detect", watched)
+    root = tmp_path / "faces"
+    for identity in "12":
+        (root / identity).mkdir(parents=True)
+        (root / identity / "a.jpg").write_bytes(brighter(int(identity)))
+
+    def again(**changes):
+        searched.clear()
+        prepared(tmp_path, [root], **{"file_pattern": None, **changes})
+        return sum(searched)
+
+    assert again() == 2
+    first = {path: path.read_bytes() for path in files_of(tmp_path / "dataset")}
+    (tmp_path / "dataset/manifest.parquet").unlink()  # as Snakemake does before it runs a rule
+    assert again(consent="research") == 0
+    assert first == {path: path.read_bytes() for path in files_of(tmp_path / "dataset")}
+    (root / "2" / "a.jpg").write_bytes(brighter(9))
+    assert again() == 1
+    assert again(margin=1.5) == 2
 
 
 def files_of(out):
