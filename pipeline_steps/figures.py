@@ -37,7 +37,6 @@ from pipeline_steps.evidence.figures.plots import (
     pose_figure,
 )
 from pipeline_steps.evidence.names import Names, by_setting, colours_of, order_key
-from pipeline_steps.evidence.origins import check_features
 from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import Features, load_features
@@ -48,7 +47,7 @@ from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.study.artefacts import Source, source_of
 from pipeline_steps.study.command import command, run_main
-from pipeline_steps.study.record import record_place, write_record
+from pipeline_steps.study.record import check_features, record_place, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FiguresSettings
 

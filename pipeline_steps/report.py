@@ -19,7 +19,6 @@ import pandas as pd
 from pipeline_steps.evidence.audit.checks import VERDICTS
 from pipeline_steps.evidence.audit.pairs import GENERATED, PAIR_COLUMNS
 from pipeline_steps.evidence.names import Names, order_key
-from pipeline_steps.evidence.origins import check_page
 from pipeline_steps.evidence.report.findings import findings, order_claims
 from pipeline_steps.evidence.report.page import (
     ImageCount,
@@ -37,6 +36,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.artefacts import Source, source_of
 from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.record import check_page
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ReportSettings
 

@@ -46,9 +46,11 @@ from pipeline_steps.evidence.scores.quality import (
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
+from pipeline_steps.naming import identities_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
+from pipeline_steps.study.artefacts import Source, source_of
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import (
     check_same_extractor,
@@ -58,7 +60,6 @@ from pipeline_steps.study.record import (
 )
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ScoreSettings
-from pipeline_steps.study.sources import Source, identities_of, source_of
 
 COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline_steps.evidence.names import Names, order_key
-from pipeline_steps.evidence.origins import check_records
 from pipeline_steps.evidence.scores.identity import (
     COMPARISON_COLUMNS,
     REPLICATE_COLUMNS,
@@ -35,7 +34,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.artefacts import training_set_of
 from pipeline_steps.study.command import command, run_main
-from pipeline_steps.study.record import record_place, write_record
+from pipeline_steps.study.record import check_records, record_place, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import SCORE_KINDS, TablesSettings
 

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_steps.evidence.origins import check_features, check_page, check_records
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.record import check_same_extractor, record_place, write_record
+from pipeline_steps.study.record import (
+    check_features,
+    check_page,
+    check_records,
+    check_same_extractor,
+    record_place,
+    write_record,
+)
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ScoreSettings
 
