@@ -1,5 +1,6 @@
 # make demo      environment, then the whole study of config/demo.yaml
 # make test      environment, then all tests
+# make check     what to run between two edits: style, types, the quickest telling tests (2 minutes)
 # make lint      style, types, workflow
 # make clean     remove results, rendered data and the workflow's notes (the environment stays)
 # Others: pretrain-demo-world, generate, lock.
@@ -15,7 +16,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SMK := Snakefile $(wildcard workflow/rules/*.smk)
 
-.PHONY: demo test lint clean pretrain-demo-world generate lock environment
+.PHONY: demo test check lint clean pretrain-demo-world generate lock environment
 
 environment: $(READY)
 
@@ -37,6 +38,20 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
+
+check: $(READY)
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -x -m "not slow" $(QUICK)
+
+# Imports and dependencies, settings, plan and key, command lines, numbers against their closed forms.
+QUICK := tests/study/test_imports.py tests/test_dependencies.py \
+	tests/study/test_base.py tests/study/test_command.py tests/study/test_key.py \
+	tests/study/test_store.py tests/study/test_registry.py tests/runtime/test_errors.py \
+	tests/io/test_atomic.py tests/io/test_checkpoint.py tests/test_seeds.py tests/test_naming.py \
+	tests/metrics/test_frechet.py tests/metrics/test_mmd.py tests/metrics/test_verification.py \
+	tests/recognition/test_margins.py tests/recognition/test_protocol.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

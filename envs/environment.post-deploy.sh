@@ -25,6 +25,7 @@ cuda-pathfinder==1.9.0
 cuda-toolkit==13.2.2
 cycler==0.12.1
 diffusers==0.42.1
+docstring-parser==0.18.0
 docutils==0.22.4
 dpath==2.2.0
 facenet-pytorch==2.6.0
@@ -47,7 +48,6 @@ imageio==2.38.1
 immutables==0.21
 importlib-metadata==10.2.0
 iniconfig==2.3.1
-insightface==2.1
 jinja2==3.1.6
 joblib==1.6.0
 jsonschema==4.26.0
@@ -155,11 +155,13 @@ traitlets==5.16.1
 transformers==5.23.0
 triton==3.9.0
 truststore==0.10.5
+typeguard==4.6.1
 typer==0.29.2
 types-pyyaml==6.0.12.20261113
 types-tqdm==4.70.0.20261106
 typing-extensions==4.16.0
 typing-inspection==0.4.5
+tyro==1.0.17
 tzdata==2026.6
 urllib3==2.8.0
 wrapt==2.5.2
