@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def declared(requirements: Iterable[str]) -> set[str]:
     return {normal(re.match(r"[\w.-]+", line)[0]) for line in requirements}  # type: ignore[index]
 
 
+@cache
 def imported(*folders: str) -> dict[str, set[str]]:
     """Top-level modules from elsewhere to the files that import them."""
     found: dict[str, set[str]] = {}

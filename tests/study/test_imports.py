@@ -31,11 +31,10 @@ SAME = ({"seeds", "naming"}, {"diffusion.objectives", "diffusion.methods"})  # o
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 ROOM_EXCEPTIONS = {
     ("demo_world.rendering", "demo_world.pretraining"): "images are cut as networks were trained",
-    ("evidence.tables", "evidence.report"): "the paper's table quotes a finding",
-    ("evidence.tables", "evidence.scores"): "the paper's table knows the score's columns",
 }
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Module below the package to the modules that it imports, wherever in it the import stands."""
     return {name: _imports(name) for name in modules()}
