@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from pipeline_steps.study.artefacts import at, fields_of
 from recomputed.images import Images, features_of, read_set
 
 Array = np.ndarray[Any, Any]
@@ -44,7 +45,7 @@ class Study:
 
     def config(self, *parts: str) -> Row:
         """A frozen configuration of the study."""
-        path = self.root.joinpath("config", *parts).with_suffix(".json")
+        path = Path(at(self.root, "config", file=f"{'/'.join(parts)}.json"))
         loaded: Row = json.loads(path.read_text("utf-8"))
         return loaded
 
@@ -52,8 +53,9 @@ class Study:
     def sets(self) -> dict[str, Images]:
         """Every set of aligned images by its name."""
         found = {}
-        for manifest in sorted((self.root / "aligned").rglob("manifest.parquet")):
-            name = manifest.parent.relative_to(self.root / "aligned").as_posix()
+        folder = Path(at(self.root, "aligned", source=""))
+        for manifest in sorted(folder.parent.rglob("manifest.parquet")):
+            name = fields_of(manifest, "aligned")["source"]
             found[name], wrong = read_set(manifest.parent)
             self.problems += [f"aligned/{name}: {what}" for what in wrong]
         return found
@@ -80,7 +82,7 @@ class Study:
 
     def _checked(self, name: str, extractor: str) -> Array:
         images = self.sets[name]
-        path = self.root / "features" / name / f"{extractor}.safetensors"
+        path = Path(at(self.root, "features", source=name, extractor=extractor))
         with safe_open(path, framework="np") as file:
             stored, files = file.get_tensor("features"), json.loads(file.metadata()["files"])
         if files != images.files:
@@ -88,7 +90,7 @@ class Study:
         n = len(images.files)
         some = n if self.images is None else min(n, self.images)
         rows = sorted({int(row) for row in np.linspace(0, n - 1, some)})
-        config = self.root / "config" / "features" / f"{extractor}.json"
+        config = Path(at(self.root, "config", file=f"features/{extractor}.json"))
         own = features_of(images, config, rows)
         off = float(np.abs(own - stored[rows]).max() / np.abs(stored).max())
         if off > FEATURES:

@@ -68,7 +68,7 @@ class Amounts:
 def amounts_of(plan: Plan, root: Path = Path()) -> Amounts:
     """Counts of a study: from its prepared dataset where that is done, else what is expected."""
     study = plan.study
-    table = root / plan.results / "dataset" / "identities.csv"
+    table = root / plan.at("identities")
     wild = study.render_demo_world.in_the_wild if _rendered(study.in_the_wild) else WILD_IMAGES
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as stream:

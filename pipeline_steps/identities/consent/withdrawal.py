@@ -157,7 +157,7 @@ def leftovers(plan: Plan) -> list[str]:
     Raises:
         StepError: there is no identity table.
     """
-    table = Path(plan.results) / "dataset" / "identities.csv"
+    table = Path(plan.at("identities"))
     try:
         with table.open(newline="", encoding="utf-8") as stream:
             present = {row["identity"] for row in csv.DictReader(stream)}
