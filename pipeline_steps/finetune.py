@@ -7,7 +7,7 @@ Out: <out>/<identity>/pytorch_lora_weights.safetensors   opens with pipe.load_lo
      <out>/<identity>/training.json      settings, seed, hashes, losses;
      <out>/<identity>/choice.svg         where finetune.choice is set: what was tried at which step;
      <out>/<identity>/items.json         the key under which the identity is finished;
-     <out>/cohorts/<k>-of-<n>.json       what the share holds.
+     <out>/shares/<k>-of-<n>.json       what the share holds.
      An identity that is finished under the same key is not trained again. One that cannot be
      trained does not stop the others; the step then fails at its end and names it.
      <out>/checkpoints/ holds the state of identities in training. SIGTERM, SIGUSR1 and Ctrl-C save
@@ -51,8 +51,8 @@ def run(
     dataset: Path,
     prior: Path,
     out: Path,
-    cohort: int = 0,
-    cohorts: int = 1,
+    share: int = 0,
+    shares: int = 1,
     device: str = "cpu",
     at_once: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
@@ -67,8 +67,8 @@ def run(
         dataset: Folder of the prepared dataset.
         prior: Folder of the prior set.
         out: Folder of the method's weights.
-        cohort: Number of the share, from 0.
-        cohorts: Number of shares.
+        share: Number of the share, from 0.
+        shares: Number of shares.
         device: "cpu" or "cuda".
         at_once: Most identities trained together; None: as many as pay and fit. Changes no result.
         compile: Compile the networks; auto: on a GPU. Changes no result beyond float error.
@@ -86,7 +86,7 @@ def run(
     from pipeline_steps.diffusion.training.run import Pace, SavedStates, train
 
     _check_method(frozen)
-    subjects = share_of(read_subjects(dataset), cohort, cohorts)
+    subjects = share_of(read_subjects(dataset), share, shares)
     keys: dict[str, str] = {}
     failures: dict[str, str] = {}
     common = _common(frozen, prior)
@@ -128,7 +128,7 @@ def run(
             "others are finished and will be kept: remove or repair the named ones, and run again"
         )
     listed = {identity: {"key": own} for identity, own in keys.items()}
-    write_json(out / "cohorts" / f"{cohort}-of-{cohorts}.json", listed)
+    write_json(out / "shares" / f"{share}-of-{shares}.json", listed)
     return keys
 
 

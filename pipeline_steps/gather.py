@@ -1,9 +1,9 @@
-"""Join the cohorts' sample manifests of one variant into one.
+"""Join the shares' sample manifests of one variant into one.
 
-In:  the manifests that the sample step wrote, one per cohort (--parts).
+In:  the manifests that the sample step wrote, one per share (--parts).
 Out: one manifest with all rows, ordered by identity (ID_2 before ID_10), index and attempt.
 
-The result does not depend on how many cohorts there were or in which order they come.
+The result does not depend on how many shares there were or in which order they come.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     if len(twice):
         row = twice.iloc[0]
         raise StepError(
-            f"image {row['index']} of {row['identity']} is in two parts: pass the cohorts of one "
+            f"image {row['index']} of {row['identity']} is in two parts: pass the shares of one "
             "division only"
         )
     order = sorted(

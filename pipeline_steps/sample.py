@@ -5,7 +5,7 @@ In:  dataset/identities.csv      identities and their genders; with a gate that 
      <loras>/<identity>/         fine-tuned weights, the study's own or from elsewhere; none for a
                                  method that trains nothing.
 Out: <out>/<identity>/<index>.png               images;
-     <out>/cohorts/<k>-of-<n>.parquet           a row per sample: prompt, seed, hashes, ...; with a
+     <out>/shares/<k>-of-<n>.parquet           a row per sample: prompt, seed, hashes, ...; with a
                                                 gate, unusable samples are rows with kept = false
                                                 and the reason, and another attempt is made;
      <out>/<identity>/items.json                keys of the finished samples, which are kept.
@@ -44,8 +44,8 @@ def run(
     dataset: Path,
     out: Path,
     loras: Path | None = None,
-    cohort: int = 0,
-    cohorts: int = 1,
+    share: int = 0,
+    shares: int = 1,
     device: str = "cpu",
     batch_size: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
@@ -59,8 +59,8 @@ def run(
         dataset: Folder of the prepared dataset.
         out: Folder of the variant's images.
         loras: Folder of the method's weights; none for a method that trains nothing.
-        cohort: Number of the share, from 0.
-        cohorts: Number of shares.
+        share: Number of the share, from 0.
+        shares: Number of shares.
         device: "cpu" or "cuda".
         batch_size: Images sampled together; changes no image. None: as suits the device.
         compile: Compile the network; auto: on a GPU. Changes no image beyond float error.
@@ -79,7 +79,7 @@ def run(
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
 
     handed = hand(frozen.variant.get("method", ""), loras)
-    subjects = share_of(read_subjects(dataset), cohort, cohorts)
+    subjects = share_of(read_subjects(dataset), share, shares)
     rows = plan_images(frozen, subjects, handed)
     gate, attempts = None, 1
     if frozen.settings.gate is not None:
@@ -102,7 +102,7 @@ def run(
     done.sort(key=lambda row: (place[row["identity"]], row["index"], row["attempt"]))
     _report(frozen, subjects, done)
     _remove_leftovers(out, subjects, done)
-    write_manifest(out / "cohorts" / f"{cohort}-of-{cohorts}.parquet", done, COLUMNS)
+    write_manifest(out / "shares" / f"{share}-of-{shares}.parquet", done, COLUMNS)
     return done
 
 

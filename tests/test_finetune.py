@@ -1,4 +1,4 @@
-"""The finetune step: cohorts, content keys, failures of single identities, the real networks."""
+"""The finetune step: shares, content keys, failures of single identities, the real networks."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def written(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_cohort_writes_weights_record_and_summary(train: Train, tmp_path: Path) -> None:
+def test_a_share_writes_weights_record_and_summary(train: Train, tmp_path: Path) -> None:
     keys = train()
     assert list(keys) == ["ID_1", "ID_2", "ID_10"]
-    summary = json.loads((tmp_path / "out/cohorts/0-of-1.json").read_text())
+    summary = json.loads((tmp_path / "out/shares/0-of-1.json").read_text())
     assert {identity: entry["key"] for identity, entry in summary.items()} == keys
     record = json.loads((tmp_path / "out/ID_2/training.json").read_text())
     assert record["key"] == keys["ID_2"]
@@ -112,12 +112,12 @@ def test_a_cohort_writes_weights_record_and_summary(train: Train, tmp_path: Path
     assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
 
 
-def test_the_division_into_cohorts_and_fleets_changes_no_weights(
+def test_the_division_into_shares_and_fleets_changes_no_weights(
     train: Train, tmp_path: Path
 ) -> None:
     train(out="whole")
-    for cohort in range(2):
-        train(out="parts", cohort=cohort, cohorts=2, at_once=1)
+    for share in range(2):
+        train(out="parts", share=share, shares=2, at_once=1)
     whole, parts = written(tmp_path / "whole"), written(tmp_path / "parts")
     assert set(whole) == set(parts) == set(COUNTS)
     for identity in COUNTS:
@@ -125,7 +125,7 @@ def test_the_division_into_cohorts_and_fleets_changes_no_weights(
         b = load_file(tmp_path / "parts" / identity / LORA)
         for name, tensor in a.items():
             torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-5)
-    assert {path.name for path in (tmp_path / "parts/cohorts").iterdir()} == {
+    assert {path.name for path in (tmp_path / "parts/shares").iterdir()} == {
         "0-of-2.json",
         "1-of-2.json",
     }
@@ -136,7 +136,7 @@ def test_finished_identities_are_kept_until_their_inputs_change(
 ) -> None:
     train()
     before = written(tmp_path / "out")
-    train(cohort=0, cohorts=2, at_once=1)
+    train(share=0, shares=2, at_once=1)
     assert written(tmp_path / "out") == before
 
     write_dataset(dataset, COUNTS | {"ID_2": 3, "ID_11": 2})
@@ -209,13 +209,13 @@ def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_as_without(
     assert not (tmp_path / "out/checkpoints").exists()
 
 
-def test_an_interrupted_identity_goes_on_in_a_cohort_of_others(
+def test_an_interrupted_identity_goes_on_in_a_share_of_others(
     train: Train, dataset: Path, tmp_path: Path
 ) -> None:
     write_dataset(dataset, COUNTS | {"ID_11": 2})
     train(out="whole")
     with pytest.raises(Interrupted):
-        train(cohort=0, cohorts=2, guide=AsksToStop(2))
+        train(share=0, shares=2, guide=AsksToStop(2))
     faces = EveryFace()
     train(guide=faces)
     assert faces.seen == 2 * 1 + 2 * 3  # ID_1 and ID_10 had one step to go, the others three
@@ -307,7 +307,7 @@ def test_one_identity_that_cannot_be_trained_stops_no_other_and_is_named(
     assert all(f"{identity}:" in message for identity in ("ID_1", "ID_2", "ID_3"))
     assert "no usable image" in message and "not square" in message
     assert set(written(tmp_path / "out")) == {"ID_10"}
-    assert not (tmp_path / "out/cohorts").exists()
+    assert not (tmp_path / "out/shares").exists()
 
 
 def test_missing_embeddings_are_named(train: Train, dataset: Path) -> None:
@@ -338,11 +338,11 @@ def test_the_command_line_runs_the_real_detector_and_recogniser(
     config = write_frozen(tmp_path / "idbooth.json", settings, weights, variant)
     common = ["--config", str(config), "--prior", str(inputs / "prior")]
     data = ["--dataset", str(inputs / "dataset"), "--out", str(tmp_path / "out")]
-    arguments = [*common, *data, "--cohort", "0", "--cohorts", "3"]
+    arguments = [*common, *data, "--share", "0", "--shares", "3"]
     assert run_main(lambda: finetune.main(arguments)) == 0
     assert set(written(tmp_path / "out")) == {"ID_1"}
     assert "step 3/3" in capsys.readouterr().err
-    assert run_main(lambda: finetune.main([*arguments[:-3], "5", "--cohorts", "3"])) == 2
+    assert run_main(lambda: finetune.main([*arguments[:-3], "5", "--shares", "3"])) == 2
     assert "share 5 of 3" in capsys.readouterr().err
 
 

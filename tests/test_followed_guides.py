@@ -82,7 +82,7 @@ def test_adding_a_method(project: Path) -> None:
         else:
             write(project, block)
     assert re.search(r"^finetune +2$", outputs["snakemake"], re.MULTILINE)
-    assert "demo/squaredbooth: fine-tune cohort 0" in outputs["snakemake"]
+    assert "demo/squaredbooth: fine-tune share 0" in outputs["snakemake"]
     assert "1 passed" in outputs["python"]
     assert "squaredbooth" not in (ROOT / "pipeline_steps/diffusion/objectives.py").read_text()
 

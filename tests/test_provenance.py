@@ -42,15 +42,15 @@ def written(tmp_path: Path) -> dict[str, Any]:
     archive = tmp_path / "set1.zip"
     archive.write_bytes(b"abc")
     benchmarks = tmp_path / "benchmarks"
-    for cohort, numbers in (("0", "10.5\t0:00:10\t700"), ("1", "20.25\t0:00:20\t900.5")):
+    for share, numbers in (("0", "10.5\t0:00:10\t700"), ("1", "20.25\t0:00:20\t900.5")):
         row = f"{numbers}\t-\t-\t-\t-\t-\t95.0\t9.5\n"
-        write_text(benchmarks / "finetune" / "demo" / f"{cohort}.tsv", HEADER + row)
+        write_text(benchmarks / "finetune" / "demo" / f"{share}.tsv", HEADER + row)
     write_text(benchmarks / "prepare.tsv", HEADER + "1.5\t0:00:01\tNA\t-\t-\t-\t-\t-\tNA\tNA\n")
     logs = tmp_path / "logs"
     machine = {"processor": "P", "cores": 4}
-    for cohort, gpu in (("0", "2026-01-01 00:00:00 INFO lease computes on NVIDIA X\n"), ("1", "")):
+    for share, gpu in (("0", "2026-01-01 00:00:00 INFO lease computes on NVIDIA X\n"), ("1", "")):
         text = f"machine: {json.dumps(machine)}\n{gpu}"
-        write_text(logs / "finetune" / "demo" / f"{cohort}.log", text)
+        write_text(logs / "finetune" / "demo" / f"{share}.log", text)
     provenance.run(
         logs=logs,
         configs=[

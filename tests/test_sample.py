@@ -96,7 +96,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_the_manifest_tells_each_image(sampled: Sample, tmp_path: Path) -> None:
     sampled()
-    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
+    manifest = read_manifest(tmp_path / "out/shares/0-of-1.parquet")
     assert list(manifest.columns) == list(COLUMNS)
     assert list(zip(manifest["identity"], manifest["index"], strict=True)) == [
         (identity, index) for identity in COUNTS for index in range(4)
@@ -120,9 +120,9 @@ def test_methods_share_prompts_and_noise_and_differ_by_their_weights(
     assert np.abs(images[0].astype(int) - images[1].astype(int)).max() > 5
 
 
-def test_cohorts_and_batches_change_no_image(sampled: Sample, tmp_path: Path) -> None:
+def test_shares_and_batches_change_no_image(sampled: Sample, tmp_path: Path) -> None:
     whole = sampled(out="whole", batch_size=16)
-    parts = [sampled(out="parts", cohort=k, cohorts=2, batch_size=3) for k in range(2)]
+    parts = [sampled(out="parts", share=k, shares=2, batch_size=3) for k in range(2)]
     columns = ["identity", "index", "prompt", "seed", "weights_sha256"]
     joined = pd.concat(parts).sort_values(["identity", "index"])[columns]
     expected = whole.sort_values(["identity", "index"])[columns]
@@ -184,5 +184,5 @@ def test_the_command_line_samples_the_untuned_model(
     arguments += ["--out", str(tmp_path / "out"), "--batch-size", "8"]
     assert run_main(lambda: sample.main(arguments)) == 0
     assert "12 images wanted, 0 of them finished" in capsys.readouterr().err
-    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
+    manifest = read_manifest(tmp_path / "out/shares/0-of-1.parquet")
     assert set(manifest["prompt"]) == {"photo of person, close-up portrait"}

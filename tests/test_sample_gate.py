@@ -108,8 +108,8 @@ def test_unusable_images_are_made_again_and_told(
     assert again and all(r["prompt"] == first["ID_1", r["index"]]["prompt"] for r in again)
     assert all(r["quality"] is not None for r in kept)
 
-    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet", ["attempt", "kept", "reason"])
-    inputs = align.inputs_of_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
+    manifest = read_manifest(tmp_path / "out/shares/0-of-1.parquet", ["attempt", "kept", "reason"])
+    inputs = align.inputs_of_manifest(tmp_path / "out/shares/0-of-1.parquet")
     assert len(manifest) == len(rows) and len(inputs) == len(kept)
 
 

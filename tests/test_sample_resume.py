@@ -82,7 +82,7 @@ def test_killed_and_stopped_it_goes_on_with_what_is_missing(
     assert process.wait() == -signal.SIGKILL
     killed = finished(out)
     assert 3 <= len(killed) < 24
-    assert not (out / "cohorts").exists()
+    assert not (out / "shares").exists()
 
     process = start(config, folder / "dataset", out)
     wait_for_images(process, out, len(killed) + 2)
@@ -99,7 +99,7 @@ def test_killed_and_stopped_it_goes_on_with_what_is_missing(
     assert len(rows) == 24 and {file: resumed[file] for file in stopped} == stopped
     whole = sample.run(frozen, out=tmp_path / "whole", **options)
     assert rows == whole
-    manifests = [tmp_path / part / "cohorts/0-of-1.parquet" for part in ("out", "whole")]
+    manifests = [tmp_path / part / "shares/0-of-1.parquet" for part in ("out", "whole")]
     assert sha256_file(manifests[0]) == sha256_file(manifests[1])
 
 
@@ -127,6 +127,6 @@ def test_weights_from_elsewhere_are_sampled_and_recorded_as_such(
     )
     assert {row["weights_source"] for row in rows} == {"foreign"}
     digest = sha256_file(tmp_path / "elsewhere/ID_1" / FILE_NAME)
-    manifest = read_manifest(tmp_path / "out/cohorts/0-of-1.parquet")
+    manifest = read_manifest(tmp_path / "out/shares/0-of-1.parquet")
     assert set(manifest["weights_sha256"]) == {digest}
     assert all((tmp_path / "out" / file).is_file() for file in manifest["file"])

@@ -70,7 +70,7 @@ class Artefact:
 
 
 ANY = "[^/]+"
-SHELVES = ("cohorts", "checkpoints", "images")  # folders that stand among those of identities
+SHELVES = ("shares", "checkpoints", "images")  # folders that stand among those of identities
 FIELDS = {
     "file": ".+",
     "identity": rf"(?!(?:{'|'.join(SHELVES)})/)[^/.]+",
@@ -102,7 +102,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "prior_embeddings": A("prior/{base_model}/embeddings.safetensors", "prior", NONE),
     "prior_images": A("prior/{base_model}/{file}", "prior", NONE),
     "adapters": A(
-        "loras/{base_model}/{method}/cohorts/{share}.json",
+        "loras/{base_model}/{method}/shares/{share}.json",
         "finetune",
         ALL,
         ("manifest", "identities", "prior", "embeddings_index"),
@@ -116,7 +116,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "loras/{base_model}/{method}/{identity}/{file}", "finetune", ONE, ("image", "prior")
     ),
     "samples_of_share": A(
-        "samples/{variant}/cohorts/{share}.parquet",
+        "samples/{variant}/shares/{share}.parquet",
         "sample",
         ALL,
         ("identities", "adapters"),

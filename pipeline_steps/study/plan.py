@@ -98,9 +98,9 @@ class Plan:
         return [self.at("manifest"), *self.all("aligned", source=self.sources)]
 
     @property
-    def cohorts(self) -> list[str]:
-        """Names of the cohorts, ``<k>-of-<n>``."""
-        return [f"{k}-of-{self.study.cohorts}" for k in range(self.study.cohorts)]
+    def shares(self) -> list[str]:
+        """Names of the shares, ``<k>-of-<n>``."""
+        return [f"{k}-of-{self.study.shares}" for k in range(self.study.shares)]
 
     @property
     def extractors(self) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ class Plan:
             "base_model": study.base_models if tuned else (),
             "method": tuned,
             "variant": study.variants,
-            "share": self.cohorts,
+            "share": self.shares,
             "kind": SCORE_KINDS,
             "trained_on": [trained_on(name) for name in study.training_sets],
             "repetition": range(study.recognise.repetitions),

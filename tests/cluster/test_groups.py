@@ -1,4 +1,4 @@
-"""Several cohorts as one SLURM job, by what the profile for SLURM offers in comments."""
+"""Several shares as one SLURM job, by what the profile for SLURM offers in comments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.slurm import properties, run, write_profile
 
 RESULTS = Path("results/demo")
-COHORTS = range(2)
+SHARES = range(2)
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ def grouped(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> G
     shutil.rmtree(project / RESULTS / "samples/demo/idbooth")
     offered = ("set-resources", "groups", "group-components")
     profile = write_profile(folder / "profile", uncommented=offered)
-    parts = [RESULTS / f"samples/demo/idbooth/base/cohorts/{k}-of-2.parquet" for k in COHORTS]
+    parts = [RESULTS / f"samples/demo/idbooth/base/shares/{k}-of-2.parquet" for k in SHARES]
     output = run(project, profile, *map(str, parts))
     return Grouped(project, [properties(n) for n in re.findall(r"SLURM jobid (\d+)", output)])
 
 
-def test_cohorts_run_as_one_job_with_one_card(grouped: Grouped) -> None:
+def test_shares_run_as_one_job_with_one_card(grouped: Grouped) -> None:
     tuning, sampling = grouped.jobs
     assert tuning["TresPerJob"] == "gres:gpu:a100:1"
     assert sampling["TresPerJob"] == "gres:gpu:1"
     for rule in ("finetune/demo/idbooth", "sample/demo/idbooth/base"):
-        logs = [grouped.project / RESULTS / f"logs/{rule}/{k}-of-2.log" for k in COHORTS]
+        logs = [grouped.project / RESULTS / f"logs/{rule}/{k}-of-2.log" for k in SHARES]
         first, second = (re.findall(r"GPU (\S+)", log.read_text("utf-8")) for log in logs)
         assert first == second
         assert len(first) == 1

@@ -23,8 +23,8 @@ STEPS = 50
 UNDISTURBED = """
 import sys
 from pipeline_steps import finetune
-for cohort in "0123":
-    finetune.main([*sys.argv[1:], "--cohort", cohort, "--cohorts", "4"])
+for share in "0123":
+    finetune.main([*sys.argv[1:], "--share", share, "--shares", "4"])
 """
 
 
@@ -34,14 +34,14 @@ class Training:
 
     Attributes:
         project: Where the workflow runs.
-        cohort: Number of the person's cohort, of four.
+        share: Number of the person's share, of four.
         numbers: Of the SLURM job of each start.
         resumed: Steps that were done already, of each start.
         saved: Steps that were done when a signal came.
     """
 
     project: Path
-    cohort: int
+    share: int
     numbers: list[str] = field(default_factory=list)
     resumed: list[int] = field(default_factory=list)
     saved: int = 0
@@ -49,7 +49,7 @@ class Training:
     @property
     def log(self) -> Path:
         """Of its present start."""
-        return self.project / f"{RESULTS}/logs/finetune/demo/idbooth/{self.cohort}-of-4.log"
+        return self.project / f"{RESULTS}/logs/finetune/demo/idbooth/{self.share}-of-4.log"
 
     def says(self, pattern: str) -> re.Match[str] | None:
         """Find something in the log."""
@@ -60,7 +60,7 @@ class Training:
         wait_until(lambda: self.says(r"INFO finetune step \d+/"))
         found = self.says(r"going on from step (\d+)")
         self.resumed.append(int(found[1]) if found else 0)
-        self.numbers.append(newest_job("finetune", f"demo_idbooth_{self.cohort}_4"))
+        self.numbers.append(newest_job("finetune", f"demo_idbooth_{self.share}_4"))
 
     def wait_for_stop(self, because: str) -> None:
         """Wait until it has ended because of a signal, and note where."""
@@ -73,7 +73,7 @@ class Training:
 
     def kill(self) -> None:
         """End its process without any warning, as a node's failure does."""
-        own = [b"-m", b"pipeline_steps.finetune"], [b"--cohort", str(self.cohort).encode()]
+        own = [b"-m", b"pipeline_steps.finetune"], [b"--share", str(self.share).encode()]
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0")
@@ -114,10 +114,10 @@ def interrupt(finished_study: Path, folder: Path) -> Interrupted:
     project = folder / "project"
     shutil.copytree(finished_study, project, symlinks=True)
     write_config(project, {"finetune.steps": STEPS})
-    targets = [f"{LORAS}/cohorts/{cohort}-of-4.json" for cohort in range(4)]
+    targets = [f"{LORAS}/shares/{share}-of-4.json" for share in range(4)]
     profile = write_profile(folder / "profile")
     workflow = start(project, *targets, "--workflow-profile", str(profile), **CPU)
-    trainings = [Training(project, cohort) for cohort in range(4)]
+    trainings = [Training(project, share) for share in range(4)]
     for training in trainings:
         training.wait_for_start()
 

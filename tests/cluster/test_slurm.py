@@ -13,7 +13,7 @@ from tests.cluster.slurm import CPU, run, slurm, wait_until, write_profile
 from tests.workflow.small_study import start, write_config
 
 LORAS = "results/demo/loras/demo/idbooth"
-COHORTS = [f"{LORAS}/cohorts/{cohort}-of-2.json" for cohort in range(2)]
+SHARES = [f"{LORAS}/shares/{share}-of-2.json" for share in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_jobs_use_the_configuration_they_were_submitted_with(study: Path, profil
     write_config(study, {"finetune.learning_rate": 0.002})
     slurm("scontrol", "update", "PartitionName=test", "State=DOWN")
     try:
-        job = start(study, *COHORTS, "--workflow-profile", str(profile), **CPU)
+        job = start(study, *SHARES, "--workflow-profile", str(profile), **CPU)
         wait_until(lambda: len(slurm("squeue", "--noheader").splitlines()) == 2)
         write_config(study, {"finetune.learning_rate": 0.001})
     finally:
@@ -66,7 +66,7 @@ def test_jobs_use_the_configuration_they_were_submitted_with(study: Path, profil
     output, _ = job.communicate()
     assert job.returncode == 0, output[-6000:]
     assert trained() == [0.002] * 4
-    plan = run(study, profile, *COHORTS, "--dry-run")
+    plan = run(study, profile, *SHARES, "--dry-run")
     assert re.search(r"finetune\s+2\b", plan)
-    run(study, profile, *COHORTS)
+    run(study, profile, *SHARES)
     assert trained() == [0.001] * 4

@@ -110,7 +110,7 @@ def test_a_step_in_16_bits_follows_full_precision_and_never_waits(folder: Path) 
     torch.testing.assert_close(values(losses), expected, rtol=0.1, atol=0.1)
 
 
-def test_a_run_on_a_card_plans_its_cohort_and_chooses_its_step(folder: Path) -> None:
+def test_a_run_on_a_card_plans_its_share_and_chooses_its_step(folder: Path) -> None:
     """The memory probe reads the card's counters, and trials judge images on the card."""
     base = opened(folder)
     with pretended_card() as card:

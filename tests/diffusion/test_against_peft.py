@@ -152,7 +152,7 @@ def test_a_fleet_of_six_equals_six_plain_loops_and_a_global_clip_does_not(
     assert min(errors()) > 100 * limit
 
 
-def test_the_size_of_the_cohort_changes_no_identity(base: BaseModel) -> None:
+def test_the_size_of_the_share_changes_no_identity(base: BaseModel) -> None:
     """K = 1, 3 and 8 identities at once."""
     base.to("cpu", torch.float64)
     prior = latent_set("prior", 7, "photo of a person", base.dtype)

@@ -29,7 +29,7 @@ from tests.diffusion.toy_fleet import (
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "portraitbooth", "idbooth"])
-def test_a_cohort_trains_each_identity_as_if_alone(base: BaseModel, method: str) -> None:
+def test_a_share_trains_each_identity_as_if_alone(base: BaseModel, method: str) -> None:
     base.to("cpu", torch.float64)
     together = train(base, method=method)
     for name in NAMES:
@@ -38,7 +38,7 @@ def test_a_cohort_trains_each_identity_as_if_alone(base: BaseModel, method: str)
         assert together[name].losses["identity"] == pytest.approx(alone.losses["identity"])
 
 
-def test_clipping_is_active_and_a_clip_over_the_cohort_would_show(
+def test_clipping_is_active_and_a_clip_over_the_fleet_would_show(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base.to("cpu", torch.float64)
@@ -55,10 +55,10 @@ def test_clipping_is_active_and_a_clip_over_the_cohort_would_show(
     train(base)
     assert (torch.stack(norms) > SETTINGS.clip_norm).any()
 
-    def over_the_cohort(gradients: Tensor, largest: float) -> Tensor:
+    def over_the_fleet(gradients: Tensor, largest: float) -> Tensor:
         return clip_rows(gradients.view(1, -1), largest)
 
-    monkeypatch.setattr(fleet, "clip_rows", over_the_cohort)
+    monkeypatch.setattr(fleet, "clip_rows", over_the_fleet)
     assert relative(train(base)["ID_2"], alone) > 1e-4
 
 
@@ -275,7 +275,7 @@ def test_a_fleet_goes_on_from_its_state_to_the_same_bits(base: BaseModel, optimi
         assert resumed[name].losses == whole[name].losses
 
 
-def test_identities_of_several_states_go_on_in_cohorts_of_other_sizes(base: BaseModel) -> None:
+def test_identities_of_several_states_go_on_in_shares_of_other_sizes(base: BaseModel) -> None:
     base.to("cpu", torch.float64)
     with a_fleet(base) as fleet:
         whole = finish(fleet)

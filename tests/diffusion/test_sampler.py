@@ -113,7 +113,7 @@ def test_a_batch_changes_no_image_whatever_the_scheduler(base: BaseModel, schedu
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["folded", "grouped"])
-def test_an_identity_alone_and_in_a_cohort_of_eight_gives_equal_images(
+def test_an_identity_alone_and_in_a_share_of_eight_gives_equal_images(
     base: BaseModel, grouped: bool
 ) -> None:
     """Equal to 1e-5, relative to the latents' range, in both ways to apply adapters."""
@@ -122,8 +122,8 @@ def test_an_identity_alone_and_in_a_cohort_of_eight_gives_equal_images(
         bank.weights.normal_(std=0.15, generator=torch.Generator().manual_seed(4))
     predict = base.predict if grouped else None
     counts = [21, 3, 5, 21, 2, 1, 4, 7]
-    cohort = [request for k, count in enumerate(counts) for request in requests(count, k)]
-    together = latents_of(base, cohort, batch_size=16, bank=bank, predict=predict)
+    share = [request for k, count in enumerate(counts) for request in requests(count, k)]
+    together = latents_of(base, share, batch_size=16, bank=bank, predict=predict)
     assert len(together) == sum(counts)
     alone = latents_of(base, requests(21, 3), batch_size=21, bank=bank)
     assert_same(alone, together)

@@ -197,18 +197,18 @@ def test_a_person_in_whose_photographs_nobody_is_seen_is_named_and_the_others_ar
     shutil.copytree(study, project, symlinks=True)
     without_faces(project / "data/demo_world/tfd/TD_RGB_A_Set2.zip")
     check = f"{R}/dataset/complete.json"
-    cohorts = [f"{R}/loras/demo/idbooth/cohorts/{number}-of-2.json" for number in range(2)]
-    job = start(project, check, *cohorts)
+    shares = [f"{R}/loras/demo/idbooth/shares/{number}-of-2.json" for number in range(2)]
+    job = start(project, check, *shares)
     output, _ = job.communicate()
     assert job.returncode == 1, output[-4000:]
     assert "no usable photograph of 1 of 4 identities: ID_2 (no face, position excluded)" in output
     others = {"ID_1", "ID_3", "ID_4"}
     assert {path.name for path in (project / R / "dataset/images").iterdir()} == others
-    trained = [name for path in cohorts for name in json.loads((project / path).read_text("utf-8"))]
+    trained = [name for path in shares for name in json.loads((project / path).read_text("utf-8"))]
     assert set(trained) == others
     before = {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")}
     write_config(project, {"check_dataset.on_empty_identity": "skip"})
-    output = snakemake(project, check, *cohorts)
+    output = snakemake(project, check, *shares)
     assert not re.search(r"(prepare|finetune)\s+\d", output)
     assert {path: path.stat().st_mtime_ns for path in (project / R / "loras").rglob("*")} == before
     left_out = json.loads((project / check).read_text("utf-8"))["left_out"]

@@ -23,11 +23,11 @@ from step_processes import Ended, run_step
 RESULTS = "results/demo"
 FINETUNE = (
     "finetune --config {r}/config/finetune/demo/idbooth.json --dataset {r}/dataset"
-    " --prior {r}/prior/demo --cohort 0 --cohorts 2 --out {out}"
+    " --prior {r}/prior/demo --share 0 --shares 2 --out {out}"
 )
 SAMPLE = (
     "sample --config {r}/config/sample/demo/idbooth/base.json --dataset {r}/dataset"
-    " --loras {r}/loras/demo/idbooth --cohort 0 --cohorts 2 --batch-size 1 --out {out}"
+    " --loras {r}/loras/demo/idbooth --share 0 --shares 2 --batch-size 1 --out {out}"
 )
 PREPARE = "prepare --config {r}/config/prepare.json --out {out}"
 FEATURES = (

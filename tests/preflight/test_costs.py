@@ -61,9 +61,9 @@ def test_hours_follow_from_units_and_seconds(tmp_path):
 
 def test_finished_jobs_replace_estimates_and_leave_less_to_do(tmp_path):
     plan = plan_of("paper_sd21")
-    for cohort, seconds in ((0, 100.0), (1, 300.0)):
-        name = f"{cohort}-of-{plan.study.cohorts}"
-        output = tmp_path / plan.results / f"loras/sd21/idbooth/cohorts/{name}.json"
+    for share, seconds in ((0, 100.0), (1, 300.0)):
+        name = f"{share}-of-{plan.study.shares}"
+        output = tmp_path / plan.results / f"loras/sd21/idbooth/shares/{name}.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text("{}")
         timing = tmp_path / plan.results / f"benchmarks/finetune/sd21/idbooth/{name}.tsv"

@@ -27,8 +27,8 @@ def test_the_whole_paper_has_all_its_variants():
     plan = make_plan(read_configs([ROOT / "config" / "paper.yaml"]), "")
     jobs = {rule: len(outputs) for rule, outputs in plan.jobs.items()}
     assert jobs["gather"] == 2 * 4 * 3
-    assert jobs["finetune"] == 2 * 3 * plan.study.cohorts
-    assert jobs["sample"] == jobs["gather"] * plan.study.cohorts
+    assert jobs["finetune"] == 2 * 3 * plan.study.shares
+    assert jobs["sample"] == jobs["gather"] * plan.study.shares
     assert jobs["recognise"] == 1 + 2 * 3 * 3
     outputs = [path for of_rule in plan.jobs.values() for path in of_rule]
     assert len(set(outputs)) == len(outputs)

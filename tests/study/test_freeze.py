@@ -84,7 +84,7 @@ def finetune(*methods: str) -> set[str]:
             {"score.identity.recognisers": ["arcface_r100"]},
             {"score/identity.json", "audit.json", "figures.json", "report.json"},
         ),
-        ({"cohorts": 5}, set()),
+        ({"shares": 5}, set()),
         ({"training_sets": ["real"]}, set()),
         ({"recognise.repetitions": 3}, set()),
         ({"prompt_sets": ["base", "complex", "fg2025"]}, set()),

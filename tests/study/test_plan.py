@@ -112,7 +112,7 @@ def test_lists_of_a_study(plan: Plan) -> None:
     n_variants = len(plan.study.variants)
     assert len(plan.scores) == 3 * (n_variants + 1)
     assert len(plan.sources) == n_variants + 2
-    assert plan.cohorts[0] == f"0-of-{plan.study.cohorts}"
+    assert plan.shares[0] == f"0-of-{plan.study.shares}"
     assert plan.aligned("real") == ["results/demo/aligned/real/manifest.parquet"]
     assert plan.lora_flag("demo", "untuned") == ""
     assert plan.lora_flag("demo", "idbooth") == "--loras results/demo/loras/demo/idbooth"

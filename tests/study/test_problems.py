@@ -24,7 +24,7 @@ from pipeline_steps.study.settings.study import Study, read_study
             "unknown key 'prepare.detector.zoom'; there are min_face_size, thresholds",
         ),
         ({"name": "a/b"}, "expected small letters, digits and underscores alone, as my_study"),
-        ({"cohorts": 0}, "cohorts: expected at least 1 (found 0)"),
+        ({"shares": 0}, "shares: expected at least 1 (found 0)"),
         (
             {"sample": {"images_per_identity": 0}},
             "sample.images_per_identity: expected at least 1 (found 0)",

@@ -78,7 +78,7 @@ def test_the_paper_presets_have_the_papers_values() -> None:
             {"prompt_sets": ["base", "base"]},
             "prompt_sets: an entry stands there twice",
         ),
-        ({"cohorts": 0}, "cohorts"),
+        ({"shares": 0}, "shares"),
         ({"training_sets": ["demo/untuned/base"]}, "'demo/untuned/base' is none of this study's"),
         ({"training_sets": ["sd21/idbooth/base"]}, "'sd21/idbooth/base' is none of this study's"),
         ({"recognise__validation": "lfw"}, "recognise.validation: 'lfw' is none of"),

@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
     "methods": ["untuned", "idbooth"],
     "prompt_sets": ["base"],
     "training_sets": ["demo/idbooth/base"],
-    "cohorts": 2,
+    "shares": 2,
     "render_demo_world.participants": 4,
     "render_demo_world.photograph_size": 256,
     "render_demo_world.in_the_wild": 20,

@@ -56,7 +56,7 @@ def write_config(path: Path, **changes: Any) -> Path:
         "methods": ["untuned", "dreambooth", "idbooth"],
         "prompt_sets": ["base"],
         "training_sets": ["real", "demo/idbooth/base"],
-        "cohorts": 2,
+        "shares": 2,
     }
     for key, value in changes.items():
         *parents, last = key.split("__")
@@ -71,7 +71,7 @@ def write_config(path: Path, **changes: Any) -> Path:
 def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Path) -> None:
     counts = job_counts(snakemake(tmp_path, "-n"))
     config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
-    cohorts, trained = config["cohorts"], len(config["training_sets"])
+    shares, trained = config["shares"], len(config["training_sets"])
     repetitions = config["recognise"]["repetitions"]
     tuned = len(config["methods"]) - ("untuned" in config["methods"])
     variants = len(config["methods"]) * len(config["prompt_sets"])
@@ -83,8 +83,8 @@ def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Pat
         "check_dataset": 1,
         "embed": 1,
         "prior": 1,
-        "finetune": tuned * cohorts,
-        "sample": variants * cohorts,
+        "finetune": tuned * shares,
+        "sample": variants * shares,
         "gather": variants,
         "align_photographs": 1,
         "align_in_the_wild": 1,
@@ -126,7 +126,7 @@ def test_finished_is_finished(finished: Path) -> None:
 
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: Path) -> None:
     changes = {
-        "finetune__margin": 0.5,  # ID-Booth only: one method of two, in two cohorts
+        "finetune__margin": 0.5,  # ID-Booth only: one method of two, in two shares
         "score__pose__extractor": "landmark_pose",  # as it was
         "recognise__repetitions": 2,  # the models of the first repetition stay
         "figures__dpi": 99,

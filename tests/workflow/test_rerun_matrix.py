@@ -20,7 +20,7 @@ TABLES = {"tables", "report", "provenance"}
 JUDGED = {"align", "features", "score", "score_identity", "audit", "figures", *TABLES}
 SAMPLED = {"sample", "gather", "recognise", "verify", *JUDGED}
 LORAS = "results/demo/loras/demo/idbooth"
-FINETUNED = f"{LORAS}/cohorts/0-of-2.json", f"{LORAS}/cohorts/1-of-2.json"
+FINETUNED = f"{LORAS}/shares/0-of-2.json", f"{LORAS}/shares/1-of-2.json"
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def weights(study: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
-def test_other_cohorts_train_and_sample_nobody_again(study: Path) -> None:
+def test_other_shares_train_and_sample_nobody_again(study: Path) -> None:
     images = sorted((study / "results/demo/samples").glob("**/*.png"))
     before = weights(study), [path.stat().st_mtime_ns for path in images]
-    write_config(study, {"cohorts": 1})
+    write_config(study, {"shares": 1})
     snakemake(study)
     assert (weights(study), [path.stat().st_mtime_ns for path in images]) == before
 

@@ -104,7 +104,7 @@ def test_a_withdrawn_person_is_gone_and_nobody_else_is_made_again(study: Path) -
     assert places_of(study, hashes) == []
 
     output = snakemake(study, *SAMPLED)
-    assert re.search(r"^finetune +2$", output, re.MULTILINE)  # cohorts looked at, nobody trained
+    assert re.search(r"^finetune +2$", output, re.MULTILINE)  # shares looked at, nobody trained
     assert times_of_others(study) == before
     assert places_of(study, hashes) == []
     assert IDENTITY not in (study / RESULTS / "dataset/identities.csv").read_text("utf-8")

@@ -41,11 +41,11 @@ rule finetune:
             then=[*rules.embed.output, rules.prior.output.embeddings],
         ),
     output:
-        at("adapters", share="{cohort}-of-{cohorts}"),
+        at("adapters", share="{share}-of-{shares}"),
     log:
-        "<logs>/finetune/{base_model}/{method}/{cohort}-of-{cohorts}.log",
+        "<logs>/finetune/{base_model}/{method}/{share}-of-{shares}.log",
     benchmark:
-        "<benchmarks>/finetune/{base_model}/{method}/{cohort}-of-{cohorts}.tsv"
+        "<benchmarks>/finetune/{base_model}/{method}/{share}-of-{shares}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -58,11 +58,11 @@ rule finetune:
         prior=subpath(input.prior, parent=True),
         out=subpath(output[0], ancestor=2),
     message:
-        "{wildcards.base_model}/{wildcards.method}: fine-tune cohort {wildcards.cohort}"
+        "{wildcards.base_model}/{wildcards.method}: fine-tune share {wildcards.share}"
     shell:
         "exec python -m pipeline_steps.finetune --config {input.config} --dataset {params.dataset}"
         " --prior {params.prior} --out {params.out}"
-        " --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
+        " --share {wildcards.share} --shares {wildcards.shares} &> {log}"
 
 
 rule sample:
@@ -77,11 +77,11 @@ rule sample:
             lambda wildcards: PLAN.gated(wildcards.method), then=rules.embed.output
         ),
     output:
-        at("samples_of_share", variant=VARIANT, share="{cohort}-of-{cohorts}"),
+        at("samples_of_share", variant=VARIANT, share="{share}-of-{shares}"),
     log:
-        "<logs>/sample/{base_model}/{method}/{prompts}/{cohort}-of-{cohorts}.log",
+        "<logs>/sample/{base_model}/{method}/{prompts}/{share}-of-{shares}.log",
     benchmark:
-        "<benchmarks>/sample/{base_model}/{method}/{prompts}/{cohort}-of-{cohorts}.tsv"
+        "<benchmarks>/sample/{base_model}/{method}/{prompts}/{share}-of-{shares}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -94,16 +94,16 @@ rule sample:
         out=subpath(output[0], ancestor=2),
         loras=lambda wildcards: PLAN.lora_flag(wildcards.base_model, wildcards.method),
     message:
-        "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: sample cohort {wildcards.cohort}"
+        "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: sample share {wildcards.share}"
     shell:
         "exec python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
         " {params.loras} --out {params.out}"
-        " --cohort {wildcards.cohort} --cohorts {wildcards.cohorts} &> {log}"
+        " --share {wildcards.share} --shares {wildcards.shares} &> {log}"
 
 
 rule gather:
     input:
-        parts=PLAN.all("samples_of_share", variant=[VARIANT], share=PLAN.cohorts),
+        parts=PLAN.all("samples_of_share", variant=[VARIANT], share=PLAN.shares),
     output:
         at("samples", variant=VARIANT),
     log:
@@ -118,6 +118,6 @@ rule gather:
         mem_mb=1000,
         runtime=10,
     message:
-        "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: gather the cohorts"
+        "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: gather the shares"
     shell:
         "python -m pipeline_steps.gather --parts {input.parts} --out {output} &> {log}"

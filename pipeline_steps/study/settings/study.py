@@ -45,7 +45,7 @@ class Compared(Section):
         min_length=1,
         description="Prompt sets, by their file names in config/prompts.",
     )
-    cohorts: int = Field(
+    shares: int = Field(
         default=1,
         ge=1,
         description="Jobs per variant, each with its share of the identities. Changes speed and "

@@ -1,4 +1,4 @@
-"""Cohorts as large as the memory allows, and training that goes on when it runs out."""
+"""Shares as large as the memory allows, and training that goes on when it runs out."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_running_out_of_memory_changes_no_result(base: BaseModel, first: int) ->
     for name in NAMES:
         assert relative(result[name], expected[name]) < 1e-12
         assert result[name].losses["instance"] == pytest.approx(expected[name].losses["instance"])
-    # Twice smaller pieces of the autoencoder, then two cohorts that go on where the first stopped.
+    # Twice smaller pieces of the autoencoder, then two shares that go on where the first stopped.
     assert full.failures == 4
     assert steps == [0, first, first, first, first, first]
     assert backoff.runtime.decode_chunk == 1
@@ -145,7 +145,7 @@ def test_two_identities_that_do_not_fit_are_trained_one_by_one(
     assert plan_size(NAMES, opener(base), device="cuda") == 1
 
 
-def test_cohorts_are_of_even_sizes() -> None:
+def test_shares_are_of_even_sizes() -> None:
     names = [f"ID_{i}" for i in range(9)]
     parts = split_evenly(names, 8)
     assert sorted(len(part) for part in parts) == [4, 5]
