@@ -124,7 +124,7 @@ def plain_loss(
     )
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 2e-4)])
 def test_a_fleet_of_six_equals_six_plain_loops_and_a_global_clip_does_not(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, limit: float
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_fleet_of_six_equals_six_plain_loops_and_a_global_clip_does_not(
 
     clip_rows = fleet.clip_rows
     monkeypatch.setattr(fleet, "clip_rows", lambda rows, most: clip_rows(rows.view(1, -1), most))
-    assert min(errors()) > 100 * limit
+    assert min(errors()) > 50 * limit
 
 
 def test_the_size_of_the_share_changes_no_identity(base: BaseModel) -> None:
