@@ -29,9 +29,6 @@ SAME = ({"seeds", "naming"}, {"diffusion.objectives", "diffusion.methods"})  # o
 
 # Imports that go up all the same, each with its reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
-ROOM_EXCEPTIONS = {
-    ("demo_world.rendering", "demo_world.pretraining"): "images are cut as networks were trained",
-}
 
 
 @cache
@@ -103,9 +100,6 @@ def test_there_are_no_circles_among_rooms() -> None:
     for name, others in imports().items():
         found = rooms.setdefault(room(name), set())
         found |= {room(other) for other in others} - {room(name)}
-    for above, below in ROOM_EXCEPTIONS:
-        assert below in rooms[above], f"{above} does not import {below} any more: take it out"
-        rooms[above].remove(below)
     refuse_circles(rooms)
 
 
