@@ -160,10 +160,7 @@ def _values(x: Rows, y: Rows, chosen_x: Matrix, chosen_y: Matrix) -> NDArray[np.
     n, m = chosen_x.sum(axis=0), chosen_y.sum(axis=0)
     within_x = (_sums(x, x, chosen_x, chosen_x) - _diagonal(x) @ chosen_x) / (n * (n - 1.0))
     within_y = (_sums(y, y, chosen_y, chosen_y) - _diagonal(y) @ chosen_y) / (m * (m - 1.0))
-    result: NDArray[np.float64] = (
-        within_x + within_y - 2.0 * _sums(x, y, chosen_x, chosen_y) / (n * m)
-    )
-    return result
+    return np.asarray(within_x + within_y - 2.0 * _sums(x, y, chosen_x, chosen_y) / (n * m))
 
 
 def _sums(a: Rows, b: Rows, chosen_a: Matrix, chosen_b: Matrix) -> NDArray[np.float64]:
@@ -182,5 +179,4 @@ def _sums(a: Rows, b: Rows, chosen_a: Matrix, chosen_b: Matrix) -> NDArray[np.fl
 def _diagonal(rows: Rows) -> NDArray[np.float64]:
     """k(a, a) of every row."""
     squared = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    result: NDArray[np.float64] = (squared / rows.shape[1] + 1.0) ** 3
-    return result
+    return np.asarray((squared / rows.shape[1] + 1.0) ** 3)

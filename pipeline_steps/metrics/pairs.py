@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,41 +139,37 @@ def compare(
     return _listed(_all_pairs(unit_a, a_codes, unit_b, b_codes), chosen, names)
 
 
-def _listed(parts: Iterable[Pairs], chosen: Codes | None, names: tuple[str, ...]) -> Comparison:
+def _listed(
+    parts: Iterable[tuple[Scores, Codes, Codes]], chosen: Codes | None, names: tuple[str, ...]
+) -> Comparison:
     """All pairs, or of the impostors those whose numbers, in order, are chosen."""
-    genuine: list[Pairs] = []
-    impostor: list[Pairs] = []
+    found: tuple[list[tuple[Any, ...]], ...] = [], []
     seen = 0
-    for part in parts:
-        same = part.first == part.second
+    for scores, first, second in parts:
+        same = first == second
         different = np.flatnonzero(~same)
         count = len(different)
         if chosen is not None:
             low, high = np.searchsorted(chosen, [seen, seen + count])
             different = different[chosen[low:high] - seen]
         seen += count
-        for pairs, rows in ((genuine, np.flatnonzero(same)), (impostor, different)):
-            pairs.append(Pairs(part.scores[rows], part.first[rows], part.second[rows]))
-    return Comparison(_joined(genuine), _joined(impostor), names)
+        for kind, rows in zip(found, (same, different), strict=True):
+            kind.append((scores[rows], first[rows], second[rows]))
+    genuine, impostor = (Pairs(*map(np.concatenate, zip(*kind, strict=True))) for kind in found)
+    return Comparison(genuine, impostor, names)
 
 
-def _all_pairs(a: Matrix, a_codes: Codes, b: Matrix, b_codes: Codes) -> Iterator[Pairs]:
-    """All pairs in row-major order, a block of rows at a time."""
+def _all_pairs(
+    a: Matrix, a_codes: Codes, b: Matrix, b_codes: Codes
+) -> Iterator[tuple[Scores, Codes, Codes]]:
+    """Scores and both people of all pairs in row-major order, a block of rows at a time."""
     for rows in blocks(len(a), BLOCK_ROWS):
         similarity = np.clip(a[rows] @ b.T, -1.0, 1.0)
         counted = np.ones(similarity.shape, bool)
         if a is b:
             counted = np.triu(counted, rows.start + 1)
         row, column = np.nonzero(counted)
-        yield Pairs(similarity[row, column], a_codes[rows][row], b_codes[column])
-
-
-def _joined(parts: Sequence[Pairs]) -> Pairs:
-    return Pairs(
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.first for part in parts]),
-        np.concatenate([part.second for part in parts]),
-    )
+        yield similarity[row, column], a_codes[rows][row], b_codes[column]
 
 
 # Condensed comparisons -----------------------------------------------------------------------
@@ -233,16 +229,14 @@ class _Counts:
 
     def pairs(self) -> Pairs:
         """All that was taken in."""
-        levels = {pair: np.flatnonzero(counts) for pair, counts in self.counts.items()}
-        scores = [self.rounding.scores[at] for at in levels.values()]
-        counts = [self.counts[pair][at] for pair, at in levels.items()]
-        code = [np.full(len(at), pair) for pair, at in levels.items()]
-        for pair, values, value_counts in self.kept:
-            scores.append(values.astype(np.float64))
-            counts.append(value_counts)
-            code.append(np.full(len(values), pair))
-        first, second = np.divmod(np.concatenate(code), self.units)
-        return Pairs(np.concatenate(scores), first, second, np.concatenate(counts), self.sums)
+        found = [(pair, values.astype(np.float64), count) for pair, values, count in self.kept]
+        for pair, counts in self.counts.items():
+            at = np.flatnonzero(counts)
+            found.append((pair, self.rounding.scores[at], counts[at]))
+        codes, scores, count = zip(*found, strict=True)
+        code = np.repeat(codes, [len(part) for part in scores])
+        first, second = np.divmod(code, self.units)
+        return Pairs(np.concatenate(scores), first, second, np.concatenate(count), self.sums)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def people_of(path: Path) -> set[str]:
     if record is not None:
         return set(record["people"])
     if path.suffix == ".parquet":
-        return set(read_manifest(path, ["identity"])["identity"].dropna().astype(str))
+        frame = read_manifest(path)  # replicates are of all people, and of nobody in particular
+        return set(frame["identity"].dropna().astype(str)) if "identity" in frame else set()
     if path.suffix == ".safetensors":
         header = _header(path)
         files = json.loads(header.get("files", "[]"))
