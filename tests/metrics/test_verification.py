@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from pyeer.eer_info import get_eer_stats
+from scipy import stats
 
 from pipeline_steps.metrics import pairs, verification
 from pipeline_steps.metrics.intervals import (
@@ -244,6 +245,15 @@ def test_many_pairs_get_the_rates_and_intervals_of_all_scores(
         assert getattr(found, name) == pytest.approx(getattr(whole, name), rel=1e-5, abs=1e-6)
     assert (found.eer_low, found.eer_high) == pytest.approx((eer.low, eer.high), rel=5e-3)
     assert (found.fdr_low, found.fdr_high) == pytest.approx((fdr.low, fdr.high), rel=1e-5)
+
+
+def test_groups_do_not_hide_how_many_people_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "GROUPS", 10)
+    monkeypatch.setattr(verification, "MAX_PAIRS", 0)
+    names = [f"ID_{i:03}" for i in range(30) for _ in range(3)]
+    found = identity_error_rates(np.repeat(np.eye(30), 3, axis=0), names)  # nobody is confused
+    assert (found.eer, found.eer_low) == (0.0, 0.0)
+    assert found.eer_high == pytest.approx(stats.binomtest(0, 30).proportion_ci().high)
 
 
 def test_replicates_of_condensed_and_of_listed_pairs_agree() -> None:
