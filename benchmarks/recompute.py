@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--images", type=int, help="recompute features of so many images of each set; default: all"
     )
     parser.add_argument(
-        "--largest", type=float, default=2e7, help="entries of a matrix (default 2e7)"
+        "--largest", type=float, default=5e6, help="entries of a matrix (default 5e6)"
     )
     told = parser.parse_args(argv)
     study = Study(told.results, told.own_features, told.intervals, told.images, int(told.largest))
