@@ -108,13 +108,15 @@ def pretrain(call: Call, trainings: Sequence[str] = TRAININGS) -> bool:
     people, unseen = call.photographs()
     if not (call.render(unseen) and call.render(people)):
         return False
-    with ThreadPoolExecutor(1) as background:  # the cores render while the first ones train
+    with ThreadPoolExecutor(1) as background:
         others = None
-        if "recogniser_b" in trainings:
+        if call.device != "cpu" and "recogniser_b" in trainings:  # the cores are free meanwhile
             others = background.submit(call.render, call.photographs(1)[0])
         for name in trainings:
-            if name == "recogniser_b" and others is not None and not others.result():
-                return False
+            if name == "recogniser_b":
+                there = others.result() if others else call.render(call.photographs(1)[0])
+                if not there:
+                    return False
             if not train(name, call):
                 return False
     return True

@@ -185,7 +185,8 @@ def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(
 def test_minutes_end_it_and_everything_is_saved(work: Path, monkeypatch: Any) -> None:
     now = iter(np.arange(0.0, 1e6, 10.0))
     monkeypatch.setattr(pretrain.time, "monotonic", lambda: float(next(now)))
-    assert main(["--work", str(work), "--minutes", "2", "--keep", str(work / "kept")]) == 0
+    folders = ["--work", str(work), "--start", str(work / "none"), "--keep", str(work / "kept")]
+    assert main([*folders, "--minutes", "2"]) == 0
     counts = state(work, "autoencoder")[1]
     assert 0 < counts["images"] < SMALL.images
     assert counts["curve"][-1]["steps"] == counts["steps"]
@@ -211,6 +212,9 @@ def test_a_small_state_is_taken_up_where_it_is_further(
     assert len(files) > 1
     small = {k: t for path in files for k, t in load_file(path).items()}
     assert not any(key.startswith("head.") for key in small)
+    header, row = (kept / "recogniser.csv").read_text().splitlines()
+    assert header == "steps,images,seconds,loss,eer,faceless"
+    assert row.startswith("2,16,")
     elsewhere.mkdir()
     (elsewhere / "photographs").symlink_to(work / "photographs")
     longer = replace(PLAN, recogniser=replace(PLAN.recogniser, images=24))

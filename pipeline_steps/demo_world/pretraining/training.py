@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline_steps.demo_world.pretraining.plan import Amounts
+from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -252,9 +253,12 @@ def save(stage: Stage, state: State, optimiser: torch.optim.Optimizer, folder: P
 
 
 def save_small(name: str, state: State, folder: Path) -> list[Path]:
-    """Write the averages in float16, in parts of at most PART_BYTES where no tensor is larger.
+    """Write the averages in float16, in parts of at most PART_BYTES, and the curve as CSV.
 
-    Parts of an earlier state are removed. Returns the files.
+    A tensor that is larger is a part of its own. Parts of an earlier state are removed.
+
+    Returns:
+        the parts.
     """
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -272,6 +276,9 @@ def save_small(name: str, state: State, folder: Path) -> list[Path]:
         _write(path, part, state)
     for old in set(folder.glob(f"{name}-*.safetensors")) - set(paths):
         old.unlink()
+    columns = list(dict.fromkeys(key for row in state.curve for key in row))
+    rows = [",".join(str(row.get(key, "")) for key in columns) for row in state.curve]
+    write_text(folder / f"{name}.csv", "\n".join([",".join(columns), *rows, ""]))
     return paths
 
 
