@@ -20,7 +20,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -31,10 +31,9 @@ import numpy as np
 
 from pipeline_steps.io.atomic import atomic_path, write_text
 from pipeline_steps.io.manifests import write_manifest
-from pipeline_steps.runtime.command_line import step_command_line
 from pipeline_steps.runtime.logs import get_logger, progress
-from pipeline_steps.study.command import run_main
-from pipeline_steps.study.settings.base import Frozen, load_frozen
+from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import RenderDemoWorldSettings
 
 if TYPE_CHECKING:
@@ -183,7 +182,12 @@ def gender_table(seed: int, participants: int) -> str:
 
 
 def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
-    """Render everything below `out`; every file's bytes follow from the configuration."""
+    """Render everything; every file's bytes follow from the configuration.
+
+    Args:
+        frozen: The step's configuration.
+        out: Folder of the rendered world.
+    """
     from pipeline_steps.demo_world.rendering.population import BENCHMARKS
 
     settings, seed = frozen.settings, frozen.seed
@@ -251,14 +255,7 @@ def _write_wild(
     write_manifest(out / "truth" / "in_the_wild.parquet", [row for _, _, row in strangers])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the step."""
-    parser = step_command_line("render_demo_world", __doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the rendered world")
-    args = parser.parse_args(argv)
-    run(load_frozen(args.config, RenderDemoWorldSettings), out=args.out)
-    return 0
-
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))

@@ -13,7 +13,7 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -22,8 +22,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline_steps.io.atomic import json_text, write_text
 from pipeline_steps.io.weights import PROJECT_ROOT, content_hashes
-from pipeline_steps.runtime.command_line import command_line
-from pipeline_steps.study.command import run_main
+from pipeline_steps.study.command import ExitStatus, command, run_main
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.base import Section
 from pipeline_steps.study.settings.study import Study, read_study
@@ -174,27 +173,30 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = command_line("study.generate", __doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, show differences")
-    arguments = parser.parse_args(argv)
-    status = 0
+def run(*, check: bool = False) -> ExitStatus:
+    """Write the files, or compare them.
+
+    Args:
+        check: Write nothing, show differences.
+    """
+    differs = False
     for path, text in generated().items():
         found = path.read_text(encoding="utf-8") if path.is_file() else ""
         if found == text:
             continue
-        if arguments.check:
+        if check:
             difference = difflib.unified_diff(
                 found.splitlines(), text.splitlines(), str(path), "generated", lineterm=""
             )
             print("\n".join(difference))
-            status = 1
+            differs = True
         else:
             write_text(path, text)
             print(f"written: {path}", file=sys.stderr)
-    return status
+    return ExitStatus(differs)
 
+
+main = command(run)
 
 if __name__ == "__main__":
     raise SystemExit(run_main(main))
