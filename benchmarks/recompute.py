@@ -2,7 +2,8 @@
 
 To be run in the project's folder, before tables are published. Every cell of quality.csv,
 identity.csv, comparison.csv, pose.csv, recognition.csv and audit.csv is computed once more, by code
-that shares nothing with the pipeline but the networks (folder recomputed/): from the aligned images
+that shares nothing with the pipeline but the networks and the list of where results lie (folder
+recomputed/): from the aligned images
 and the benchmark files to features, and from features to numbers. Aligned images are held against
 their sources. Settings and seed come from config/ of the study.
 
@@ -51,7 +52,7 @@ INTERVALS = ("fid_low", "fid_high", "eer_low", "eer_high", "fdr_low", "fdr_high"
 
 def compare(study: Study, table: str, rows: Sequence[Row]) -> int:
     """Hold recomputed rows against a table; returns the number of cells that were compared."""
-    path = study.root / "tables" / f"{table}.csv"
+    path = study.table(table)
     told = pd.read_csv(path, keep_default_na=False, na_values=[""]).to_dict("records")
     keys = KEYS[table]
     found = {tuple(str(row[key]) for key in keys): row for row in rows}
@@ -86,12 +87,10 @@ def agrees(told: Any, value: Any) -> bool:
 
 def run(study: Study) -> dict[str, int]:
     """Compare all tables; returns the compared cells of each."""
-    if not (study.root / "tables" / "quality.csv").is_file():
+    if not study.table("quality").is_file():
         raise StepError(f"{study.root} holds no tables: name results/<study> of a finished study")
     for name, images in study.sets.items():
-        study.problems += [
-            f"aligned/{name}: {what}" for what in realigned(study.root, name, images)
-        ]
+        study.problems += [f"aligned/{name}: {what}" for what in realigned(study, name, images)]
     identity, draws = identity_rows(study)
     tables: dict[str, Callable[[], list[Row]]] = {
         "quality": lambda: quality_rows(study),
@@ -104,7 +103,7 @@ def run(study: Study) -> dict[str, int]:
     return {
         table: compare(study, table, rows())
         for table, rows in tables.items()
-        if (study.root / "tables" / f"{table}.csv").is_file()
+        if study.table(table).is_file()
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline_steps.study.artefacts import fields_of
+from pipeline_steps.study.record import record_place
 from recomputed import intervals, pairs, sets
 from recomputed.audit import audit_row, consented
 from recomputed.sources import benchmark_distances
@@ -117,7 +119,7 @@ def comparison_rows(
     level = study.config("tables")["settings"]["confidence"]
     by_key = {tuple(row[k] for k in KEYS["identity"]): row for row in identity}
     rows = []
-    for told in pd.read_csv(study.root / "tables" / "comparison.csv").to_dict("records"):
+    for told in pd.read_csv(study.table("comparison")).to_dict("records"):
         keys = [
             (told["base_model"], told[m], told["prompts"], told["versus"], told["recogniser"])
             for m in ("method", "minus_method")
@@ -180,24 +182,25 @@ def recognition_rows(study: Study) -> list[Row]:
     """Rows of recognition.csv."""
     folds = study.config("verify")["settings"]["folds"]
     rows = []
-    for record in sorted(study.root.glob("recognition/*/seed*/verification.record.json")):
-        trained_on, seed = record.parts[-3], int(record.parts[-2].removeprefix("seed"))
-        validation = study.config("recognise", trained_on, record.parts[-2])["settings"][
-            "validation"
-        ]
+    everywhere = study.place("verification", trained_on="*", repetition="*")
+    for results in sorted(study.root.glob(everywhere.relative_to(study.root).as_posix())):
+        fields = fields_of(results, "verification")
+        trained_on, seed = fields["trained_on"], int(fields["repetition"])
+        settings = study.config("recognise", trained_on, f"seed{seed}")["settings"]
+        model = study.place("recogniser", trained_on=trained_on, repetition=str(seed))
         names = trained_on.rsplit("-", 2) if "-" in trained_on else [trained_on, "-", "-"]
-        for told in json.loads(record.read_text("utf-8"))["inputs"]:
+        for told in json.loads(record_place(results).read_text("utf-8"))["inputs"]:
             path = Path(told)
             if path.suffix != ".bin":
                 continue
-            distances, same = benchmark_distances(record.parent / "model.safetensors", path)
+            distances, same = benchmark_distances(model, path)
             accuracies = pairs.fold_accuracies(distances, same, folds)
             low, high = pairs.accuracy_limits(accuracies, len(same))
             rows.append(
                 {"trained_on": trained_on, "seed": seed, "benchmark": path.stem}
                 | dict(zip(NAMES, names, strict=True))
                 | {
-                    "role": "validation" if _is_validation(path, validation) else "test",
+                    "role": _role(path, settings["validation"]),
                     "accuracy": float(np.mean(accuracies)),
                     "accuracy_sd": float(np.std(accuracies)),
                     "n_pairs": len(same),
@@ -208,18 +211,17 @@ def recognition_rows(study: Study) -> list[Row]:
     return rows
 
 
-def _is_validation(path: Path, validation: str) -> bool:
-    """Whether a benchmark chose the epoch, under this name or another."""
-    if path.stem == Path(validation).stem:
-        return True
+def _role(path: Path, validation: str) -> str:
+    """Whether a benchmark chose the epoch, under this name or another, or tests."""
     place = Path(validation)
     digests = [hashlib.sha256(p.read_bytes()).digest() for p in (path, place) if p.is_file()]
-    return len(digests) == 2 and digests[0] == digests[1]
+    same = path.stem == place.stem or (len(digests) == 2 and digests[0] == digests[1])
+    return "validation" if same else "test"
 
 
 def audit_rows(study: Study) -> list[Row]:
     """Rows of audit.csv."""
-    told = pd.read_csv(study.root / "tables" / "audit.csv")
+    told = pd.read_csv(study.table("audit"))
     settings = study.config("audit")["settings"]
     if told.empty:
         return []

@@ -14,21 +14,24 @@ from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import read_bin
 from recomputed.images import AT_ONCE, Images, minus_one_to_one
 from recomputed.landmarks import TEMPLATE, similarity
+from recomputed.study import Study
 
 Array = np.ndarray[Any, Any]
 
 
-def realigned(root: Path, name: str, images: Images) -> list[str]:
+def realigned(study: Study, name: str, images: Images) -> list[str]:
     """What is wrong with how a set was aligned: each image is cut from its source once more.
 
     Args:
-        root: results/<study>.
+        study: the study.
         name: the set; the in-the-wild archive is not at hand, so nothing is said about it.
         images: the set.
     """
     if name == "wild":
         return []
-    source = root / ("dataset/images" if name == "real" else f"samples/{name}")
+    source = study.place("samples", variant=name).parent
+    if name == "real":
+        source = study.place("manifest").parent
     manifest = pd.read_parquet(images.folder / "manifest.parquet")
     made = list(source.rglob("*.png"))
     wrong = []
@@ -36,8 +39,8 @@ def realigned(root: Path, name: str, images: Images) -> list[str]:
         wrong.append(f"{len(made)} images in {source}, {len(manifest)} rows in the manifest")
     kept = manifest[manifest["kept"]]
     for index, file in enumerate(kept["source_file"]):
-        place = next((p for p in (root / "dataset" / file, source / file) if p.is_file()), None)
-        if place is None:
+        place = source / file
+        if not place.is_file():
             wrong.append(f"{file} is missing")
             continue
         a, b = similarity(images.landmarks[index], TEMPLATE)

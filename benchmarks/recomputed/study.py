@@ -43,9 +43,17 @@ class Study:
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
+    def place(self, artefact: str, **fields: str) -> Path:
+        """Where the ledger says that an artefact of this study lies."""
+        return Path(at(self.root, artefact, **fields))
+
+    def table(self, name: str) -> Path:
+        """The CSV file of a table."""
+        return self.place("table", table=name, ending="csv")
+
     def config(self, *parts: str) -> Row:
         """A frozen configuration of the study."""
-        path = Path(at(self.root, "config", file=f"{'/'.join(parts)}.json"))
+        path = self.place("config", file="/".join(parts) + ".json")
         loaded: Row = json.loads(path.read_text("utf-8"))
         return loaded
 
@@ -53,8 +61,8 @@ class Study:
     def sets(self) -> dict[str, Images]:
         """Every set of aligned images by its name."""
         found = {}
-        folder = Path(at(self.root, "aligned", source=""))
-        for manifest in sorted(folder.parent.rglob("manifest.parquet")):
+        everywhere = self.place("aligned", source="**").relative_to(self.root).as_posix()
+        for manifest in sorted(self.root.glob(everywhere)):
             name = fields_of(manifest, "aligned")["source"]
             found[name], wrong = read_set(manifest.parent)
             self.problems += [f"aligned/{name}: {what}" for what in wrong]
@@ -82,7 +90,7 @@ class Study:
 
     def _checked(self, name: str, extractor: str) -> Array:
         images = self.sets[name]
-        path = Path(at(self.root, "features", source=name, extractor=extractor))
+        path = self.place("features", source=name, extractor=extractor)
         with safe_open(path, framework="np") as file:
             stored, files = file.get_tensor("features"), json.loads(file.metadata()["files"])
         if files != images.files:
@@ -90,7 +98,7 @@ class Study:
         n = len(images.files)
         some = n if self.images is None else min(n, self.images)
         rows = sorted({int(row) for row in np.linspace(0, n - 1, some)})
-        config = Path(at(self.root, "config", file=f"features/{extractor}.json"))
+        config = self.place("config", file=f"features/{extractor}.json")
         own = features_of(images, config, rows)
         off = float(np.abs(own - stored[rows]).max() / np.abs(stored).max())
         if off > FEATURES:

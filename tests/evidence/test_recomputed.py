@@ -85,7 +85,7 @@ def test_a_wrong_cell_a_wrong_image_and_a_lost_row_are_found(recompute: Any, res
     study = recompute.Study(results)
     study.features("real", "demo_recogniser")
     assert any("features of the images differ" in problem for problem in study.problems)
-    problems = recompute.realigned(results, "real", study.sets["real"])
+    problems = recompute.realigned(study, "real", study.sets["real"])
     assert [problem.split()[0] for problem in problems] == [manifest["file"].iloc[0]]
     Image.new("RGB", (112, 112)).save(first.with_name("more.png"))
     study = recompute.Study(results)
