@@ -73,7 +73,7 @@ def people_of(path: Path) -> set[str]:
     """Identities that had a part in a file, by its record, its rows, or its header."""
     record = read_record(path)
     if record is not None:
-        return set(record["people"])
+        return set(record.get("people", []))
     if path.suffix == ".parquet":
         frame = read_manifest(path)  # replicates are of all people, and of nobody in particular
         return set(frame["identity"].dropna().astype(str)) if "identity" in frame else set()
