@@ -207,6 +207,8 @@ def test_provenance_is_an_excerpt_and_optional(study: Study) -> None:
     for text in ("abc123, 1 files changed since", "CPU X, 2 cores", "beef", "Apache-2.0", ">61<"):
         assert text in page
     assert "leftpad" not in page
+    file.write_text(json.dumps(provenance | {"code": None}))
+    assert "not under version control" in study.run("--provenance", str(file))
 
 
 def test_the_same_study_gives_the_same_bytes(study: Study) -> None:
