@@ -20,6 +20,7 @@ SCRIPTS = ("tests", "benchmarks", "docs")  # whose files import each other by th
 
 # Declared and never imported, with the reason.
 NOT_IMPORTED = {
+    "insightface": "the tools and conventions of the recognisers and benchmarks that users bring",
     "mypy": "a command",
     "pandas-stubs": "for mypy",
     "ruff": "a command",
