@@ -48,6 +48,7 @@ imageio==2.38.1
 immutables==0.21
 importlib-metadata==10.2.0
 iniconfig==2.3.1
+insightface==2.1
 jinja2==3.1.6
 joblib==1.6.0
 jsonschema==4.26.0
