@@ -22,7 +22,7 @@ from pipeline_steps.io.tensors import load_features
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study import code
 from pipeline_steps.study import store as feature_store
-from pipeline_steps.study.artefacts import roots_of
+from pipeline_steps.study.artefacts import code_of
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FeaturesSettings
 from tests.registry import entry
@@ -158,7 +158,7 @@ def test_another_code_of_the_extractor_extracts_again(
     def extract() -> tuple[int, np.ndarray]:
         forget_code()
         frozen = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": weights})
-        frozen = replace(frozen, code=code.code_hash(roots_of("features")))
+        frozen = replace(frozen, code=code.code_hash(*code_of("features")))
         count = features.run([frozen], aligned=aligned, out=[out], device="cpu")[0]
         return count, load_features(out).features
 

@@ -8,7 +8,8 @@ and the step.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ class Artefact:
         made_from: What it is made from, by name; fields of one name have one value in both, and a
             set's ``source`` is a variant, or stands for the photographs or the in-the-wild set.
         code: Roots of the code that makes it what it is, with fields; none: all of its step.
+        branches: Code that only some settings reach, see :func:`code_of`.
         only_with: Setting of the study without which there is none of it.
         what: What it is, for lists that people read.
     """
@@ -50,6 +52,7 @@ class Artefact:
     people: People
     made_from: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only_with: str = ""
     what: str = "computed from all identities"
 
@@ -82,6 +85,7 @@ FIELDS = {
 }
 """What a field of a template may be, where it is not any one name."""
 
+BASE_MODEL = "diffusion.base_models.{architecture}:load"
 ONE, ROWS, ALL, NONE = People
 A = Artefact
 
@@ -98,7 +102,12 @@ ARTEFACTS: dict[str, Artefact] = {
     "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
     "embeddings_half_written": A("dataset/embeddings/.{identity}.{file}", "embed", ONE),
     # generation
-    "prior": A("prior/{base_model}/manifest.parquet", "prior", NONE),
+    "prior": A(
+        "prior/{base_model}/manifest.parquet",
+        "prior",
+        NONE,
+        code=("prior:run", BASE_MODEL, "diffusion.sampling.handed:BaseAlone"),
+    ),
     "prior_embeddings": A("prior/{base_model}/embeddings.safetensors", "prior", NONE),
     "prior_images": A("prior/{base_model}/{file}", "prior", NONE),
     "adapters": A(
@@ -106,7 +115,17 @@ ARTEFACTS: dict[str, Artefact] = {
         "finetune",
         ALL,
         ("manifest", "identities", "prior", "embeddings_index"),
-        code=("finetune:run", "diffusion.methods.{method}:METHOD"),
+        code=("finetune:run", "diffusion.methods.{method}:METHOD", BASE_MODEL),
+        branches={
+            "faces": ("diffusion.training.guide:load_guide",),
+            "identity_term": ("diffusion.training.losses:identity_term",),
+            "choice": (
+                "diffusion.training.choice:Trials",
+                "diffusion.training.choice:plot_choice",
+                "diffusion.training.data:hold_out",
+            ),
+            "adamw8bit": ("diffusion.training.optimisers:AdamW8bit",),
+        },
         what="lists the weights of all identities",
     ),
     "training_state": A(
@@ -120,7 +139,8 @@ ARTEFACTS: dict[str, Artefact] = {
         "sample",
         ALL,
         ("identities", "adapters"),
-        code=("sample:run", "{handed}"),
+        code=("sample:run", "{handed}", BASE_MODEL),
+        branches={"gate": ("diffusion.sampling.gate:Gate",)},
     ),
     "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),
     "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter",)),
@@ -195,17 +215,25 @@ ARTEFACTS |= {  # records, indices, and what a killed job left half written
 }
 
 
-def roots_of(step: str, **fields: str) -> list[str]:
-    """Roots of the code that computes a step's results, see ``study.code``.
+def code_of(step: str, taken: Iterable[str] = (), **fields: str) -> tuple[list[str], list[str]]:
+    """The code that computes a step's results: its roots, and what is not followed.
 
     Args:
         step: The step's module.
+        taken: Names of the branches that the step's method and settings take; the roots of the
+            others are not followed.
         fields: What the results are for, where the code depends on it.
+
+    Returns:
+        Both as ``study.code.code_hash`` takes them.
     """
-    named = [root for of in ARTEFACTS.values() if of.step == step for root in of.code]
+    made = [artefact for artefact in ARTEFACTS.values() if artefact.step == step]
     if "method" in fields:  # what its family hands the sampler
         fields["handed"] = METHODS[fields["method"]].family.handed
-    return [root.format(**fields) for root in dict.fromkeys(named)] or [f"{step}:run"]
+    roots = dict.fromkeys(root.format(**fields) for of in made for root in of.code)
+    branches = {name: roots for of in made for name, roots in of.branches.items()}
+    without = [root for name in branches.keys() - set(taken) for root in branches[name]]
+    return list(roots) or [f"{step}:run"], sorted(without)
 
 
 def at(results: str | Path, name: str, **fields: Any) -> str:

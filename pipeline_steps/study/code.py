@@ -42,42 +42,39 @@ class Module:
     effects: list[ast.stmt]
 
 
-def code_hash(roots: Iterable[str]) -> str:
+def code_hash(roots: Iterable[str], without: Iterable[str] = ()) -> str:
     """Hash of the code behind some definitions.
 
     Args:
         roots: ``<module below the package>:<definition>`` each.
+        without: Likewise; these are not followed, whoever names them.
 
     Raises:
-        KeyError: a root is no definition.
+        KeyError: one of them is no definition.
     """
-    return _hash(tuple(roots))
+    return _hash(tuple(roots), tuple(without))
 
 
 @cache
-def _hash(roots: tuple[str, ...]) -> str:
+def _hash(roots: tuple[str, ...], without: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for _, text in sorted(texts_behind(roots).items()):
+    for _, text in sorted(texts_behind(roots, without).items()):
         digest.update(f"{text}\n".encode())
     return digest.hexdigest()
 
 
-def texts_behind(roots: Iterable[str]) -> dict[str, str]:
+def texts_behind(roots: Iterable[str], without: Iterable[str] = ()) -> dict[str, str]:
     """``module:definition`` to its normal form, for all that stands behind some definitions.
 
     Data files in the folder of a module that counts, such as templates, are there by their paths.
     """
-    waiting: list[Place] = []
-    for root in roots:
-        module, _, name = root.partition(":")
-        if name not in read_module(module).definitions:
-            raise KeyError(f"{root} is no definition of the package")
-        waiting.append((module, name))
+    waiting = [_place(root) for root in roots]
+    passed_over = {_place(root) for root in without}
     found: dict[str, str] = {}
     while waiting:
         place = waiting.pop()
         label = ":".join(place)
-        if label in found:
+        if label in found or place in passed_over:
             continue
         text, named = _definition(*place)
         found[label] = text
@@ -87,9 +84,17 @@ def texts_behind(roots: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def modules_behind(roots: Iterable[str]) -> list[str]:
+def modules_behind(roots: Iterable[str], without: Iterable[str] = ()) -> list[str]:
     """Modules, below the package, whose definitions stand behind some definitions."""
-    return sorted({label.partition(":")[0] for label in texts_behind(roots) if ":" in label})
+    texts = texts_behind(roots, without)
+    return sorted({label.partition(":")[0] for label in texts if ":" in label})
+
+
+def _place(root: str) -> Place:
+    module, _, name = root.partition(":")
+    if name not in read_module(module).definitions:
+        raise KeyError(f"{root} is no definition of the package")
+    return module, name
 
 
 @cache

@@ -12,11 +12,11 @@ from typing import Any
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import ARTEFACTS, roots_of
+from pipeline_steps.study.artefacts import ARTEFACTS, code_of
 from pipeline_steps.study.code import code_hash
 from pipeline_steps.study.registry import pick
 from pipeline_steps.study.settings.base import Section
-from pipeline_steps.study.settings.diffusion import PromptSet
+from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet, SampleSettings
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
 from pipeline_steps.study.settings.study import (
     Study,
@@ -74,6 +74,13 @@ def _entry(
     """Path and content of one frozen configuration; the path follows the variant's values."""
     named = dict(variant or {})
     path = path or "/".join((step, *named.values()))
+    fields, taken = dict(named), set[str]()
+    if weights and "base_model" in weights:
+        fields["architecture"] = weights["base_model"].architecture.replace("-", "_")
+    if isinstance(settings, FinetuneSettings):
+        taken = METHODS[named["method"]].branches(settings)
+    if isinstance(settings, SampleSettings) and settings.gate is not None:
+        taken = {"gate"}
     return f"{path}.json", {
         "study": study.name,
         "step": step,
@@ -83,7 +90,7 @@ def _entry(
             role: entry.with_contents().frozen() for role, entry in (weights or {}).items()
         },
         "variant": named,
-        "code": code_hash(roots_of(step, **named)),
+        "code": code_hash(*code_of(step, taken, **fields)),
     }
 
 
@@ -181,7 +188,7 @@ def freeze_world(study: Study) -> JsonObject:
         "settings": study.render_demo_world.model_dump(mode="json"),
         "weights": {},
         "variant": {},
-        "code": code_hash(roots_of("render_demo_world")),
+        "code": code_hash(*code_of("render_demo_world")),
     }
 
 

@@ -241,6 +241,7 @@ def test_the_registry_names_the_published_resolution_and_parts(name: str) -> Non
     entry = read_models(ROOT / "config" / "models.yaml")[name]
     assert entry.options["resolution"] == architecture["resolution"]
     assert entry.architecture == ARCHITECTURE_OF[name]
+    assert architecture["scheduler"]["clip_sample"] is False  # or DDPM would cut z_0 to [-1, 1]
     folders = {part for part in architecture if isinstance(architecture[part], dict)}
     tokenizers = {p.replace("text_encoder", "tokenizer") for p in folders if "text_" in p}
     assert {file.partition("/")[0] for file in entry.files if "/" in file} == folders | tokenizers

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +25,20 @@ from tests.diffusion.toy_fleet import fine_tune
 REQUEST = ImageRequest("ID_1", 0, "photo of sks person", "cartoon, cgi", seed=5)
 
 
-def our_image(base: BaseModel) -> np.ndarray:
-    [(_, images)] = sample(base, [REQUEST], Sampling(3, 5.0, "ddpm", 1))
+def our_image(base: BaseModel, negative_prompt: str = REQUEST.negative_prompt) -> np.ndarray:
+    request = replace(REQUEST, negative_prompt=negative_prompt)
+    [(_, images)] = sample(base, [request], Sampling(3, 5.0, "ddpm", 1))
     return to_arrays(images)[0]
 
 
-def plain_image(pipe: object) -> np.ndarray:
+def plain_image(pipe: object, negative_prompt: str | None = REQUEST.negative_prompt) -> np.ndarray:
     from diffusers import DDPMScheduler
 
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # type: ignore[attr-defined]
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     image = pipe(  # type: ignore[operator]
         REQUEST.prompt,
-        negative_prompt=REQUEST.negative_prompt,
+        negative_prompt=negative_prompt,
         num_inference_steps=3,
         guidance_scale=5.0,
         generator=torch.Generator().manual_seed(REQUEST.seed),
@@ -158,7 +162,27 @@ def test_stable_diffusion_xl_gives_diffusers_image_and_trains(xl_folder: Path) -
     pipe = StableDiffusionXLPipeline.from_pretrained(xl_folder, add_watermarker=False)
     pipe.vae.config.force_upcast = False
     assert largest_difference(our_image(base), plain_image(pipe)) <= 1
+    assert largest_difference(our_image(base), our_image(base, "")) > 1
     assert all(np.isfinite(train(base)))
+
+
+@pytest.mark.parametrize("stated", [True, False, None])
+def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(
+    xl_folder: Path, tmp_path: Path, stated: bool | None
+) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    folder = shutil.copytree(xl_folder, tmp_path / "xl")
+    index = json.loads((folder / "model_index.json").read_text())
+    index.pop("force_zeros_for_empty_prompt", None)
+    index |= {} if stated is None else {"force_zeros_for_empty_prompt": stated}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    pipe = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    pipe.vae.config.force_upcast = False
+    ours = our_image(load_base_model(xl_weights(folder)), "")
+    assert largest_difference(ours, plain_image(pipe, None)) <= 1
+    encoded = largest_difference(ours, plain_image(pipe, ""))
+    assert encoded <= 1 if stated is False else encoded > 1
 
 
 def test_unfit_entries_are_refused_by_name(tmp_path: Path, xl_folder: Path) -> None:

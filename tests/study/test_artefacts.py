@@ -11,9 +11,9 @@ from pipeline_steps.study.artefacts import (
     ARTEFACTS,
     Source,
     at,
+    code_of,
     entry_of,
     fields_of,
-    roots_of,
     sets_of,
     source_of,
     training_set_of,
@@ -55,8 +55,10 @@ def test_artefacts_are_made_from_artefacts() -> None:
 def test_the_code_of_every_step_is_there() -> None:
     for step in {artefact.step for artefact in ARTEFACTS.values()} - {"", "freeze"}:
         for method in ("dreambooth", "idbooth"):
-            assert code_hash(roots_of(step, method=method))
-    assert roots_of("finetune", method="idbooth")[-1] == "diffusion.methods.idbooth:METHOD"
+            assert code_hash(*code_of(step, method=method, architecture="stable_diffusion"))
+            if step == "finetune":
+                roots, _ = code_of(step, method=method, architecture="stable_diffusion")
+                assert f"diffusion.methods.{method}:METHOD" in roots
 
 
 @pytest.mark.parametrize(

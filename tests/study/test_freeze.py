@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline_steps.io.atomic import json_text, write_json
+from pipeline_steps.study.code import texts_behind
 from pipeline_steps.study.freeze import freeze, freeze_world
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.base import load_frozen
@@ -178,3 +179,68 @@ def test_every_frozen_file_is_what_its_step_reads(before: dict[str, str], tmp_pa
         assert section is not None
         frozen = load_frozen(path, section)
         assert (frozen.study, frozen.step) == ("demo", step)
+
+
+def definitions(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> dict[str, set[str]]:
+    """Frozen configuration to the definitions that its hash of the code is of."""
+    asked: list[list[str]] = []
+
+    def note(roots: list[str], without: list[str]) -> str:
+        asked.append(sorted(texts_behind(roots, without)))
+        return str(len(asked) - 1)
+
+    monkeypatch.setattr("pipeline_steps.study.freeze.code_hash", note)
+    plan = demo(changes)
+    frozen = freeze(plan.study, plan.models, plan.prompt_sets)
+    return {path: set(asked[int(content["code"])]) for path, content in frozen.items()}
+
+
+FACES = ("faces.", "diffusion.training.guide:FaceGuide")
+TERM = ("diffusion.training.losses:identity_term",)
+CHOICE = ("diffusion.training.choice:Trials", "diffusion.sampling.", "io.figures:")
+GATE = ("diffusion.sampling.gate:",)
+XL = ("diffusion.base_models.stable_diffusion_xl:",)
+EIGHT_BITS = ("diffusion.training.optimisers:AdamW8bit",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "reached", "passed_over"),
+    [
+        ({}, "finetune/demo/dreambooth", (), (FACES, TERM, CHOICE, GATE, XL, EIGHT_BITS)),
+        ({}, "finetune/demo/idbooth", (FACES, TERM), (CHOICE, GATE, XL)),
+        (
+            {"finetune.choice": {"steps": [1]}},
+            "finetune/demo/dreambooth",
+            (FACES, CHOICE),
+            (TERM, GATE),
+        ),
+        (
+            {"finetune.overrides": {"demo": {"choice": {"steps": [1]}}}},
+            "finetune/demo/dreambooth",
+            (FACES, CHOICE),
+            (TERM, GATE),
+        ),
+        ({"finetune.optimiser": "adamw8bit"}, "finetune/demo/dreambooth", (EIGHT_BITS,), ()),
+        ({}, "sample/demo/idbooth/base", (), (FACES, GATE, XL)),
+        ({"sample.gate": {}}, "sample/demo/untuned/base", (FACES[:1], GATE), (XL,)),
+        ({}, "prior/demo", (FACES,), (XL,)),
+        (
+            {"base_models": ["sdxl"], "prepare.resolution": 1024, "training_sets": ["real"]},
+            "prior/sdxl",
+            (XL,),
+            (),
+        ),
+    ],
+)
+def test_code_counts_where_the_method_and_the_settings_reach_it(
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    path: str,
+    reached: tuple[tuple[str, ...], ...],
+    passed_over: tuple[tuple[str, ...], ...],
+) -> None:
+    found = definitions(monkeypatch, changes)[f"{path}.json"]
+    for names in reached:
+        assert all(any(label.startswith(name) for label in found) for name in names)
+    for names in passed_over:
+        assert [label for label in found if label.startswith(names)] == []

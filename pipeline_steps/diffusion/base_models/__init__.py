@@ -1,8 +1,9 @@
-"""Base models: one module with a ``load`` function, and one entry here, per architecture."""
+"""Base models: a module here with a function ``load`` for each architecture, named after it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.io.weights import locate
@@ -13,29 +14,17 @@ if TYPE_CHECKING:
     from pipeline_steps.io.weights import Weights
 
 
-def _stable_diffusion(folder: Path, name: str, resolution: int) -> BaseModel:
-    from pipeline_steps.diffusion.base_models import stable_diffusion
-
-    return stable_diffusion.load(folder, name=name, resolution=resolution)
-
-
-def _stable_diffusion_xl(folder: Path, name: str, resolution: int) -> BaseModel:
-    from pipeline_steps.diffusion.base_models import stable_diffusion_xl
-
-    return stable_diffusion_xl.load(folder, name=name, resolution=resolution)
-
-
-ARCHITECTURES = {
-    "stable-diffusion": _stable_diffusion,
-    "stable-diffusion-xl": _stable_diffusion_xl,
-}
+# Opened by name, so that a new one, or a change of one, makes nothing of the others again.
+ARCHITECTURES = [
+    module.name.replace("_", "-") for module in iter_modules(__path__) if module.name != "base"
+]
 
 
 def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp32") -> BaseModel:
     """Load a registry entry of task ``base_model``; all its networks are frozen.
 
     Args:
-        weights: ``architecture`` is a key of ``ARCHITECTURES``; ``source`` is a pipeline folder as
+        weights: ``architecture`` is one of ``ARCHITECTURES``; ``source`` is a pipeline folder as
             diffusers writes it; ``options.resolution`` is the image side in pixels. A component
             ``vae`` replaces the folder's autoencoder, together with its latent scale.
         device: "cpu" or "cuda".
@@ -44,8 +33,7 @@ def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp3
     Raises:
         StepError: the architecture is unknown, or the weights are missing or unfit.
     """
-    load = ARCHITECTURES.get(weights.architecture)
-    if load is None:
+    if weights.architecture not in ARCHITECTURES:
         raise StepError(
             f"weights {weights.name!r}: architecture {weights.architecture!r} is no base model; "
             f"write {' or '.join(ARCHITECTURES)}"
@@ -55,8 +43,9 @@ def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp3
         raise StepError(f"weights {weights.name!r}: options.resolution (pixels) is missing")
     folder = locate(weights)
     _quiet_loading()
+    module = import_module(f"{__name__}.{weights.architecture.replace('-', '_')}")
     try:
-        base = load(folder, weights.name, resolution)
+        base: BaseModel = module.load(folder, name=weights.name, resolution=resolution)
     except (OSError, ValueError) as error:
         raise StepError(f"base model {weights.name!r} at {folder} is unfit: {error}") from error
     if "vae" in weights.components:

@@ -56,7 +56,7 @@ class BaseModel:
         text_encoders: Networks that ``encode`` calls.
         scheduler_config: Configuration of the noise schedule, as diffusers stores it.
         alphas_cumprod: abar_t, float64 [T].
-        encode: Prompts -> conditioning; see :meth:`encode_prompts`.
+        encode: Prompts -> conditioning; None is an empty negative prompt.
     """
 
     name: str
@@ -66,7 +66,7 @@ class BaseModel:
     text_encoders: list[nn.Module]
     scheduler_config: dict[str, Any]
     alphas_cumprod: Tensor
-    encode: Callable[[Sequence[str]], Conditioning]
+    encode: Callable[[Sequence[str | None]], Conditioning]
 
     @property
     def device(self) -> torch.device:
@@ -104,9 +104,9 @@ class BaseModel:
         return self
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of each prompt; a prompt that repeats is encoded once."""
-        unique = sorted(set(prompts))
+    def encode_prompts(self, prompts: Sequence[str | None]) -> Conditioning:
+        """Conditioning of each prompt, None for an empty negative one; once for equal ones."""
+        unique = sorted(set(prompts), key=lambda prompt: (prompt is not None, prompt or ""))
         rows = [unique.index(prompt) for prompt in prompts]
         return self.encode(unique).take(rows)
 
@@ -156,6 +156,18 @@ class BaseModel:
         shift = self.vae.config.shift_factor or 0.0
         scaled = latents / float(self.vae.config.scaling_factor) + shift
         return self.vae.decode(scaled.to(self.dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def read_tokens(tokenizer: Any, prompts: Sequence[str | None], device: Any) -> Tensor:
+    """Numbers of the prompts' words, int64 [n, the tokenizer's length]; None is the empty text."""
+    ids: Tensor = tokenizer(
+        [prompt or "" for prompt in prompts],
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return ids.to(device)
 
 
 def read_schedule(folder: Any) -> tuple[dict[str, Any], Tensor]:

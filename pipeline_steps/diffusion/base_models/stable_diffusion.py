@@ -11,7 +11,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, read_schedule
+from pipeline_steps.diffusion.base_models.base import (
+    BaseModel,
+    Conditioning,
+    read_schedule,
+    read_tokens,
+)
 
 
 def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
@@ -32,16 +37,8 @@ def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
     schedule, alphas_cumprod = read_schedule(folder)
 
-    def encode(prompts: Sequence[str]) -> Conditioning:
-        tokens = tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        ids = tokens.input_ids.to(text_encoder.device)
-        return Conditioning(text_encoder(ids)[0])
+    def encode(prompts: Sequence[str | None]) -> Conditioning:
+        return Conditioning(text_encoder(read_tokens(tokenizer, prompts, text_encoder.device))[0])
 
     return BaseModel(
         name=name,

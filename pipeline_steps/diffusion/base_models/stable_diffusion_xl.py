@@ -2,17 +2,24 @@
 
 Source: Podell et al., 2024. Prompts are encoded as diffusers' pipeline does: the last but one
 hidden layers of both encoders side by side, the second encoder's projection as pooled vector; the
-size numbers say an uncropped image at the model's own resolution.
+size numbers say an uncropped image at the model's own resolution; an empty negative prompt is zeros
+where the pipeline's ``force_zeros_for_empty_prompt`` says so, or says nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, read_schedule
+from pipeline_steps.diffusion.base_models.base import (
+    BaseModel,
+    Conditioning,
+    read_schedule,
+    read_tokens,
+)
 
 
 def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
@@ -38,27 +45,21 @@ def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
     schedule, alphas_cumprod = read_schedule(folder)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    zeros = bool(index.get("force_zeros_for_empty_prompt", True))
 
-    def encode(prompts: Sequence[str]) -> Conditioning:
-        hidden = []
+    def encode(prompts: Sequence[str | None]) -> Conditioning:
+        parts = []
         for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
-            tokens = tokenizer(
-                list(prompts),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            )
-            output = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
-            hidden.append(output.hidden_states[-2])
+            ids = read_tokens(tokenizer, prompts, encoder.device)
+            output = encoder(ids, output_hidden_states=True)
+            parts.append(output.hidden_states[-2])
+        hidden, pooled = torch.cat(parts, dim=-1), output.text_embeds
+        silent = [zeros and prompt is None for prompt in prompts]
+        hidden[silent], pooled[silent] = 0.0, 0.0
         size = (resolution, resolution, 0, 0, resolution, resolution)  # original, crop, target
-        return Conditioning(
-            torch.cat(hidden, dim=-1),
-            {
-                "text_embeds": output.text_embeds,
-                "time_ids": output.text_embeds.new_tensor([size]).expand(len(prompts), -1),
-            },
-        )
+        sizes = pooled.new_tensor([size]).expand(len(prompts), -1)
+        return Conditioning(hidden, {"text_embeds": pooled, "time_ids": sizes})
 
     return BaseModel(
         name=name,

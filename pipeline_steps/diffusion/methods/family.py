@@ -20,6 +20,9 @@ class Choosing(Protocol):
     @property
     def choice(self) -> object: ...
 
+    @property
+    def optimiser(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class Family:
@@ -68,6 +71,16 @@ class Method:
     def needs_faces(self, settings: Choosing) -> bool:
         """Whether its training looks at faces: in its objective, or to choose a step."""
         return self.trains and (self.identity_term is not None or settings.choice is not None)
+
+    def branches(self, settings: Choosing) -> set[str]:
+        """Names of the branches of the ledger's ``adapters`` that its training takes."""
+        taken = {
+            "faces": self.needs_faces(settings),
+            "identity_term": self.identity_term is not None,
+            "choice": settings.choice is not None,
+            settings.optimiser: True,
+        }
+        return {name for name, is_taken in taken.items() if is_taken}
 
 
 # Of every identity term.

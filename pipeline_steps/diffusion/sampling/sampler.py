@@ -210,10 +210,10 @@ def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> 
 
 def _conditioning(base: BaseModel, batch: Batch, guided: bool) -> Conditioning:
     """Prompts in the order of the network's batch."""
-    prompts: list[str] = []
+    prompts: list[str | None] = []
     for group in batch:
         if guided:
-            prompts += [request.negative_prompt for request in group]
+            prompts += [request.negative_prompt or None for request in group]
         prompts += [request.prompt for request in group]
     return base.encode_prompts(prompts)
 
