@@ -64,6 +64,12 @@ def test_an_unknown_word_falls_into_known_pieces(tokenizer: CLIPTokenizer) -> No
     assert "".join(pieces) == "zeppelin</w>"
 
 
+def test_ids_follow_from_the_words_alone(tokenizer: CLIPTokenizer) -> None:
+    """A text encoder that goes on in another process finds every word where it was."""
+    ids = tokenizer(f"photo of {NAMES[0]} person, night club {NAMES[-1]}").input_ids
+    assert ids == [1010, 933, 910, 792, 932, 267, 901, 714, 849, 1011]
+
+
 def test_the_folder_opens_as_a_clip_tokenizer(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
     from transformers import CLIPTokenizer
 

@@ -10,7 +10,10 @@ that a prompt set uses, and every name, is one token; anything else falls apart 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,11 +119,13 @@ def build_tokenizer(folder: Path, name_words: Sequence[str]) -> CLIPTokenizer:
         folder: for vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json.
         name_words: words beside the prompts' own that are to be one token each.
     """
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
     words = [*_WORDS.split(), *" ".join(EXPRESSIONS).split(), *" ".join(PLACES).split()]
     words += [*NEGATIVE_PROMPT.replace(",", " ").split(), *name_words]
-    alphabet, merges = _learn_merges(words)
+    merges = _learn_merges(words)
+    alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *(m.replace(" ", "") for m in merges)]
     vocabulary = {
         token: index for index, token in enumerate(dict.fromkeys([*tokens, _START, _END]))
@@ -140,26 +145,22 @@ def build_tokenizer(folder: Path, name_words: Sequence[str]) -> CLIPTokenizer:
     return tokenizer
 
 
-def _learn_merges(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The alphabet of bytes, and merges ("a b") until every word is one token."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+def _learn_merges(words: Sequence[str]) -> list[str]:
+    """Merges "a b", the most frequent pair first, until every word is one token.
 
-    bpe = Tokenizer(
-        models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=_END)
-    )
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=60_000,
-        min_frequency=1,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-        special_tokens=[],
-    )
-    bpe.train_from_iterator([" ".join(words)] * 3, trainer)
-    model = json.loads(bpe.to_str())["model"]
-    return alphabet, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    Their order, and so each token's id, follows from the words alone, which is not so of the
+    tokenizers library's trainer: a text encoder that goes on must find its words where they were.
+    """
+    spellings = Counter(" ".join(word) + "</w>" for word in words)
+    merges: list[str] = []
+    while True:
+        pairs: Counter[str] = Counter()
+        for spelling, count in spellings.items():
+            for pair in pairwise(spelling.split()):
+                pairs[" ".join(pair)] += count
+        if not pairs:
+            return merges
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        apart = re.compile(rf"(?<!\S){re.escape(merges[-1])}(?!\S)")
+        whole = merges[-1].replace(" ", "")
+        spellings = Counter({apart.sub(whole, s): count for s, count in spellings.items()})
