@@ -163,7 +163,9 @@ class _Faces:
             self._guide = load_guide(self._frozen.weights["recogniser"], self._device, least)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(self._device)
         return [
-            {} if face is None else {"box": face[0].tolist(), "embedding": face[1].tolist()}
+            {"box": face[0].tolist(), "embedding": face[1].tolist()}
+            if face is not None and face[1].isfinite().all()
+            else {}
             for face in embed_largest(self._guide, pixels)
         ]
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_file, sha256_json
-from pipeline_steps.io.weights import PROJECT_ROOT, Weights, content_hashes
+from pipeline_steps.io.weights import PROJECT_ROOT, Weights, content_hashes, placed
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, machine_of_log, this_machine
 from pipeline_steps.study.command import command, run_main
@@ -102,7 +102,7 @@ def weights(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     entries: dict[str, Weights] = {}
     for path, config in configs.items():
         for role, raw in config["content"]["weights"].items():
-            whole = validated(Weights, raw, f"{path}: weights.{role}")
+            whole = validated(Weights, placed(raw), f"{path}: weights.{role}")
             for entry in whole.with_components():
                 entries.setdefault(entry.name, entry)
     return {

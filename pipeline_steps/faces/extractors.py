@@ -21,13 +21,14 @@ from pipeline_steps.faces import pose
 from pipeline_steps.faces.iresnet import NAMED_LAYERS
 from pipeline_steps.faces.pixels import check_rgb, checked, normalised, resized, resized_8bit
 from pipeline_steps.faces.recogniser import PREPROCESSING, load_network, load_recogniser, to_input
-from pipeline_steps.io.weights import Weights, locate, verify
+from pipeline_steps.io.weights import Weights, fill, locate, open_network, verify
 from pipeline_steps.runtime.errors import StepError
 
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of each channel."""
 
+TEXT_OF_CLIP = ("text_model.", "text_projection.", "logit_scale")  # beside the vision in one file
 INCEPTION_SIDE = 299
 DINOV2_SIDE = 224
 
@@ -126,16 +127,11 @@ def _sixdrepnet(weights: Weights, device: str | torch.device) -> Extractor:
         ) from error
     side, border = pose.SIXDREPNET_SIDE, pose.SIXDREPNET_BORDER
 
-    def build(state: dict[str, Tensor]) -> pose.SixDRepNet:
-        network = pose.SixDRepNet()
-        network.load_state_dict(state)
-        return network
-
     def prepared(images: NDArray[np.uint8]) -> Tensor:
         bordered = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
         return normalised(resized_8bit(bordered, side), *IMAGENET)
 
-    network = load_network(weights, build).eval().to(device)
+    network = load_network(weights, lambda _: pose.SixDRepNet()).eval().to(device)
     return _of_network(
         f"RGB, {border} px black border, PIL bilinear to {side}x{side} in 8 bits, "
         "ImageNet's mean and standard deviation",
@@ -192,7 +188,7 @@ class AttributeNet(nn.Module):
         """The network of a state dict, whose shapes say how it is built; in evaluation mode.
 
         Raises:
-            ValueError, RuntimeError: the tensors are not those of such a network.
+            StepError, ValueError, RuntimeError: the tensors are not those of such a network.
         """
         widths: list[int] = []
         while (weight := state.get(f"stages.{len(widths)}.0.weight")) is not None:
@@ -206,7 +202,7 @@ class AttributeNet(nn.Module):
             raise ValueError("no tensors of an attribute network (stages.0.0.weight, …)")
         with torch.random.fork_rng(devices=[]):
             network = cls(heads, widths)
-        network.load_state_dict(dict(state))
+        fill(network, state, "the attribute network's file")
         return network.eval()
 
 
@@ -254,7 +250,7 @@ def _clip(weights: Weights, device: str | torch.device) -> Extractor:
     """
     from transformers import CLIPVisionModelWithProjection
 
-    network = _from_folder(weights, CLIPVisionModelWithProjection, device)
+    network = _from_folder(weights, CLIPVisionModelWithProjection, device, TEXT_OF_CLIP)
     side = int(network.config.image_size)  # its position embeddings allow no other
     return _of_network(
         f"RGB, PIL bicubic to {side}x{side} in floating point, CLIP's mean and standard deviation",
@@ -293,22 +289,19 @@ EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extrac
 """Task and architecture of a registry entry to what builds its extractor."""
 
 
-def _from_folder(weights: Weights, model: Any, device: str | torch.device) -> Any:
+def _from_folder(
+    weights: Weights, model: Any, device: str | torch.device, beside: tuple[str, ...] = ()
+) -> Any:
     """A transformers model of a local folder, in evaluation mode and single precision."""
     verify(weights)
     path = locate(weights)
-    unfit = f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}"
     try:
-        network, loading = model.from_pretrained(
-            path, local_files_only=True, output_loading_info=True
-        )
+        network = open_network(model, path, beside=beside)
     except (OSError, ValueError, RuntimeError) as error:
-        raise StepError(f"{unfit}: {error}") from error
-    # Left alone, transformers would draw what a file lacks at random.
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise StepError(f"{unfit}: it lacks {len(missing)} tensors, {missing[0]} among them")
-    return network.float().eval().to(device)
+        raise StepError(
+            f"weights {weights.name!r}: {path} cannot be opened as {model.__name__}: {error}"
+        ) from error
+    return network.eval().to(device)
 
 
 def _of_network(

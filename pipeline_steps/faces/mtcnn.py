@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline_steps.io.tensors import send
+from pipeline_steps.io.weights import require_whole
 from pipeline_steps.runtime.errors import StepError
 
 THRESHOLDS = (0.6, 0.7, 0.7)
@@ -60,7 +61,10 @@ class Stage(nn.Module):
             )
         path = Path(package.origin).parent / "data" / weights
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        self.load_state_dict(dict(zip(self.state_dict(), stored.values(), strict=True)))
+        own = list(self.state_dict())  # the same tensors in the same order, by other names
+        mend = "Install facenet-pytorch anew"
+        require_whole(path, own[len(stored) :], list(stored)[len(own) :], mend=mend)
+        self.load_state_dict(dict(zip(own, stored.values(), strict=True)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Answers about x [n, 3, h, w], RGB as of `_normalised`; the last are probabilities."""

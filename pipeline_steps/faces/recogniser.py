@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
-from pipeline_steps.io.weights import Weights, locate, verify
+from pipeline_steps.io.weights import Weights, fill, locate, verify
 from pipeline_steps.runtime.errors import StepError
 
 N = TypeVar("N", bound=nn.Module)
@@ -129,9 +129,7 @@ def load_recogniser(weights: Weights, device: str | torch.device = "cpu") -> Rec
     """
 
     def build(state: dict[str, Tensor]) -> IResNet:
-        network = build_network(weights, quality_head="qs.weight" in state)
-        network.load_state_dict(state)
-        return network
+        return build_network(weights, quality_head="qs.weight" in state)
 
     return Recogniser(load_network(weights, build), device)
 
@@ -153,17 +151,20 @@ def build_network(weights: Weights, *, quality_head: bool = False) -> IResNet:
 
 
 def load_network(weights: Weights, build: Callable[[dict[str, Tensor]], N]) -> N:
-    """What ``build`` makes of the tensors of a registry entry's one file.
+    """The network of a registry entry's one file, built by what its tensors tell.
 
     Raises:
-        StepError: the file is missing, is not the pinned one, is of an unknown kind or broken, or
-            ``build`` raises a ValueError, TypeError or RuntimeError.
+        StepError: the file is missing, is not the pinned one, is of an unknown kind or broken,
+            lacks tensors or holds others, or ``build`` raises a ValueError, TypeError or
+            RuntimeError.
     """
     verify(weights)
     path = weights_file(weights)
     state = read_state_dict(path)
     try:
-        return build(state)
+        network = build(state)
+        fill(network, state, path)
+        return network
     except (ValueError, TypeError, RuntimeError) as error:
         raise StepError(
             f"weights {weights.name!r}: {path} does not fit the architecture "

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from pipeline_steps.io.hashes import remembered_sha256
+from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.runtime.errors import StepError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 FOLDER_VARIABLE = "CONSENTED_FACES_WEIGHTS"  # where fetched weights lie; see weights_folder
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 NO_WEIGHTS = "none"  # source of a method that needs no weights
 FETCHED = "resources/weights/"  # how a local source names the folder of fetched weights
+SAID_TODAY = {  # of an entry by the registry; no result follows from it
+    *("source", "licence", "commercial_use", "mirrors", "size", "purpose", "page"),
+    "components",
+}
+MEND = "Fetch it again, or correct architecture and options in config/models.yaml"
 HASHED = (".safetensors", ".json", ".txt", ".pth", ".pt", ".bin", ".model", ".onnx")
 
 
@@ -65,10 +77,9 @@ class Weights(BaseModel):
     )
 
     def frozen(self) -> dict[str, Any]:
-        """What a step has to know of the entry: all but what downloads and readers need."""
-        hidden = {"mirrors", "size", "purpose", "page", "components"}
+        """What the entry is: all but its place, its licence, and what downloads need."""
         parts = {part: entry.frozen() for part, entry in self.components.items()}
-        return self.model_dump(mode="json", exclude=hidden) | {"components": parts}
+        return self.model_dump(mode="json", exclude=SAID_TODAY) | {"components": parts}
 
     def with_contents(self) -> Weights:
         """The entry with the hash of each of its files that is here, whether pinned or not."""
@@ -85,6 +96,93 @@ class Weights(BaseModel):
             self,
             *(part for entry in self.components.values() for part in entry.with_components()),
         ]
+
+
+def placed(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """A frozen entry with what the registry says today of its place and its licence.
+
+    What changes no result stands in no frozen configuration; an entry that has it all is whole.
+
+    Raises:
+        StepError: the registry has no such entry any more.
+    """
+    if "source" in frozen or "name" not in frozen:
+        return dict(frozen)
+    registry = _registry()
+    if frozen["name"] not in registry:
+        raise StepError(
+            f"config/models.yaml has no entry {frozen['name']!r}, of which a frozen configuration "
+            "tells: put it back, or run snakemake, which freezes the study anew"
+        )
+    said = {key: value for key, value in registry[frozen["name"]].items() if key in SAID_TODAY}
+    parts = {part: placed(entry) for part, entry in frozen.get("components", {}).items()}
+    return said | dict(frozen) | {"components": parts}
+
+
+@cache
+def _registry() -> dict[str, Any]:
+    return read_mapping(PROJECT_ROOT / "config" / "models.yaml", "weights registry")
+
+
+def require_whole(
+    where: object, missing: Iterable[str], unexpected: Iterable[str], *, mend: str = MEND
+) -> None:
+    """Refuse weights that are not a network's: what a file lacks would stay at random values.
+
+    Args:
+        where: File or folder.
+        missing: Names of the network's tensors that are not there.
+        unexpected: Names of tensors that the network does not have.
+        mend: What to do about it.
+
+    Raises:
+        StepError: there are any.
+    """
+    parts = [
+        f"{what} {len(names)} tensors ({', '.join(sorted(names)[:3])}{', …' * (len(names) > 3)})"
+        for what, names in (("lacks", [*missing]), ("has no place for", [*unexpected]))
+        if names
+    ]
+    if parts:
+        raise StepError(f"{where} is not this network's: it {' and '.join(parts)}. {mend}")
+
+
+def fill(network: Module, state: Mapping[str, Tensor], where: object, **mend: str) -> None:
+    """Give a network the tensors of a file, all of them.
+
+    Raises:
+        StepError: as of :func:`require_whole`.
+        RuntimeError: a tensor has another shape.
+    """
+    result = network.load_state_dict(state, strict=False)
+    require_whole(where, result.missing_keys, result.unexpected_keys, **mend)
+
+
+def open_network(model: Any, folder: Path, part: str = "", *, beside: tuple[str, ...] = ()) -> Any:
+    """A network of diffusers or transformers in float32 on the CPU, from a local folder.
+
+    Args:
+        model: Its class.
+        folder: As the library's ``save_pretrained`` writes it.
+        part: Folder below it.
+        beside: Beginnings of the names of tensors that belong to another part of a larger network.
+
+    Raises:
+        StepError: as of :func:`require_whole`.
+        OSError, ValueError, RuntimeError: files are missing, or of another architecture.
+    """
+    import torch
+
+    network, found = model.from_pretrained(
+        folder,
+        subfolder=part,
+        dtype=torch.float32,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    unexpected = [name for name in found["unexpected_keys"] if not name.startswith(beside)]
+    require_whole(folder / part, found["missing_keys"], unexpected)
+    return network
 
 
 def weights_folder() -> Path:

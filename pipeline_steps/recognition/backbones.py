@@ -20,6 +20,7 @@ from torch.nn import functional
 from pipeline_steps.faces import recogniser
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.io.tensors import save_tensors
+from pipeline_steps.io.weights import fill
 from pipeline_steps.recognition.protocol import (
     N_FOLDS,
     Verification,
@@ -92,7 +93,7 @@ def load_backbone(path: Path) -> tuple[IResNet, Architecture, dict[str, str]]:
         sizes = {key: tuple(fields[key]) for key in ("layers", "widths")}  # JSON has lists only
         built_as = Architecture(**{**fields, **sizes})
         network = built_as.build()
-        network.load_state_dict(state)
+        fill(network, state, path, mend="Run the recognise step again")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StepError(

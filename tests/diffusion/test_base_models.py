@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps.diffusion.base_models import load_base_model
@@ -183,6 +184,29 @@ def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(
     assert largest_difference(ours, plain_image(pipe, None)) <= 1
     encoded = largest_difference(ours, plain_image(pipe, ""))
     assert encoded <= 1 if stated is False else encoded > 1
+
+
+@pytest.mark.parametrize(
+    ("part", "gone"),
+    [
+        ("text_encoder", "final_layer_norm.bias"),
+        ("unet", "conv_in.weight"),
+        ("vae", "decoder.conv_in.weight"),
+    ],
+)
+def test_a_part_that_lacks_tensors_or_holds_others_is_refused(
+    tmp_path: Path, part: str, gone: str
+) -> None:
+    folder = write_random_pipeline(tmp_path)
+    [file] = (folder / part).glob("*.safetensors")
+    whole = load_file(file)
+    [name] = [own for own in whole if own.endswith(gone)]
+    save_file({own: value for own, value in whole.items() if own != name}, file, {"format": "pt"})
+    with pytest.raises(StepError, match=rf"{part} is not .* lacks 1 tensors \({gone}\)\. Fetch"):
+        load_base_model(base_weights(folder))
+    save_file(whole | {"odd": torch.zeros(1)}, file, {"format": "pt"})
+    with pytest.raises(StepError, match=rf"{part} is not .* has no place for 1 tensors \(odd\)"):
+        load_base_model(base_weights(folder))
 
 
 def test_unfit_entries_are_refused_by_name(tmp_path: Path, xl_folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,11 @@ def test_the_most_similar_of_the_diverse_enough_is_chosen() -> None:
     assert choose([untuned, *rising], 0.0).step == 300
     assert choose([untuned, *rising], 0.95).step == 100  # none is; the most diverse
     assert choose([*rising, untuned], 0.6).step == 200
+    nothing = Trial(50, similarity=math.nan, diversity=1.0, faces=0.0)
+    assert choose([untuned, nothing, *rising], 0.6).step == 200
+    same = Trial(50, similarity=0.9, diversity=math.nan, faces=1.0)
+    assert choose([untuned, same, *rising], 0.6).step == 200
+    assert choose([untuned, same, *rising], 0.95).step == 100
 
 
 def test_held_out_images_have_faces_and_depend_on_seed_and_identity_only() -> None:

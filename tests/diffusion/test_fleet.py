@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.objectives import triplet_identity_loss
 from pipeline_steps.diffusion.training import fleet
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise
 from pipeline_steps.diffusion.training.fleet import join_rows, take_rows
-from pipeline_steps.diffusion.training.losses import LOSSES
+from pipeline_steps.diffusion.training.losses import LOSSES, identity_term
+from tests.diffusion.tiny_study import EveryFace
 from tests.diffusion.toy_fleet import (
     NAMES,
     SETTINGS,
@@ -227,6 +229,29 @@ def test_reduced_precision_follows_full_precision(base: BaseModel) -> None:
     reduced = train(base.to("cpu", "bf16"), settings=settings)["ID_1"]
     assert vector(reduced).dtype == torch.float32
     assert reduced.losses["instance"] == pytest.approx(full.losses["instance"], rel=0.1)
+
+
+def test_similarities_are_taken_in_single_precision() -> None:
+    faces = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    class Narrow(EveryFace):
+        def embed(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+            return faces + 0 * images.mean().bfloat16()
+
+    others = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(1))
+    result = identity_term(
+        torch.zeros(4, 3, 8, 8),
+        term=triplet_identity_loss,
+        decode=lambda latents: latents,
+        guide=Narrow(),
+        positives=others[0],
+        negatives=others[1],
+        margin=1.0,
+        weights=torch.ones(4),
+        chunk=4,
+    )
+    expected = triplet_identity_loss(faces.float(), *others, 1.0)
+    torch.testing.assert_close(result.values, expected, rtol=0, atol=1e-6)
 
 
 def test_methods_that_need_embeddings_say_so(base: BaseModel) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline_steps.diffusion.sampling.gate import (
     FaceMeasure,
     Gate,
     Measured,
-    asks_for_similarity,
+    gate_of,
     reason_against,
 )
 from pipeline_steps.embed import embed_images
@@ -83,9 +84,10 @@ def test_the_gate_knows_faces_people_and_quality(dataset: Path) -> None:
 
 def test_the_untuned_model_is_not_asked_for_an_identity(dataset: Path) -> None:
     untuned = frozen("untuned", GateSettings(min_similarity=0.9))
-    assert not asks_for_similarity(untuned)
+    assert gate_of(untuned).min_similarity is None
     [seen] = FaceMeasure(untuned, dataset, SUBJECTS, "cpu").measure("ID_1", photographs(0, 1))
     assert seen == Measured(True, None, None)
+    assert Gate(untuned, dataset, SUBJECTS, "cpu").reason_against(asdict(seen)) == ""
 
 
 def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
@@ -118,12 +120,23 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
         (Measured(True, 0.5, 1.0), ""),
         (Measured(True, 0.29, 1.0), "low similarity"),
         (Measured(True, 0.3, 0.9), "low quality"),
-        (Measured(True), ""),
+        (Measured(True, None, 1.0), "low similarity"),
+        (Measured(True, math.nan, 1.0), "low similarity"),
+        (Measured(True, 0.5, math.nan), "low quality"),
     ],
 )
 def test_decisions_follow_from_what_was_measured(measured: Measured, reason: str) -> None:
     gate = GateSettings(min_similarity=0.3, min_quality=1.0)
     assert reason_against(measured, gate) == reason
+
+
+def test_nobody_resembles_an_identity_without_embeddings(tmp_path: Path) -> None:
+    path = tmp_path / "embeddings" / "ID_1.safetensors"
+    save_features(path, np.zeros((0, 512), dtype=np.float32), [], key="embeddings")
+    gate = Gate(frozen("idbooth", GateSettings(min_similarity=-1)), tmp_path, SUBJECTS[:1], "cpu")
+    [facts] = gate.measure("ID_1", photographs(0, 1))
+    assert facts == {"face": True, "similarity": None, "quality": None}
+    assert gate.reason_against(facts) == "low similarity"
 
 
 def test_thresholds_need_no_new_measurement_and_new_photographs_do(dataset: Path) -> None:

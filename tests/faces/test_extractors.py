@@ -9,6 +9,7 @@ from cleanfid.resize import build_resizer
 from safetensors.torch import save_file
 
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
+from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.extractors import AlignedFaces, AttributeNet, load_extractor
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.pixels import normalised, resized
@@ -17,6 +18,7 @@ from pipeline_steps.runtime.errors import StepError
 from tests.registry import entry
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+SMALL = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
 FACES = AlignedFaces(IMAGES, np.repeat(ARCFACE_TEMPLATE[None], 3, axis=0))
 
 
@@ -147,7 +149,7 @@ def test_dinov2_gives_the_class_token(tmp_path):
 
 def test_recogniser_and_quality_share_a_file(tmp_path):
     torch.manual_seed(0)
-    options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
+    options = SMALL
     path = tmp_path / "model.safetensors"
     save_file(IResNet(**options, quality_head=True).state_dict(), path)
     embeddings = load_extractor(entry("recogniser", "iresnet", path, **options)).extract(FACES)
@@ -164,7 +166,7 @@ def test_recogniser_and_quality_share_a_file(tmp_path):
         ("features", "vgg", "there are features/attributes"),
         ("features", "attributes", "no tensors of an attribute network"),
         ("features", "inception-v3", "not clean-fid's TorchScript"),
-        ("features", "dinov2", "cannot be opened as Dinov2Model"),
+        ("features", "dinov2", "is not this network's: it lacks"),
     ],
 )
 def test_unfit_weights_are_named(tmp_path, task, architecture, message):
@@ -175,10 +177,59 @@ def test_unfit_weights_are_named(tmp_path, task, architecture, message):
         load_extractor(entry(task, architecture, source))
 
 
+@pytest.mark.parametrize(
+    ("task", "architecture", "network"),
+    [
+        ("recogniser", "iresnet", IResNet(**SMALL)),
+        ("quality", "iresnet", IResNet(**SMALL, quality_head=True)),
+        ("features", "attributes", AttributeNet({"place": 2}, widths=(4, 6))),
+    ],
+)
+def test_weights_that_lack_tensors_or_hold_others_are_refused(
+    tmp_path, task, architecture, network
+):
+    whole, path = network.state_dict(), tmp_path / "model.safetensors"
+    weights = entry(task, architecture, path, **(SMALL if architecture == "iresnet" else {}))
+    gone = next(name for name in reversed(whole) if name.endswith("running_mean"))
+    save_file({name: value for name, value in whole.items() if name != gone}, path)
+    with pytest.raises(StepError, match=rf"lacks 1 tensors \({gone}\)\. Fetch it again"):
+        load_extractor(weights)
+    save_file(whole | {f"odd{i}": torch.zeros(1) for i in range(4)}, path)
+    with pytest.raises(StepError, match=r"no place for 4 tensors \(odd0, odd1, odd2, …\)"):
+        load_extractor(weights)
+
+
+def test_a_part_of_dinov2_is_refused(tmp_path):
+    from transformers import Dinov2Config, Dinov2Model
+
+    size = {"hidden_size": 16, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    network = Dinov2Model(Dinov2Config(num_hidden_layers=1, **size))
+    state = {
+        name: value for name, value in network.state_dict().items() if name != "layernorm.bias"
+    }
+    network.config.save_pretrained(tmp_path)
+    save_file(state | {"odd": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        StepError, match=r"1 tensors \(layernorm.bias\) and has .* 1 tensors \(odd\)"
+    ):
+        load_extractor(entry("features", "dinov2", tmp_path))
+
+
+def test_another_releases_detector_is_refused(monkeypatch):
+    real = torch.load
+
+    def without_the_last(path, **options):
+        return dict(list(real(path, **options).items())[:-1])
+
+    monkeypatch.setattr(torch, "load", without_the_last)
+    with pytest.raises(StepError, match=r"pnet.pt .* lacks 1 tensors .* Install facenet-pytorch"):
+        Detector()
+
+
 @pytest.fixture
 def recogniser(tmp_path):
     torch.manual_seed(0)
-    options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
+    options = SMALL
     save_file(IResNet(**options).state_dict(), tmp_path / "model.safetensors")
     return load_extractor(entry("recogniser", "iresnet", tmp_path / "model.safetensors", **options))
 
@@ -227,7 +278,7 @@ def test_without_6drepnets_weights_the_other_estimator_is_named(tmp_path):
 
 def test_tensors_in_another_range_are_refused(tmp_path):
     torch.manual_seed(0)
-    options = {"layers": [1, 1, 1, 1], "widths": [4, 4, 4, 6, 8]}
+    options = SMALL
     save_file(IResNet(**options).state_dict(), tmp_path / "model.safetensors")
     weights = entry("recogniser", "iresnet", tmp_path / "model.safetensors", **options)
     x = torch.from_numpy(skin(2)).permute(0, 3, 1, 2).float()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_steps.io.weights import Weights, placed
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.registry import pick, read_models
 
@@ -73,10 +74,16 @@ def test_components_are_replaced_by_their_entries(tmp_path: Path) -> None:
             read_models(path)
 
 
-def test_a_frozen_entry_holds_nothing_that_only_downloads_need() -> None:
+def test_a_frozen_entry_holds_nothing_that_changes_no_result() -> None:
     entry = MODELS["sdxl"]
-    elsewhere = entry.model_copy(update={"mirrors": ("hub:a/b",), "size": 1, "page": "https://x"})
-    assert elsewhere.frozen() == entry.frozen()
+    vae = entry.components["vae"].model_copy(update={"licence": "other", "source": "elsewhere"})
+    said = {"mirrors": ("hub:a/b",), "size": 1, "page": "https://x", "source": "y"}
+    said |= {"licence": "other", "commercial_use": False, "components": {"vae": vae}}
+    assert entry.model_copy(update=said).frozen() == entry.frozen()
+    assert not {"source", "licence", "commercial_use"} & set(str(entry.frozen()).split("'"))
+    assert Weights.model_validate(placed(entry.frozen())) == entry
+    with pytest.raises(StepError, match="no entry 'gone'"):
+        placed(entry.frozen() | {"name": "gone"})
     assert entry.frozen()["components"]["vae"]["name"] == "sdxl_vae_fp16_fix"
     assert entry.model_copy(update={"revision": "x"}).frozen() != entry.frozen()
 

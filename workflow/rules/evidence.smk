@@ -88,6 +88,7 @@ rule figures:
 rule provenance:
     input:
         configs=list(PLAN.frozen),
+        licences=project_file("config/models.yaml"),
         sources=PLAN.put_in,
         tables=rules.tables.output,
         figures=rules.figures.output,

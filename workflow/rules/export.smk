@@ -4,6 +4,7 @@
 rule export_variant:
     input:
         config=conf("export/{variant}"),
+        licences=project_file("config/models.yaml"),
         samples=at("samples"),
         aligned=at("aligned", source="{variant}"),
         identities=rules.prepare.output.identities,

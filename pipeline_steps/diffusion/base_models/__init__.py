@@ -6,7 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.io.weights import locate
+from pipeline_steps.io.weights import locate, open_network
 from pipeline_steps.runtime.errors import StepError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp3
     module = import_module(f"{__name__}.{weights.architecture.replace('-', '_')}")
     try:
         base: BaseModel = module.load(folder, name=weights.name, resolution=resolution)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise StepError(f"base model {weights.name!r} at {folder} is unfit: {error}") from error
     if "vae" in weights.components:
         base.vae = _autoencoder(weights.components["vae"], base)
@@ -59,13 +59,12 @@ def _autoencoder(weights: Weights, base: BaseModel) -> Any:
     Raises:
         StepError: it is missing or unfit, or its latents are of another shape.
     """
-    import torch
     from diffusers import AutoencoderKL
 
     folder = locate(weights)
     try:
-        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        vae = open_network(AutoencoderKL, folder)
+    except (OSError, ValueError, RuntimeError) as error:
         raise StepError(f"autoencoder {weights.name!r} at {folder} is unfit: {error}") from error
     own = base.vae.config
     shapes = [(c.latent_channels, len(c.block_out_channels)) for c in (own, vae.config)]

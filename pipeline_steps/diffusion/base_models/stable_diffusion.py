@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from pipeline_steps.diffusion.base_models.base import (
     BaseModel,
     Conditioning,
     read_schedule,
     read_tokens,
 )
+from pipeline_steps.io.weights import open_network
 
 
 def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
     """Load a Stable Diffusion pipeline folder in float32 on the CPU.
 
     Raises:
+        StepError: a component lacks tensors, or holds others.
         OSError: a component is missing.
         ValueError: a component is not of this architecture.
     """
@@ -30,11 +30,7 @@ def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(
-        folder, subfolder="text_encoder", dtype=torch.float32
-    )
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
+    text_encoder = open_network(CLIPTextModel, folder, "text_encoder")
     schedule, alphas_cumprod = read_schedule(folder)
 
     def encode(prompts: Sequence[str | None]) -> Conditioning:
@@ -43,8 +39,8 @@ def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
     return BaseModel(
         name=name,
         resolution=resolution,
-        unet=unet,
-        vae=vae,
+        unet=open_network(UNet2DConditionModel, folder, "unet"),
+        vae=open_network(AutoencoderKL, folder, "vae"),
         text_encoders=[text_encoder],
         scheduler_config=schedule,
         alphas_cumprod=alphas_cumprod,

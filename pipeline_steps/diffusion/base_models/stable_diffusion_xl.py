@@ -20,15 +20,11 @@ from pipeline_steps.diffusion.base_models.base import (
     read_schedule,
     read_tokens,
 )
+from pipeline_steps.io.weights import open_network
 
 
 def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
-    """Load a Stable Diffusion XL pipeline folder in float32 on the CPU.
-
-    Raises:
-        OSError: a component is missing.
-        ValueError: a component is not of this architecture.
-    """
+    """Load a Stable Diffusion XL pipeline folder; errors as of ``stable_diffusion.load``."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -37,13 +33,9 @@ def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
         for part in ("tokenizer", "tokenizer_2")
     ]
     text_encoders = [
-        CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32),
-        CLIPTextModelWithProjection.from_pretrained(
-            folder, subfolder="text_encoder_2", dtype=torch.float32
-        ),
+        open_network(CLIPTextModel, folder, "text_encoder"),
+        open_network(CLIPTextModelWithProjection, folder, "text_encoder_2"),
     ]
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
     schedule, alphas_cumprod = read_schedule(folder)
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     zeros = bool(index.get("force_zeros_for_empty_prompt", True))
@@ -64,8 +56,8 @@ def load(folder: Path, *, name: str, resolution: int) -> BaseModel:
     return BaseModel(
         name=name,
         resolution=resolution,
-        unet=unet,
-        vae=vae,
+        unet=open_network(UNet2DConditionModel, folder, "unet"),
+        vae=open_network(AutoencoderKL, folder, "vae"),
         text_encoders=list(text_encoders),
         scheduler_config=schedule,
         alphas_cumprod=alphas_cumprod,

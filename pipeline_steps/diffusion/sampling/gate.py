@@ -5,6 +5,7 @@ Measuring an image and deciding on it are apart: a threshold that changes needs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Measured:
     Attributes:
         face: Whether a face was found.
         similarity: Cosine to the mean of the identity's photographs, in [-1, 1]; None: not asked
-            for, or no face.
+            for, no face, or no number.
         quality: Face quality; None likewise.
     """
 
@@ -97,7 +98,7 @@ def reason_against(measured: Measured, gate: GateSettings) -> str:
         ("quality", measured.quality, gate.min_quality),
     )
     for name, value, least in limits:
-        if value is not None and least is not None and value < least:
+        if least is not None and (value is None or not value >= least):
             return f"low {name}"
     return ""
 
@@ -134,7 +135,7 @@ class FaceMeasure:
         self._device = device
         self._recogniser = self._quality = None
         self._centres: dict[str, NDArray[np.float32]] = {}
-        if asks_for_similarity(frozen):
+        if gate.min_similarity is not None:
             self._recogniser = load_recogniser(frozen.weights["recogniser"], device)
             self._centres = {s.identity: _centre(embeddings_file(dataset, s)) for s in subjects}
         if gate.min_quality is not None:
@@ -149,7 +150,7 @@ class FaceMeasure:
         qualities = self._qualities(images[where], faces)
         measured = [Measured(False)] * len(images)
         for i, similarity, quality in zip(where, similarities, qualities, strict=True):
-            measured[i] = Measured(True, similarity, quality)
+            measured[i] = Measured(True, _number(similarity), _number(quality))
         return measured
 
     def _similarities(
@@ -185,24 +186,23 @@ class FaceMeasure:
         return [float(value) for value in self._quality.quality(np.stack(aligned))]
 
 
-def asks_for_similarity(frozen: Frozen[SampleSettings]) -> bool:
-    """Whether similarity to the identity counts: where images show given people."""
-    limit = gate_of(frozen).min_similarity
-    return limit is not None and METHODS[frozen.variant["method"]].family.shows_people
-
-
 def gate_of(frozen: Frozen[SampleSettings]) -> GateSettings:
-    """The gate of a configuration that has one."""
+    """The gate of a configuration that has one; likeness counts where images show given people."""
     gate = frozen.settings.gate
     if gate is None:
         raise ValueError("the configuration has no gate")
-    return gate
+    shows_people = METHODS[frozen.variant["method"]].family.shows_people
+    return gate if shows_people else gate.model_copy(update={"min_similarity": None})
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str:
     gate = gate_of(frozen)
     parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json")}
-    if asks_for_similarity(frozen):
+    if gate.min_similarity is not None:
         parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
         parts["embeddings"] = sha256_file(embeddings_file(dataset, subject))
     if gate.min_quality is not None:
@@ -211,7 +211,9 @@ def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str
 
 
 def _centre(path: Path) -> NDArray[np.float32]:
-    """Mean direction of an identity's embeddings, of length 1."""
-    mean = load_features(path, key="embeddings").features.mean(0)
+    """Mean direction of an identity's embeddings, of length 1; NaN where there is none."""
+    rows = load_features(path, key="embeddings").features
+    if not len(rows) or not (mean := rows.mean(0)).any():
+        return np.full(rows.shape[1], np.nan, dtype=np.float32)
     result: NDArray[np.float32] = mean / np.linalg.norm(mean)
     return result

@@ -9,6 +9,7 @@ photographs by heart loses diversity, and in the end similarity to photographs i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,8 +82,13 @@ def choose(trials: Sequence[Trial], min_diversity: float) -> Trial:
     untuned, *tuned = sorted(trials, key=lambda trial: trial.step)
     fit = [trial for trial in tuned if trial.diversity >= min_diversity * untuned.diversity]
     if not fit:
-        return max(tuned, key=lambda trial: trial.diversity)
-    return max(fit, key=lambda trial: trial.similarity)
+        return max(tuned, key=lambda trial: _rank(trial.diversity))
+    return max(fit, key=lambda trial: _rank(trial.similarity))
+
+
+def _rank(value: float) -> float:
+    """NaN, which compares with nothing, is below every number."""
+    return -math.inf if math.isnan(value) else value
 
 
 class Trials:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline_steps.io.weights import Weights
+from pipeline_steps.io.weights import Weights, placed
 from pipeline_steps.runtime.errors import StepError
 
 
@@ -81,7 +81,7 @@ def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen
         seed=int(raw["seed"]),
         settings=validated(settings_class, raw["settings"], f"{path}: settings"),
         weights={
-            role: validated(Weights, entry, f"{path}: weights.{role}")
+            role: validated(Weights, placed(entry), f"{path}: weights.{role}")
             for role, entry in raw["weights"].items()
         },
         variant={str(key): str(value) for key, value in raw["variant"].items()},
