@@ -85,34 +85,36 @@ def _named(images: LatentSet, prompt: str) -> LatentSet:
     return LatentSet(images.mean, images.std, images.embeddings, prompt)
 
 
-def embedded_world(seed: int) -> World:
+def embedded_world(seed: int, device: str = "cpu", precision: str = "fp32") -> World:
     """The embedded base model and recogniser with rendered faces, and the demo's settings."""
     import yaml
 
     from pipeline_steps.study.registry import read_models
 
     models = read_models(Path("config/models.yaml"))
-    base = load_base_model(models["demo"])
-    recogniser = load_recogniser(models["demo_recogniser"])
+    base = load_base_model(models["demo"], device, precision)
+    recogniser = load_recogniser(models["demo_recogniser"], device)
     settings = yaml.safe_load(Path("config/demo.yaml").read_text(encoding="utf-8"))["finetune"]
-    guide = FaceGuide(Detector(), recogniser)
+    guide = FaceGuide(Detector(device), recogniser)
     numbers = [*([k] * IMAGES for k in range(PEOPLE)), list(range(PEOPLE, PEOPLE + PRIOR_IMAGES))]
-    images = [to_signed(_photographs(seed, people, base.resolution)) for people in numbers]
-    whole = torch.tensor([[0.0, 0.0, base.resolution, base.resolution]])
+    images = [to_signed(photographs(seed, people, base.resolution)) for people in numbers]
+    whole = torch.tensor([[0.0, 0.0, base.resolution, base.resolution]], device=device)
     with torch.no_grad():
-        embeddings = [guide.embed(part, whole.expand(len(part), 4)) for part in images]
+        embeddings = [
+            guide.embed(part.to(device), whole.expand(len(part), 4)).cpu() for part in images
+        ]
     return World(
         base=base,
         recogniser=recogniser,
         guide=guide,
         images=images,
         embeddings=embeddings,
-        settings=FinetuneSettings(**settings),
+        settings=FinetuneSettings(**settings | {"precision": precision}),
         runtime=Runtime(),
     )
 
 
-def _photographs(seed: int, people: Sequence[int], side: int) -> Tensor:
+def photographs(seed: int, people: Sequence[int], side: int) -> Tensor:
     """A photograph of each of the numbered people, uint8 [n, 3, side, side]."""
     from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 
