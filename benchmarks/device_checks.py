@@ -55,6 +55,10 @@ class Check:
     tolerance: float
     options: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def compiles(self) -> bool:
+        return "runtime" in self.options or "compiled" in self.options
+
     def distance(self, device: str) -> float:
         """|device - CPU| / |CPU|, by L2 norms."""
         expected = self.compute("cpu").double()
