@@ -44,10 +44,8 @@ def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any
         count: int = report["identities"]
     except (OSError, ValueError, KeyError) as error:
         raise StepError(f"{path} is missing or broken ({error}): run prepare again") from error
-    named = "; ".join(
-        f"{name} ({', '.join(left_out[name]) or 'empty folder'})"
-        for name in sorted(left_out, key=natural_key)
-    )
+    people = sorted(left_out, key=natural_key)
+    named = "; ".join(f"{name} ({', '.join(left_out[name]) or 'empty folder'})" for name in people)
     if left_out and frozen.settings.on_empty_identity == "error":
         raise StepError(
             f"no usable photograph of {len(left_out)} of {count + len(left_out)} identities: "

@@ -95,10 +95,8 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         own = groups[identity]
         starts = range(0, len(own), PHOTOGRAPHS_AT_ONCE)
         parts = [own[start : start + PHOTOGRAPHS_AT_ONCE] for start in starts]
-        return {
-            f"{identity}/{part[0].stem}": prepare_some(part, detector, frozen, store)
-            for part in parts
-        }
+        named = {f"{identity}/{part[0].stem}": part for part in parts}
+        return {n: prepare_some(n, part, detector, frozen, store) for n, part in named.items()}
 
     finished: dict[str, Item] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
@@ -113,7 +111,9 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     usable = {row["identity"] for row in rows if row["kept"]}
     kept = [identity for identity in identities if identity in usable]
     if not kept:
-        raise StepError(nothing_usable(rows, settings.sources))
+        reasons = sorted({row["reason"] for row in rows})[:5]
+        why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
+        raise StepError(f"no photograph in {', '.join(settings.sources)} can be used{why}")
     write_manifest(out / "manifest.parquet", rows, COLUMNS)
     genders = {name: entry.gender for name, entry in participants.items()}
     write_text(out / "identities.csv", identity_table(rows, kept, genders, settings.consent))
@@ -127,6 +127,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
 
 
 def prepare_some(
+    name: str,
     candidates: Sequence[Candidate],
     detector: Detector,
     frozen: Frozen[PrepareSettings],
@@ -135,8 +136,8 @@ def prepare_some(
     """Prepare some photographs of one identity and write their images, or find them finished.
 
     Returns:
-        An item of ``store``, not noted yet; its fact ``rows`` has for each photograph the manifest
-        row, and the hash of the photograph's bytes where it was read.
+        The item ``name`` of ``store``, not noted yet; its fact ``rows`` has for each photograph the
+        manifest row, and the hash of the photograph's bytes where it was read.
     """
     from pipeline_steps.faces.alignment import shrunk
     from pipeline_steps.io.hashes import sha256_bytes
@@ -156,20 +157,14 @@ def prepare_some(
                 contents[index] = content
         except BadImage as error:
             rows[index]["reason"] = error.reason
-    digests = [
-        sha256_bytes(contents[index]) if index in contents else "" for index in range(len(rows))
-    ]
+    digests = [sha256_bytes(contents[k]) if k in contents else "" for k in range(len(rows))]
+    stems = [one.stem for one in candidates]
     made_under = key(
         frozen,
         settings=settings.model_dump(mode="json", include=set(PICTURE)),
-        photographs=[
-            [row, one.stem, digest]
-            for row, one, digest in zip(rows, candidates, digests, strict=True)
-        ],
+        photographs=[list(parts) for parts in zip(rows, stems, digests, strict=True)],
     )
-    name = f"{candidates[0].identity}/{candidates[0].stem}"
-    item = store.find(name, made_under)
-    if item is not None:
+    if (item := store.find(name, made_under)) is not None:
         return item
     images: dict[int, NDArray[np.uint8]] = {}
     for index, content in contents.items():
@@ -182,8 +177,7 @@ def prepare_some(
     for index, face, (_, *factors) in zip(images, faces, smaller, strict=True):
         png = frame(rows[index], images[index], face, factors, settings)
         if png is not None:
-            candidate = candidates[index]
-            file = f"images/{candidate.identity}/{candidate.stem}.png"
+            file = f"images/{candidates[index].identity}/{stems[index]}.png"
             rows[index] |= {"file": file, "sha256": sha256_bytes(png)}
             write_bytes(store.folder / file, png)
     files = {row["file"]: row["sha256"] for row in rows if row["kept"]}
@@ -197,11 +191,11 @@ def frame(
     factors: Sequence[float],
     settings: PrepareSettings,
 ) -> bytes | None:
-    """Crop a photograph about its face; fill in its row.
+    """Crop a photograph uint8 [h, w, 3] about its face; its row gets box, landmarks and the rest.
 
     Args:
-        row: the photograph's row; gets box, landmarks, probability, kept and reason.
-        image: uint8 [h, w, 3].
+        row: of the photograph.
+        image: the photograph.
         face: the detection in the shrunk photograph, or None.
         factors: by which x and y of the photograph were multiplied when it was shrunk.
 
@@ -251,13 +245,6 @@ def remove_strangers(out: Path, rows: Iterable[Row]) -> None:
                 path.rmdir()
         elif path not in known:
             path.unlink()
-
-
-def nothing_usable(rows: Sequence[Row], sources: Sequence[str]) -> str:
-    """The sentence for a set of photographs none of which can be used."""
-    reasons = sorted({row["reason"] for row in rows})[:5]
-    why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
-    return f"no photograph in {', '.join(sources)} can be used{why}"
 
 
 main = command(run)

@@ -17,12 +17,10 @@ Systems", TPAMI 2018.
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +35,7 @@ from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import RenderDemoWorldSettings
 
 if TYPE_CHECKING:
-    from pipeline_steps.demo_world.rendering.benchmarks import Nuisance as PairNuisance
     from pipeline_steps.demo_world.rendering.parameters import Nuisance
-    from pipeline_steps.demo_world.rendering.renderer import Photograph
     from pipeline_steps.faces.detection import Detector
 
 ARCHIVES = 4
@@ -68,6 +64,8 @@ def participant_photographs(
         size: side of a photograph, pixels.
         participants: how many there are, which decides who shares an archive.
     """
+    from PIL import Image
+
     from pipeline_steps.demo_world.rendering.population import CONSENTED, laboratory_session, person
 
     who = person(seed, CONSENTED, number)
@@ -76,8 +74,10 @@ def participant_photographs(
     for camera, position, nuisance in laboratory_session(seed, number):
         photo = who.photograph(nuisance, size, supersample=1)
         name = f"{folder}/TD_RGB_A_{camera}_{position}.jpg"
-        row = {"identity": f"ID_{number}", **_truth(name, photo, nuisance)}
-        made.append((name, _jpeg(photo.image), row))
+        stream = io.BytesIO()
+        Image.fromarray(photo.image).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        row = {"identity": f"ID_{number}", **_truth(name, photo.landmarks, nuisance)}
+        made.append((name, stream.getvalue(), row))
     return made
 
 
@@ -89,73 +89,48 @@ def wild_photograph(number: int, *, seed: int, size: int) -> Rendered:
     nuisance = wild_nuisance(seed, WILD, number, 0)
     photo = person(seed, WILD, number).photograph(nuisance, size)
     name = f"{number:05d}.png"
-    return name, encode_png(photo.image), _truth(name, photo, nuisance)
+    return name, encode_png(photo.image), _truth(name, photo.landmarks, nuisance)
 
 
-def _truth(file: str, photo: Photograph, nuisance: Nuisance) -> Row:
+def _truth(file: str, landmarks: np.ndarray, nuisance: Nuisance) -> Row:
     return {
         "file": file,
-        "yaw": photo.yaw,
-        "pitch": photo.pitch,
-        "roll": photo.roll,
-        "landmarks": [float(x) for x in photo.landmarks.ravel()],
-        "place": nuisance.place,
-        "expression": nuisance.expression,
-        "age": nuisance.age,
+        **{angle: getattr(nuisance, angle) for angle in ("yaw", "pitch", "roll")},
+        "landmarks": landmarks.ravel().tolist(),
+        **{fact: getattr(nuisance, fact) for fact in ("place", "expression", "age")},
     }
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return stream.getvalue()
-
-
 def benchmark_face(
-    identity_seed: int, how: PairNuisance, *, name: str, seed: int, detector: Detector
+    number: int, how: Nuisance, *, name: str, seed: int, detector: Detector
 ) -> np.ndarray:
-    """One benchmark image, uint8 [112, 112, 3].
+    """An image of member `number` of a benchmark's population, uint8 [112, 112, 3].
 
     It is aligned by the detector's landmarks; by the renderer's own where no face is found.
-
-    Args:
-        identity_seed: who, within the benchmark's population.
-        how: pose, age, and the seed of all other circumstances.
-        name: of the benchmark.
-        seed: of the world.
-        detector: finds the face.
     """
-    from pipeline_steps.demo_world.rendering.parameters import in_the_wild
     from pipeline_steps.demo_world.rendering.population import person
     from pipeline_steps.faces.alignment import align_to_template
 
-    nuisance = replace(
-        in_the_wild(np.random.default_rng(int(how["seed"]))),
-        yaw=float(how["yaw"]),
-        pitch=float(how["pitch"]),
-        roll=float(how["roll"]),
-        age=float(how["age"]),
-    )
-    who = person(seed, f"benchmark {name}", identity_seed)
-    photo = who.photograph(nuisance, BENCHMARK_RENDER_SIZE, supersample=1)
+    who = person(seed, f"benchmark {name}", number)
+    photo = who.photograph(how, BENCHMARK_RENDER_SIZE, supersample=1)
     found = detector.detect([photo.image])[0]
     return align_to_template(photo.image, photo.landmarks if found is None else found.landmarks)
 
 
 def render_benchmark(name: str, pairs: int, *, seed: int) -> tuple[str, np.ndarray, np.ndarray]:
-    """One benchmark: its name, images uint8 [2n, 112, 112, 3] and flags bool [n]."""
+    """One benchmark: its name, images uint8 [2n, 112, 112, 3] pair by pair, and flags bool [n]."""
     import torch
 
-    from pipeline_steps.demo_world.rendering.benchmarks import build_pairs, render_pairs
+    from pipeline_steps.demo_world.rendering.population import build_pairs
     from pipeline_steps.faces.detection import Detector
 
     torch.set_num_threads(1)  # this runs in one of several processes
-    detector = Detector(min_face_size=MIN_BENCHMARK_FACE)
-    render = partial(benchmark_face, name=name, seed=seed, detector=detector)
-    images, same = render_pairs(build_pairs(name, pairs, seed), render)
-    return name, images, same
+    face = partial(
+        benchmark_face, name=name, seed=seed, detector=Detector(min_face_size=MIN_BENCHMARK_FACE)
+    )
+    made = build_pairs(name, pairs, seed)
+    images = [face(*shown) for p in made for shown in zip(p.people, p.circumstances, strict=True)]
+    return name, np.stack(images), np.array([pair.same for pair in made])
 
 
 def write_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
@@ -172,13 +147,10 @@ def gender_table(seed: int, participants: int) -> str:
     """CSV of every participant's number and gender, M or F."""
     from pipeline_steps.demo_world.rendering.population import CONSENTED, person
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["participant", "gender"])
-    for number in range(1, participants + 1):
-        gender = person(seed, CONSENTED, number).identity.gender
-        writer.writerow([number, "M" if gender == "male" else "F"])
-    return text.getvalue()
+    numbers = range(1, participants + 1)
+    genders = [person(seed, CONSENTED, number).identity.gender for number in numbers]
+    rows = [f"{n},{gender[0].upper()}" for n, gender in zip(numbers, genders, strict=True)]
+    return "\n".join(["participant,gender", *rows, ""])
 
 
 def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
@@ -188,8 +160,6 @@ def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
         frozen: The step's configuration.
         out: Folder of the rendered world.
     """
-    from pipeline_steps.demo_world.rendering.population import BENCHMARKS
-
     settings, seed = frozen.settings, frozen.seed
     with ProcessPoolExecutor(settings.workers) as pool:
         _write_benchmarks(pool, settings, seed, out)
@@ -197,10 +167,9 @@ def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
         _write_wild(pool, settings, seed, out)
     write_text(out / "tfd" / "gender.csv", gender_table(seed, settings.participants))
     get_logger("render_demo_world").info(
-        "%d participants, %d strangers, %d benchmarks of %d pairs",
+        "%d participants, %d strangers, benchmarks of %d pairs",
         settings.participants,
         settings.in_the_wild,
-        len(BENCHMARKS),
         settings.benchmark_pairs,
     )
 
@@ -230,18 +199,15 @@ def _write_participants(
         size=settings.photograph_size,
         participants=participants,
     )
-    numbers = range(1, participants + 1)
-    made = pool.map(job, numbers)
-    sessions = list(progress(made, description="participants", total=participants))
-    for archive in range(1, ARCHIVES + 1):
-        members = [
-            (name, content)
-            for number, session in zip(numbers, sessions, strict=True)
-            if archive_of(number, participants) == archive
-            for name, content, _ in session
-        ]
+    made = pool.map(job, range(1, participants + 1))
+    archives: dict[int, list[tuple[str, bytes]]] = {k: [] for k in range(1, ARCHIVES + 1)}
+    rows = []
+    sessions = progress(made, description="participants", total=participants)
+    for number, session in enumerate(sessions, start=1):
+        archives[archive_of(number, participants)] += [(name, jpeg) for name, jpeg, _ in session]
+        rows += [row for _, _, row in session]
+    for archive, members in archives.items():
         write_zip(out / "tfd" / f"TD_RGB_A_Set{archive}.zip", members)
-    rows = [row for session in sessions for _, _, row in session]
     write_manifest(out / "truth" / "tfd.parquet", rows)
 
 

@@ -113,10 +113,10 @@ def pretrain(call: Call, trainings: Sequence[str] = TRAININGS) -> bool:
         if call.device != "cpu" and "recogniser_b" in trainings:  # the cores are free meanwhile
             others = background.submit(call.render, call.photographs(1)[0])
         for name in trainings:
-            if name == "recogniser_b":
-                there = others.result() if others else call.render(call.photographs(1)[0])
-                if not there:
-                    return False
+            if name == "recogniser_b" and not (
+                others.result() if others else call.render(call.photographs(1)[0])
+            ):
+                return False
             if not train(name, call):
                 return False
     return True
@@ -187,12 +187,8 @@ def encoded(call: Call, run: Run) -> list[Encoded]:
         if not path.exists() or _label(path) != label:
             mean, std = autoencoder.latent_moments(model, columns["pictures"], run)
             save_tensors(path, {"mean": mean, "std": std}, {"of": label})
-        tokens = denoiser.caption_tokens(
-            columns,
-            tokenizer,
-            words if what.population == PRETRAINING else (),
-            seed=call.plan.seed,
-        )
+        named = words if what.population == PRETRAINING else ()
+        tokens = denoiser.caption_tokens(columns, tokenizer, named, seed=call.plan.seed)
         kept = load_file(path)
         factor = float(model.config.scaling_factor)
         sets.append(denoiser.Encoded(kept["mean"], kept["std"], factor, tokens, len(tokenizer)))
@@ -225,10 +221,10 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
     elif name == "denoiser":
         denoiser.write_pipeline(
             out / "base_model",
-            autoencoder=AutoencoderKL.from_pretrained(call.work / "autoencoder"),
-            unet=weights["unet"],
-            text=weights["text"],
-            tokenizer_folder=call.work / "tokenizer",
+            AutoencoderKL.from_pretrained(call.work / "autoencoder"),
+            weights["unet"],
+            weights["text"],
+            call.work / "tokenizer",
         )
     else:
         network = weights.network if name.startswith("recogniser") else weights
@@ -254,9 +250,8 @@ def alone(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StepError(
-                f"another training works in {work}: wait for its end or name another --work"
-            ) from error
+            told = f"another training works in {work}: wait for its end or name another --work"
+            raise StepError(told) from error
         yield
 
 
@@ -268,9 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=sorted(PLANS), default="cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after them")
     parser.add_argument("--work", type=Path, default=Path("tmp/pretrain"), metavar="FOLDER")
-    parser.add_argument(
-        "--start", type=Path, default=Path("resources/pretraining"), metavar="FOLDER"
-    )
+    start = Path("resources/pretraining")
+    parser.add_argument("--start", type=Path, default=start, metavar="FOLDER")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write small states there")
     parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=TRAININGS)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -278,19 +272,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     end = time.monotonic() + 60 * args.minutes
     try:
         with stop_requested() as request, alone(args.work):
-            complete = pretrain(
-                Call(
-                    PLANS[args.device],
-                    args.work,
-                    args.start,
-                    args.device,
-                    over=lambda: bool(request) or time.monotonic() > end,
-                    minutes=args.minutes,
-                    keep=args.keep,
-                    workers=args.workers,
-                ),
-                args.trainings,
+            call = Call(
+                PLANS[args.device],
+                args.work,
+                args.start,
+                args.device,
+                over=lambda: bool(request) or time.monotonic() > end,
+                minutes=args.minutes,
+                keep=args.keep,
+                workers=args.workers,
             )
+            complete = pretrain(call, args.trainings)
     except StepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

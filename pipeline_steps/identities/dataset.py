@@ -24,9 +24,8 @@ Row = dict[str, Any]
 
 
 def drop_duplicates(prepared: Sequence[tuple[Row, str]]) -> list[Row]:
-    """Manifest rows in their order, given each with the hash of its photograph.
-
-    A photograph with the bytes of an earlier kept one is not kept.
+    """Manifest rows, given with the hashes of their photographs; bytes of an earlier kept one are
+    not kept again.
     """
     first: dict[str, str] = {}
     rows = []
@@ -74,9 +73,6 @@ class Subject:
 
 def read_subjects(dataset: Path) -> list[Subject]:
     """All identities of a dataset in natural order (ID_2 before ID_10).
-
-    Args:
-        dataset: Folder with manifest.parquet and identities.csv.
 
     Raises:
         StepError: a table is missing or lacks a column, or there is no identity.
@@ -141,12 +137,8 @@ def read_embeddings(path: Path, files: Sequence[str]) -> NDArray[np.float32]:
         raise StepError(
             f"{path} is empty, for no face is found in any of the images: replace the photographs"
         )
-    rows = {PurePosixPath(name).name: row for row, name in enumerate(stored.files)}
+    rows = pd.DataFrame(stored.features, [PurePosixPath(name).name for name in stored.files])
     names = [PurePosixPath(name).name for name in files]
-    if not set(names) & set(rows):
+    if rows.index.intersection(names).empty:
         raise StepError(f"{path} has no embedding of any wanted image: run its step again")
-    found = np.full((len(names), stored.features.shape[1]), np.nan, dtype=np.float32)
-    for place, name in enumerate(names):
-        if name in rows:
-            found[place] = stored.features[rows[name]]
-    return found
+    return rows.reindex(names).to_numpy(np.float32)

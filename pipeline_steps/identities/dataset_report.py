@@ -18,16 +18,12 @@ from pipeline_steps.identities.photographs import Listing
 from pipeline_steps.naming import natural_key
 from pipeline_steps.study.settings.photographs import ExpectedSettings
 
-FOLLOWS = 0.7
-"""Rank correlation of yaw and position from which one follows the other."""
-
-FEWEST_IMAGES, FEWEST_POSITIONS = 5, 3
-"""Below these nothing is said about a person's correlation."""
+FOLLOWS = 0.7  # rank correlation of yaw and position from which one follows the other
+FEWEST_IMAGES, FEWEST_POSITIONS = 5, 3  # below these nothing is said of a person's correlation
 
 Row = dict[str, Any]
 Json = dict[str, Any]
-Findings = Iterator[tuple[str, Sequence[str]]]
-"""Sentences with the names of the cases."""
+Findings = Iterator[tuple[str, Sequence[str]]]  # sentences with the names of the cases
 
 
 def dataset_report(
@@ -38,7 +34,8 @@ def dataset_report(
     expected: ExpectedSettings,
     resolution: int,
 ) -> Json:
-    """The content of dataset/report.json.
+    """The content of dataset/report.json: counts, reasons with the files they hit, and findings,
+    each a sentence with a number of cases and their names.
 
     Args:
         rows: the manifest.
@@ -47,10 +44,6 @@ def dataset_report(
         participants: the user's table.
         expected: what the database should hold.
         resolution: side of the prepared images in pixels.
-
-    Returns:
-        Counts, reasons with the files they hit, and findings: each a sentence with a number of
-        cases and their names.
     """
     kept = Counter(row["identity"] for row in rows if row["kept"])
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -174,40 +167,30 @@ def _about_views(rows: Sequence[Row], expected: ExpectedSettings) -> Findings:
     views = {(row["camera"], row["position"]) for row in used} - {(None, None)}
     per_person = list(Counter(row["identity"] for row in used).values())
     if views and float(np.median(per_person)) < len(views) / 2:
-        yield (
-            f"people have {np.median(per_person):g} images in the median where the file names "
-            f"tell {len(views)} views apart: check prepare.file_pattern",
-            [],
-        )
+        have = f"people have {np.median(per_person):g} images in the median"
+        told = f"the file names tell {len(views)} views apart: check prepare.file_pattern"
+        yield f"{have} where {told}", []
 
 
 def _about_positions(correlations: Mapping[str, float]) -> Findings:
     odd = [f"{name} ({correlations[name]:.2f})" for name in not_following(correlations)]
-    typical = abs(float(np.median(list(correlations.values())))) if odd else 1.0
+    if not odd:
+        return
+    typical = abs(float(np.median(list(correlations.values()))))
+    told = "estimated yaw does not follow the position in the file names"
     if typical < FOLLOWS:
-        yield (
-            "estimated yaw does not follow the position in the file names (rank correlation "
-            f"{typical:.2f}): check prepare.file_pattern and prepare.positions",
-            odd,
-        )
-    elif odd:
-        yield (
-            f"estimated yaw does not follow the position in the file names of {len(odd)} of "
-            f"{len(correlations)} people",
-            odd,
-        )
+        told += f" (rank correlation {typical:.2f}): check prepare.file_pattern and "
+        yield f"{told}prepare.positions", odd
+    else:
+        yield f"{told} of {len(odd)} of {len(correlations)} people", odd
 
 
 def yaw_by_position(rows: Sequence[Mapping[str, Any]], resolution: int) -> dict[str, float]:
-    """Spearman's rank correlation of camera position and estimated yaw, for each person.
+    """Spearman's rank correlation, in [-1, 1], of camera position and estimated yaw over a
+    person's kept images, whose sides are `resolution` pixels.
 
-    Args:
-        rows: manifest rows; those kept count, with landmarks in the prepared image's pixels.
-        resolution: side of the prepared images in pixels.
-
-    Returns:
-        Identity to a number in [-1, 1]; people with too few images or positions are not there.
-        Which sign is right is not known, but it is the same for all people.
+    People with too few images or positions are not there. Which sign is right is not known, but it
+    is the same for all people.
     """
     from scipy.stats import spearmanr  # takes longer to load than many a step to run
 

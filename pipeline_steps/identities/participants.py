@@ -20,12 +20,13 @@ from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
 NO_CONSENT = "no consent"
+# Words of a column, in small letters, and what they mean.
 WORDS: dict[str, dict[str, Any]] = {
     "gender": {"m": "M", "male": "M", "f": "F", "female": "F", "": ""},
-    "consent": {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    "consent": dict.fromkeys(("true", "yes", "1"), True)
+    | dict.fromkeys(("false", "no", "0"), False)
     | {"": None},
 }
-"""Words of a column, in small letters, and what they mean."""
 
 
 def identity_name(folder: str) -> str | None:
@@ -64,14 +65,9 @@ def identities_of_folders(folders: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Participant:
-    """What a table says of one participant.
+    """What a table says of one participant; it may say nothing."""
 
-    Attributes:
-        gender: "M", "F" or "" (unknown).
-        consent: None where the table says nothing.
-    """
-
-    gender: str = ""
+    gender: str = ""  # or "M" or "F"
     consent: bool | None = None
 
 
@@ -136,11 +132,7 @@ def read_withdrawn(path: Path) -> set[str]:
 
 
 def refused_of(settings: PrepareSettings, participants: Mapping[str, Participant]) -> set[str]:
-    """Identities who do not consent, by the participants' table or because they have withdrawn.
-
-    Raises:
-        StepError: see :func:`read_withdrawn`.
-    """
+    """Who does not consent by the participants' table, or has withdrawn, see `read_withdrawn`."""
     refused = {name for name, entry in participants.items() if entry.consent is False}
     return refused | read_withdrawn(Path(settings.withdrawn_table))
 
@@ -188,11 +180,10 @@ def collect(settings: PrepareSettings, participants: Mapping[str, Participant]) 
     Raises:
         StepError: a source is missing or broken, or two folders mean the same identity.
     """
-    listings = []
-    for source in settings.sources:
-        salvage = settings.on_broken_source == "salvage"
-        listings.append(list_photographs(Path(source), salvage=salvage))
-        get_logger("prepare").info("%s: %d photographs", source, len(listings[-1].photographs))
+    salvage = settings.on_broken_source == "salvage"
+    listings = [list_photographs(Path(source), salvage=salvage) for source in settings.sources]
+    for source, listing in zip(settings.sources, listings, strict=True):
+        get_logger("prepare").info("%s: %d photographs", source, len(listing.photographs))
     photographs = [item for listing in listings for item in listing.photographs]
     empty = [folder for listing in listings for folder in listing.empty_folders]
     named = identities_of_folders([item.folder for item in photographs] + empty)
@@ -214,22 +205,18 @@ def _candidate(
     settings: PrepareSettings,
     refused: Container[str],
 ) -> Candidate:
-    """What a photograph's name and place say about it."""
-    numbers: dict[str, int] = {}
-    reason = ""
-    if identity is None:
-        reason = "not in a participant's folder"
-    elif identity in refused:
-        reason = NO_CONSENT
-    if settings.file_pattern is not None:
-        match = re.fullmatch(settings.file_pattern, photograph.name, flags=re.IGNORECASE)
-        if match is None:
-            reason = reason or "odd name"
-        else:
-            found = match.groupdict()
-            numbers = {key: int(value) for key, value in found.items() if value is not None}
-    camera, position = numbers.get("camera"), numbers.get("position")
-    wanted = settings.positions
-    if wanted is not None and position is not None and position not in wanted:
-        reason = reason or "position excluded"
-    return Candidate(photograph, identity, stem, camera, position, reason)
+    """What a photograph's name and place say about it; the first reason against it counts."""
+    pattern, wanted = settings.file_pattern, settings.positions
+    named = ".*" if pattern is None else pattern
+    match = re.fullmatch(named, photograph.name, flags=re.IGNORECASE | re.DOTALL)
+    found = match.groupdict() if match else {}
+    numbers = {key: int(value) for key, value in found.items() if value is not None}
+    position = numbers.get("position")
+    reasons = {
+        "not in a participant's folder": identity is None,
+        NO_CONSENT: identity in refused,
+        "odd name": match is None,
+        "position excluded": None not in (wanted, position) and position not in (wanted or ()),
+    }
+    reason = next((why for why, holds in reasons.items() if holds), "")
+    return Candidate(photograph, identity, stem, numbers.get("camera"), position, reason)

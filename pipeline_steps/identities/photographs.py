@@ -38,7 +38,7 @@ class Photograph:
         folder: the folder it lies in; empty at the top of the source, for unsafe paths, and in
             folders that hold further folders with photographs.
         name: file name.
-        read: returns the file's bytes; raises BadImage where they cannot be had.
+        read: see `Entry`.
     """
 
     source: str
@@ -72,7 +72,7 @@ def list_photographs(source: Path, *, salvage: bool = False) -> Listing:
     """List the image files of a folder, a zip or a tar archive, subfolders included.
 
     Args:
-        source: folder (tar archives in it are looked into), .zip or uncompressed .tar.
+        source: see `contents_of`.
         salvage: list also an archive that ends too early, as far as its files are whole.
 
     Raises:
@@ -124,7 +124,7 @@ def list_photographs(source: Path, *, salvage: bool = False) -> Listing:
 
 
 def _is_junk(path: PurePosixPath) -> bool:
-    """Files that operating systems leave behind: .DS_Store, __MACOSX, ._name, Thumbs.db."""
+    """Whether an operating system left it behind: .DS_Store, __MACOSX, ._name, Thumbs.db."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in path.parts)
     return hidden or "__MACOSX" in path.parts or path.name.lower() in _JUNK_NAMES
 
@@ -147,17 +147,15 @@ def unique_stems(names: Sequence[tuple[str, str]]) -> list[str]:
 
     File systems that do not tell upper from lower case are counted with.
     """
-    taken: set[tuple[str, str]] = set()
-    stems = []
+    taken: dict[tuple[str, str], str] = {}
     for folder, name in names:
         stem = candidate = file_stem(name)
         number = 1
         while (folder, candidate.casefold()) in taken:
             number += 1
             candidate = f"{stem}_{number}"
-        taken.add((folder, candidate.casefold()))
-        stems.append(candidate)
-    return stems
+        taken[folder, candidate.casefold()] = candidate
+    return list(taken.values())
 
 
 @dataclass(frozen=True)
@@ -196,12 +194,8 @@ def contents_of(path: Path) -> Contents:
 
 def is_unsafe(path: str) -> bool:
     """Whether a member's name would leave the folder that the archive is unpacked in."""
-    return (
-        path.startswith(("/", "\\"))
-        or ".." in re.split(r"[/\\]", path)
-        or re.match(r"[A-Za-z]:", path) is not None
-        or "\0" in path
-    )
+    leaves = re.match(r"[/\\]|[A-Za-z]:", path) is not None
+    return leaves or ".." in re.split(r"[/\\]", path) or "\0" in path
 
 
 def _reader(
@@ -211,14 +205,13 @@ def _reader(
 
     ``fetch`` opens the archive again for each file, so that threads can read side by side.
     """
+    why = "unsafe path" if is_unsafe(name) else wrong
+    if not why and size > LARGEST_MEMBER:
+        why = "too large"
 
     def read() -> bytes:
-        if is_unsafe(name):
-            raise BadImage("unsafe path", name)
-        if wrong:
-            raise BadImage(wrong, name)
-        if size > LARGEST_MEMBER:
-            raise BadImage("too large", name)
+        if why:
+            raise BadImage(why, name)
         try:
             content = fetch()
         except Exception as error:  # zlib, struct, zipfile errors of a broken member, and OSError
@@ -286,20 +279,15 @@ def _zip(path: Path) -> Contents:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         return _cut_zip(path, str(error))
-    return Contents(
-        tuple(
-            Entry(
-                item.filename,
-                item.is_dir(),
-                _reader(item.filename, partial(fetched, item), wrong=_encrypted(item)),
-            )
-            for item in members
-        )
-    )
+    return Contents(tuple(_zipped(item, fetched) for item in members))
 
 
-def _encrypted(member: zipfile.ZipInfo) -> str:
-    return "encrypted" if member.flag_bits & 0x1 else ""
+def _zipped(
+    item: zipfile.ZipInfo, fetched: Callable[[zipfile.ZipInfo], bytes], wrong: str = ""
+) -> Entry:
+    wrong = wrong or ("encrypted" if item.flag_bits & 0x1 else "")
+    reader = _reader(item.filename, partial(fetched, item), wrong=wrong)
+    return Entry(item.filename, item.is_dir(), reader)
 
 
 # The table of contents of a zip archive stands at its end. Without it, members are found by the
@@ -328,17 +316,10 @@ def _cut_zip(path: Path, error: str) -> Contents:
         return Contents((), f"{size} bytes that are no zip archive ({error})")
     ends = [member.header_offset + member.compress_size for member in members]
     wrong = ["truncated" if end > size else "" for end in ends]
-    entries = [
-        Entry(
-            member.filename,
-            member.is_dir(),
-            _reader(member.filename, partial(fetched, member), wrong=cut or _encrypted(member)),
-        )
-        for member, cut in zip(members, wrong, strict=True)
-    ]
+    whole = f"{wrong.count('')} of its files are whole"
     return Contents(
-        tuple(entries),
-        f"{size} bytes that end before the archive does; {wrong.count('')} of its files are whole",
+        tuple(_zipped(item, fetched, cut) for item, cut in zip(members, wrong, strict=True)),
+        f"{size} bytes that end before the archive does; {whole}",
     )
 
 

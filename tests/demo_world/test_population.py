@@ -14,7 +14,6 @@ from pipeline_steps.demo_world.rendering.population import (
     WILD,
     laboratory_session,
     person,
-    render_wild_set,
     wild_nuisance,
 )
 from pipeline_steps.faces.alignment import align_to_template
@@ -81,13 +80,3 @@ def test_two_cameras_photographs_of_a_person_resemble_each_other_most() -> None:
     np.fill_diagonal(apart, np.inf)
     partner = np.arange(16) ^ 1
     assert (apart.argmin(1) == partner).mean() >= 0.9
-
-
-def test_a_wild_set_goes_person_by_person() -> None:
-    images, landmarks, how = render_wild_set(0, WILD, range(2, 4), 2, 32, 1)
-    assert images.shape == (4, 32, 32, 3)
-    assert landmarks.shape == (4, 5, 2)
-    assert landmarks.dtype == np.float32
-    alone = person(0, WILD, 3).photograph(wild_nuisance(0, WILD, 3, 1), 32, 1)
-    np.testing.assert_array_equal(images[3], alone.image)
-    assert how[3] == wild_nuisance(0, WILD, 3, 1)

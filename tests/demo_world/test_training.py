@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, recogniser, training
 from pipeline_steps.demo_world.pretraining.captions import MAX_TOKENS, build_tokenizer
-from pipeline_steps.demo_world.pretraining.degradation import degrade, faceless
 from pipeline_steps.demo_world.pretraining.plan import PLANS, RECOGNISERS, Amounts
+from pipeline_steps.demo_world.pretraining.recogniser import degrade, faceless
 from pipeline_steps.runtime.errors import StepError
 
 MARKS = torch.tensor([[[20.0, 26.0], [44.0, 26.0], [32.0, 36.0], [23.0, 46.0], [41.0, 46.0]]])

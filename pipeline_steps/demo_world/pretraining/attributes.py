@@ -35,12 +35,8 @@ def stage(
 ) -> Stage:
     """The training on photographs, half of each batch zoomed onto the face as aligned crops are.
 
-    Args:
-        columns: `pictures` and what CLASSES and NUMBERS name, of n photographs, see images.py.
-        unseen: the same of photographs on which it is measured.
-        run: device and precision.
-        seed: of weights, batches and augmentation.
-        amounts: length, batch and learning rate.
+    For the arguments see `autoencoder.stage`; the columns are `pictures` and what CLASSES and
+    NUMBERS name.
     """
     torch.manual_seed(seed_for(seed, "attributes"))
     model = AttributeNet(CLASSES | dict.fromkeys(NUMBERS, 1)).to(run.device).train()
@@ -89,19 +85,13 @@ def _augment(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x[:half, :, margin:-margin, margin:-margin], size=x.shape[-1], mode="bilinear"
     )
     gain, bias = 0.9 + 0.2 * draws[2], 0.1 * draws[3] - 0.05
-    return torch.cat([zoomed, x[half:]]) * gain[:, None, None, None] + bias[
-        :, None, None, None
-    ], mirrored
+    scaled = torch.cat([zoomed, x[half:]]) * gain[:, None, None, None]
+    return scaled + bias[:, None, None, None], mirrored
 
 
 @torch.no_grad()
 def errors(network: nn.Module, columns: Mapping[str, np.ndarray], run: Run) -> dict[str, float]:
-    """What a network in evaluation mode reads, against the truth.
-
-    Args:
-        network: an AttributeNet.
-        columns: `pictures` and the truth, as for `stage`.
-        run: device and precision.
+    """What an AttributeNet in evaluation mode reads, against the truth.
 
     Returns:
         the share read rightly of each of CLASSES, and the mean error of each of NUMBERS in its own

@@ -75,7 +75,7 @@ def stage(
         columns: `pictures` and `landmarks` of n photographs, see images.py.
         unseen: the same of photographs on which it is measured.
         run: device and precision.
-        seed: of weights, batches and posterior noise.
+        seed: of weights, batches and all other draws.
         amounts: length, batch and learning rate.
     """
     torch.manual_seed(seed_for(seed, "autoencoder"))
@@ -124,11 +124,8 @@ def mirror(x: Tensor, marks: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def place_weights(marks: Tensor, size: int) -> Tensor:
-    """What each pixel counts: float32 [n, 1, size, size] of mean 1 over each picture.
-
-    Args:
-        marks: landmarks float32 [n, 5, 2], pixels: eyes, nose, corners of the mouth.
-        size: of the pictures.
+    """What each pixel counts: float32 [n, 1, size, size] of mean 1 over each picture, from
+    landmarks [n, 5, 2] in pixels: eyes, nose, corners of the mouth.
     """
     distance = eye_distance(marks, size)
     axis = torch.arange(size, device=marks.device, dtype=torch.float32)
@@ -156,12 +153,8 @@ def root(x: Tensor) -> Tensor:
 
 
 def reconstruction_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Weighted L1 distance of pictures, of their roots, and of the roots' edges; a scalar.
-
-    Args:
-        y: reconstruction [n, 3, h, w].
-        x: original [n, 3, h, w] in [-1, 1].
-        weight: of the pixels, [n, 1, h, w].
+    """Weighted L1 distance of a reconstruction y and an original x [n, 3, h, w] in [-1, 1], of
+    their roots, and of the roots' edges: a scalar; `weight`: of the pixels, [n, 1, h, w].
     """
     d = root(y) - root(x)
     across, down = d[..., 1:] - d[..., :-1], d[..., 1:, :] - d[..., :-1, :]
@@ -229,12 +222,8 @@ def scale(model: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
 
 @torch.no_grad()
 def latent_moments(model: AutoencoderKL, pictures: np.ndarray, run: Run) -> tuple[Tensor, Tensor]:
-    """Posterior mean and standard deviation, float16 [n, c, h / 4, w / 4] each, unscaled, on CPU.
-
-    Args:
-        model: the autoencoder, in evaluation mode.
-        pictures: uint8 [n, h, w, 3] RGB.
-        run: device and precision.
+    """Mean and standard deviation of the posterior of pictures uint8 [n, h, w, 3]: unscaled,
+    float16 [n, c, h / 4, w / 4] each, on the CPU.
     """
     means, stds = [], []
     for first in range(0, len(pictures), CHUNK):

@@ -46,8 +46,7 @@ def caption(
         rng: source of the template.
         name: the person's name word, or None.
         male: gender word to use.
-        expression: index into EXPRESSIONS.
-        place: index into PLACES.
+        expression, place: index into EXPRESSIONS, into PLACES.
         yaw: degrees.
     """
     kind = rng.random()
@@ -55,11 +54,9 @@ def caption(
         return ""
     if kind < EMPTY_SHARE + NEGATIVE_SHARE:
         return NEGATIVE_PROMPT
-    word = (
-        name
-        if name is not None and rng.random() < 0.85
-        else (PLACEHOLDER if rng.random() < 0.1 else None)
-    )
+    word = name if name is not None and rng.random() < 0.85 else None
+    if word is None and rng.random() < 0.1:
+        word = PLACEHOLDER
     who = f"{word} person" if word else "person"
     gender = "male " if male else "female "
     if kind < 0.24:
@@ -93,12 +90,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def names(count: int, seed: int) -> list[str]:
-    """Made-up names of two or three syllables.
-
-    Args:
-        count: how many; all are distinct, and the first n are the same for every count >= n.
-        seed: of the draws.
-    """
+    """Distinct made-up names of two or three syllables; more names keep the first ones."""
     rng = numpy_generator(seed, "names")
     consonants, vowels = "bdfgjklmnprstvz", "aeiou"
     taken: dict[str, None] = {}
@@ -127,9 +119,8 @@ def build_tokenizer(folder: Path, name_words: Sequence[str]) -> CLIPTokenizer:
     merges = _learn_merges(words)
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *(m.replace(" ", "") for m in merges)]
-    vocabulary = {
-        token: index for index, token in enumerate(dict.fromkeys([*tokens, _START, _END]))
-    }
+    distinct = dict.fromkeys([*tokens, _START, _END])
+    vocabulary = {token: index for index, token in enumerate(distinct)}
     special = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
     config = {
         "tokenizer_class": "CLIPTokenizer",

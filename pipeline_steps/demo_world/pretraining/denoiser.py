@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +64,8 @@ def unet() -> UNet2DConditionModel:
         sample_size=RESOLUTION // DOWNSAMPLING,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
         block_out_channels=(64, 112, 144),
         layers_per_block=1,
         attention_head_dim=(2, 4, 4),
@@ -128,8 +128,8 @@ class Encoded:
 
     def to(self, device: str) -> Encoded:
         """The same on a device."""
-        mean, std, tokens = (part.to(device) for part in (self.mean, self.std, self.tokens))
-        return Encoded(mean, std, self.scaling_factor, tokens, self.vocabulary)
+        tensors = {name: getattr(self, name).to(device) for name in ("mean", "std", "tokens")}
+        return replace(self, **tensors)
 
 
 def caption_tokens(
@@ -169,15 +169,7 @@ def caption_tokens(
 
 
 def stage(seen: Encoded, unseen: Encoded, run: Run, *, seed: int, amounts: Amounts) -> Stage:
-    """The training of denoiser and text encoder.
-
-    Args:
-        seen: what they learn from.
-        unseen: photographs on which the loss is measured.
-        run: device and precision.
-        seed: of weights, batches and noise.
-        amounts: length, batch and learning rate.
-    """
+    """The training of denoiser and text encoder; for the arguments see `autoencoder.stage`."""
     torch.manual_seed(seed_for(seed, "denoiser"))
     model = nn.ModuleDict({"unet": unet(), "text": text_encoder(seen.vocabulary)}).to(run.device)
     model["unet"].to(memory_format=torch.channels_last)
@@ -233,20 +225,14 @@ def _loss(
 
 def write_pipeline(
     folder: Path,
-    *,
     autoencoder: AutoencoderKL,
     unet: UNet2DConditionModel,
     text: CLIPTextModel,
-    tokenizer_folder: Path,
+    tokenizer: Path,
 ) -> None:
     """Write the base model as a Stable Diffusion folder that plain diffusers opens.
 
-    Every part is stored in half precision; the tokenizer's files are copied as they are.
-
-    Args:
-        folder: the pipeline's, made where it is not there.
-        autoencoder, unet, text: trained networks; they are in half precision afterwards.
-        tokenizer_folder: where `build_tokenizer` wrote.
+    The networks are in half precision, there and afterwards; the tokenizer's folder is copied.
     """
     from diffusers import DDPMScheduler
 
@@ -260,7 +246,7 @@ def write_pipeline(
     config = json.loads(path.read_text(encoding="utf-8"))
     write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
     DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
-    shutil.copytree(tokenizer_folder, folder / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.35.0",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,12 +59,11 @@ class Photographs:
 
     def files(self, folder: Path) -> dict[Path, range]:
         """Files of the photographs below `folder`, and whom each shows."""
-        chunks = [
-            range(first, first + PEOPLE_PER_FILE)
-            for first in range(0, self.people, PEOPLE_PER_FILE)
-        ]
         stem = f"{self.population}-{self.seed}-{self.each}"
-        return {folder / f"{stem}-{chunk[0]:06d}.safetensors": chunk for chunk in chunks}
+        return {
+            folder / f"{stem}-{first:06d}.safetensors": range(first, first + PEOPLE_PER_FILE)
+            for first in range(0, self.people, PEOPLE_PER_FILE)
+        }
 
 
 def lightness(rgb: Sequence[float]) -> float:
@@ -100,9 +99,7 @@ def photograph_people(what: Photographs, numbers: range) -> dict[str, np.ndarray
                     "place": np.int64(PLACES.index(how.place)),
                     "male": np.int64(who.identity.gender == "male"),
                     "age": np.float32(how.age),
-                    "yaw": np.float32(how.yaw),
-                    "pitch": np.float32(how.pitch),
-                    "roll": np.float32(how.roll),
+                    **{n: np.float32(getattr(how, n)) for n in ("yaw", "pitch", "roll")},
                     "skin": np.float32(lightness(who.identity.skin)),
                 }
             )
@@ -115,16 +112,7 @@ def halved(image: np.ndarray) -> np.ndarray:
 
 
 def stretched_box(image: np.ndarray, marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cut out about the box that a detector would find, and stretch it.
-
-    Args:
-        image: uint8 [s, s, 3] RGB.
-        marks: true landmarks [5, 2], pixels.
-        rng: scatter of the box.
-
-    Returns:
-        uint8 [112, 112, 3].
-    """
+    """Cut out about the box that a detector would find, and stretch it: see `face_crop`."""
     eyes, mouth = marks[:2].mean(0), marks[3:].mean(0)
     drop = max(float(np.linalg.norm(mouth - eyes)), 0.08 * image.shape[1])
     w, h = drop * np.array([BOX_WIDTH, BOX_HEIGHT]) * (1 + rng.normal(0, 0.07, 2))
@@ -159,39 +147,26 @@ def face_crop(image: np.ndarray, marks: np.ndarray, rng: np.random.Generator) ->
 
 
 def render(folder: Path, what: Photographs, *, workers: int, over: Callable[[], bool]) -> bool:
-    """Render what is missing below `folder`; whether all is there.
+    """Render what is missing below `folder` in so many processes; whether all is there.
 
-    Args:
-        folder: of the files.
-        what: the photographs.
-        workers: processes; changes no image.
-        over: asked between files; once it is true no further file is begun.
+    `over` is asked between files; once it is true no further file is begun.
     """
     missing = {path: numbers for path, numbers in what.files(folder).items() if not path.exists()}
     if not missing or over():
         return not missing
-    waiting = list(missing.items())
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # of the workers: they are as many as cores
-    bar: Any = progress(
-        (), description=f"rendering {what.population}", total=len(missing), unit="file"
-    )
+    spawn = get_context("spawn")  # a fork of a process with threads may hang
     try:
-        spawn = get_context("spawn")  # a fork of a process with threads may hang
         with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_ignore_ctrl_c) as pool:
-            running: set[Future[None]] = set()
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:
-                    running.add(pool.submit(_write, *waiting.pop(0), what))
-                done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    bar.update()
+            made = [pool.submit(_write, path, numbers, what) for path, numbers in missing.items()]
+            title = f"rendering {what.population}"
+            for file in progress(as_completed(made), description=title, total=len(made)):
+                file.result()
                 if over():
-                    waiting.clear()
-                    running = {future for future in running if not future.cancel()}
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
     finally:
-        bar.close()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
     return all(path.exists() for path in missing)

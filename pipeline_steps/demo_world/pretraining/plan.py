@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,8 @@ class RecogniserPlan:
     Attributes:
         name: of its folder and its training.
         seed_offset: added to the plan's seed; another one means other people.
-        layers: blocks of the four stages.
-        widths: channels of the stem and the four stages: multiples of 16, as CPU kernels come.
-        embedding_dim: length of the embedding.
+        layers, widths, embedding_dim: see faces.iresnet; widths are multiples of 16, as CPU
+            kernels come.
         loss, margin: names and sizes of recognition.margins.
         guides: whether fine-tuning follows it: it then learns what fine-tuning may show it, see
             recogniser.py, and to predict a face's quality.
@@ -97,26 +96,24 @@ class Plan:
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
+_CPU = Plan(
+    seed=2026,
+    people=1000,
+    each=4,
+    unseen=20,
+    named=500,
+    recognisers=RECOGNISERS,
+    autoencoder=Amounts(1_000_000, 16, 1e-3),
+    recogniser=Amounts(400_000, 64, 1.5e-3),
+    attributes=Amounts(200_000, 64, 2e-3),
+    denoiser=Amounts(20_000_000, 32, 6e-4),
+)
 PLANS = {
-    "cpu": Plan(
-        seed=2026,
-        people=1000,
-        each=4,
-        unseen=20,
-        named=500,
-        recognisers=RECOGNISERS,
-        autoencoder=Amounts(1_000_000, 16, 1e-3),
-        recogniser=Amounts(400_000, 64, 1.5e-3),
-        attributes=Amounts(200_000, 64, 2e-3),
-        denoiser=Amounts(20_000_000, 32, 6e-4),
-    ),
-    "cuda": Plan(
-        seed=2026,
+    "cpu": _CPU,
+    "cuda": replace(
+        _CPU,
         people=5000,
-        each=4,
         unseen=60,
-        named=500,
-        recognisers=RECOGNISERS,
         autoencoder=Amounts(1_500_000, 256, 2e-3),
         recogniser=Amounts(800_000, 512, 3e-3),
         attributes=Amounts(400_000, 512, 3e-3),

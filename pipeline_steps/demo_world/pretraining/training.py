@@ -9,9 +9,8 @@ Two forms of the state, both safetensors with the training curve in their metada
 
 * whole, `<stage>.safetensors`: weights, running averages and the optimiser's moments, float32;
 * small, `<stage>-<part>.safetensors`: running averages in float16, in parts of a few MB, without
-  what only training needs. Training
-  that goes on from them warms up again; the moments, twice as large as the weights, are found
-  within a few hundred steps.
+  what only training needs. Training that goes on from them warms up again; the moments, twice as
+  large as the weights, are found within a few hundred steps.
 
 Optimiser: AdamW (Loshchilov & Hutter, ICLR 2019). The learning rate's fall and the averages' length
 follow EDM2 (Karras et al., CVPR 2024): neither needs to know when training will end.
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline_steps.demo_world.pretraining.plan import Amounts
@@ -119,10 +120,6 @@ class State:
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
 
-    def counts(self) -> dict[str, Any]:
-        """Everything but the averages."""
-        return {k: v for k, v in vars(self).items() if k != "average"}
-
 
 def processor_has_bfloat16(device: str) -> bool:
     """Whether bfloat16 is computed in hardware; without, PyTorch's emulation is ten times slower.
@@ -157,16 +154,12 @@ def train(stage: Stage, run: Run) -> State:
         StepError: the loss is no number, or a state does not fit the networks.
     """
     log = get_logger("pretrain")
-    parameters = dict(stage.networks.named_parameters())
-    trained = {name: p for name, p in parameters.items() if p.requires_grad}
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained.values() if p.ndim > 1], "weight_decay": stage.decay},
-            {"params": [p for p in trained.values() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        betas=BETAS,
-        fused=True,
-    )
+    trained = [p for p in stage.networks.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": stage.decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, betas=BETAS, fused=True)
     state = restore(stage, optimiser, run)
     log.info("%s: goes on from %d of %d images", stage.name, state.images, stage.amounts.images)
     losses: list[Tensor] = []
@@ -180,7 +173,7 @@ def train(stage: Stage, run: Run) -> State:
         loss = stage.loss(stage.amounts.batch, generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(trained.values(), CLIP_NORM)
+        nn.utils.clip_grad_norm_(trained, CLIP_NORM)
         optimiser.step()
         _follow(state, stage)
         state.steps += 1
@@ -226,14 +219,10 @@ def _mean(stage: Stage, state: State, losses: list[Tensor]) -> float:
 
 def _report(stage: Stage, state: State, loss: float) -> None:
     """Add a row to the curve."""
+    row = {"steps": state.steps, "images": state.images, "seconds": round(state.seconds, 1)}
     with torch.no_grad():
-        row = {
-            "steps": state.steps,
-            "images": state.images,
-            "seconds": round(state.seconds, 1),
-            "loss": round(loss, 5),
-            **{name: round(value, 4) for name, value in stage.measure(state.average).items()},
-        }
+        measured = stage.measure(state.average)
+    row |= {"loss": round(loss, 5), **{name: round(value, 4) for name, value in measured.items()}}
     state.curve.append(row)
     get_logger("pretrain").info("%s %s", stage.name, " ".join(f"{k} {v}" for k, v in row.items()))
 
@@ -252,13 +241,10 @@ def save(stage: Stage, state: State, optimiser: torch.optim.Optimizer, folder: P
     _write(folder / f"{stage.name}.safetensors", tensors, state)
 
 
-def save_small(name: str, state: State, folder: Path) -> list[Path]:
+def save_small(name: str, state: State, folder: Path) -> None:
     """Write the averages in float16, in parts of at most PART_BYTES, and the curve as CSV.
 
     A tensor that is larger is a part of its own. Parts of an earlier state are removed.
-
-    Returns:
-        the parts.
     """
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -279,12 +265,12 @@ def save_small(name: str, state: State, folder: Path) -> list[Path]:
     columns = list(dict.fromkeys(key for row in state.curve for key in row))
     rows = [",".join(str(row.get(key, "")) for key in columns) for row in state.curve]
     write_text(folder / f"{name}.csv", "\n".join([",".join(columns), *rows, ""]))
-    return paths
 
 
 def _write(path: Path, tensors: dict[str, Tensor], state: State) -> None:
     content = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-    save_tensors(path, content, {"state": json.dumps(state.counts())})
+    counts = {k: v for k, v in vars(state).items() if k != "average"}
+    save_tensors(path, content, {"state": json.dumps(counts)})
 
 
 def restore(stage: Stage, optimiser: torch.optim.Optimizer, run: Run) -> State:
@@ -299,22 +285,21 @@ def restore(stage: Stage, optimiser: torch.optim.Optimizer, run: Run) -> State:
     counts = _counts([whole]) if whole.exists() else None
     small_counts = _counts(small) if small else None
     if small_counts and (counts is None or small_counts["images"] > counts["images"]):
-        tensors = {k: t for path in small for k, t in _read(path).items()}
+        tensors = {k: t for path in small for k, t in load_file(path).items()}
         for networks in (stage.networks, state.average):
             _fill(networks, tensors, small[0])
         vars(state).update(small_counts | {"warm": 0})
     elif counts:
-        tensors = _read(whole)
+        tensors = load_file(whole)
         _fill(stage.networks, _below(tensors, "weights"), whole)
         _fill(state.average, _below(tensors, "average"), whole)
         vars(state).update(counts)
         parameters = dict(stage.networks.named_parameters())
         for name, step in _below(tensors, "step").items():
             p = parameters[name]
-            moments = {
+            optimiser.state[p] = {"step": step.to(p.device)} | {
                 moment: torch.empty_like(p).copy_(tensors[f"{moment}/{name}"]) for moment in MOMENTS
             }
-            optimiser.state[p] = {"step": step.to(p.device), **moments}
     return state
 
 
@@ -337,16 +322,8 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) + 1 :]: t for k, t in tensors.items() if k.startswith(f"{prefix}/")}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return dict(load_file(path))
-
-
 def _counts(paths: list[Path]) -> dict[str, Any]:
     """What the files' metadata says. Raises StepError where they are not of one state."""
-    from safetensors import SafetensorError, safe_open
-
     found = []
     for path in paths:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,14 +54,8 @@ def expression_of(name: str, intensity: float) -> Expression:
     Raises:
         KeyError: there is no such expression.
     """
-    full, rest = _EXPRESSIONS[name], Expression()
-    return Expression(
-        **{
-            field.name: getattr(rest, field.name)
-            + intensity * (getattr(full, field.name) - getattr(rest, field.name))
-            for field in fields(Expression)
-        }
-    )
+    full, rest = _EXPRESSIONS[name], vars(Expression())
+    return Expression(**{k: v + intensity * (vars(full)[k] - v) for k, v in rest.items()})
 
 
 @dataclass(frozen=True)
@@ -116,15 +110,16 @@ def paint_face(
 ) -> None:
     """Paint everything but the hair onto the canvas; a beard also raises its relief.
 
-    Args:
-        canvas: to paint on.
-        identity: whose face.
-        f: where the features sit.
-        e: expression.
-        age: in [0, 1]; draws wrinkles from 0.25 on and greys brows from 0.6 on.
-        grain: source of freckles and stubble.
+    Age, in [0, 1], draws wrinkles from 0.25 on and greys brows from 0.6 on; `grain` is the source
+    of freckles and stubble.
     """
-    _skin(canvas, identity, f, e, age, grain)
+    _skin(canvas, f, e, age)
+    if identity.freckles:
+        win, u, v = canvas.window(0, -0.25, 0.7, 0.3)
+        spots = grain.random((v.shape[0], u.shape[1])) < 0.16
+        fade = np.exp(-((u / 0.5) ** 2) - ((v + 0.25) / 0.2) ** 2)
+        canvas.shade(win, 0.5 * identity.freckles * spots * fade, (0.72, 0.58, 0.5))
+    _wrinkles(canvas, f, e, max(age - 0.25, 0.0) / 0.75)
     for side in (-1, 1):
         _eye(canvas, identity, f, e, side)
     _nose(canvas, f)
@@ -139,47 +134,32 @@ def paint_face(
         _glasses(canvas, identity, f)
 
 
-def _skin(
-    canvas: Canvas,
-    identity: Identity,
-    f: FaceLayout,
-    e: Expression,
-    age: float,
-    grain: np.random.Generator,
-) -> None:
+def _skin(canvas: Canvas, f: FaceLayout, e: Expression, age: float) -> None:
     for side in (-1, 1):
         win, mask = canvas.disc(side * 0.45, -0.42, 0.26, 0.22, 0.25)
         canvas.shade(win, 0.6 * mask, (1.04, 0.90, 0.89))
         win, mask = canvas.disc(side * f.eye_u, f.eye_v - 0.08, 0.18, 0.07, 0.10)
         canvas.shade(win, mask, (1 - 0.10 - 0.12 * age,) * 3)
-    if identity.freckles:
-        win, u, v = canvas.window(0, -0.25, 0.7, 0.3)
-        spots = grain.random((v.shape[0], u.shape[1])) < 0.16
-        fade = np.exp(-((u / 0.5) ** 2) - ((v + 0.25) / 0.2) ** 2)
-        canvas.shade(win, 0.5 * identity.freckles * spots * fade, (0.72, 0.58, 0.5))
-    wrinkle = max(age - 0.25, 0.0) / 0.75
+
+
+def _wrinkles(canvas: Canvas, f: FaceLayout, e: Expression, wrinkle: float) -> None:
     if wrinkle > 0:
         for k in range(3):
             win, u, v = canvas.window(0, 0.52 + 0.12 * k, 0.5, 0.08)
-            line = np.exp(-(((v - 0.52 - 0.12 * k - 0.03 * np.cos(4 * u)) / 0.02) ** 2)) * np.exp(
-                -((u / 0.38) ** 4)
-            )
+            height = v - 0.52 - 0.12 * k - 0.03 * np.cos(4 * u)
+            line = np.exp(-((height / 0.02) ** 2)) * np.exp(-((u / 0.38) ** 4))
             canvas.shade(win, 0.5 * wrinkle * line, 0.62)
     fold = 0.25 + 0.6 * wrinkle + 4 * max(e.corners, 0)
     for side in (-1, 1):
         win, u, v = canvas.window(side * 0.3, 0.5 * (f.nose_v + f.mouth_v) - 0.04, 0.22, 0.26)
         t = np.clip((f.nose_v - v) / 0.4, 0, 1)
-        line = (
-            np.exp(-(((side * u - f.nose_width - 0.02 - 0.16 * t) / 0.028) ** 2))
-            * (v < f.nose_v)
-            * (1 - t)
-        )
+        line = np.exp(-(((side * u - f.nose_width - 0.02 - 0.16 * t) / 0.028) ** 2))
+        line = line * (v < f.nose_v) * (1 - t)
         canvas.shade(win, 0.6 * fold * line, 0.68)
         if wrinkle > 0.1:
             win, u, v = canvas.window(side * (f.eye_u + 0.24), f.eye_v, 0.1, 0.14)
-            feet = np.abs(np.sin((v - f.eye_v) * 34)) ** 6 * np.exp(
-                -(((side * u - f.eye_u - 0.24) / 0.06) ** 2)
-            )
+            feet = np.abs(np.sin((v - f.eye_v) * 34)) ** 6
+            feet = feet * np.exp(-(((side * u - f.eye_u - 0.24) / 0.06) ** 2))
             canvas.shade(win, 0.5 * wrinkle * feet, 0.7)
 
 
@@ -227,11 +207,8 @@ def _brow(
     arch = 0.05 + 0.028 * s["brow_arch"]
     mid = f.brow_v + e.brow_raise + arch * (1 - (x - 0.25) ** 2) - 0.035
     mid = mid + e.brow_inner * inner - e.frown * inner - 0.35 * e.brow_inner * np.clip(x, 0, 1)
-    thick = (
-        max(0.034 + 0.010 * s["brow_thickness"], 0.012)
-        * (1 - 0.55 * np.clip(x, 0, 1))
-        * (np.abs(x) < 1)
-    )
+    thick = max(0.034 + 0.010 * s["brow_thickness"], 0.012) * (1 - 0.55 * np.clip(x, 0, 1))
+    thick = thick * (np.abs(x) < 1)
     mask = canvas.edge(thick - np.abs(v - mid), 0.02) * (np.abs(x) < 1)
     grey = np.array([0.62, 0.61, 0.6]) * max(age - 0.6, 0)
     canvas.paint(win, 0.9 * mask, np.asarray(identity.brow) * (1 - max(age - 0.6, 0)) + grey)
@@ -270,10 +247,9 @@ def _mouth(canvas: Canvas, identity: Identity, f: FaceLayout, e: Expression) -> 
             canvas.paint(win, teeth * e.teeth, (0.93, 0.91, 0.86), gloss=0.8)
     else:
         canvas.shade(win, canvas.edge(0.012 - np.abs(v - line)) * inside, 0.35)
+    corner_v = f.mouth_v + e.corners - 0.4 * e.opening
     for side in (-1, 1):
-        w2, mask = canvas.disc(
-            side * half, f.mouth_v + e.corners - 0.4 * e.opening, 0.032, 0.028, 0.03
-        )
+        w2, mask = canvas.disc(side * half, corner_v, 0.032, 0.028, 0.03)
         canvas.shade(w2, 0.7 * mask, 0.55)
     w2, mask = canvas.disc(0, f.mouth_v - f.lip_lower - 0.065 - 1.1 * e.opening, 0.15, 0.03, 0.05)
     canvas.shade(w2, 0.5 * mask, 0.75)
@@ -288,19 +264,14 @@ def _beard(
     win, u, v = canvas.window(0, -1.15, 1.7, 1.0)
     moustache = canvas.edge(0.042 - np.abs(v - f.mouth_v - 0.105 + 0.35 * u * u), 0.06)
     moustache = moustache * smoothstep(1.15, 0.85, np.abs(u) / f.mouth_half)
-    chin = canvas.edge(
-        1 - np.sqrt((u / 0.26) ** 2 + ((v - f.chin_v - 0.05 - shift) / 0.27) ** 2), 0.3
-    )
-    ring = (
-        canvas.edge(0.05 - np.abs(np.abs(u) - f.mouth_half * 1.2), 0.08)
-        * (v < f.mouth_v + 0.1)
-        * (v > f.chin_v)
-    )
+    below = v - f.chin_v - 0.05 - shift
+    chin = canvas.edge(1 - np.sqrt((u / 0.26) ** 2 + (below / 0.27) ** 2), 0.3)
+    ring = canvas.edge(0.05 - np.abs(np.abs(u) - f.mouth_half * 1.2), 0.08)
+    ring = ring * (v < f.mouth_v + 0.1) * (v > f.chin_v)
     jaw_top = -0.62 + shift + 0.62 * smoothstep(0.5, 1.35, np.abs(u))
     jaw = canvas.edge(jaw_top - v, 0.12) * smoothstep(1.9, 1.5, np.abs(u))
-    around_mouth = 1 - canvas.edge(
-        1 - np.sqrt((u / (f.mouth_half * 1.0)) ** 2 + ((v - f.mouth_v) / 0.14) ** 2), 0.2
-    )
+    lips = np.sqrt((u / f.mouth_half) ** 2 + ((v - f.mouth_v) / 0.14) ** 2)
+    around_mouth = 1 - canvas.edge(1 - lips, 0.2)
     masks = {
         "stubble": 0.4 * np.maximum(jaw * around_mouth, moustache),
         "moustache": moustache,
@@ -315,23 +286,16 @@ def _beard(
 
 
 def _glasses(canvas: Canvas, identity: Identity, f: FaceLayout) -> None:
-    p = 2.0 if identity.glasses == "round" else 5.0
+    p, frame = 2.0 if identity.glasses == "round" else 5.0, identity.glasses_colour
     for side in (-1, 1):
         c, rv, ru = side * (f.eye_u + 0.01), 0.19, 0.245
         win, u, v = canvas.window(c, f.eye_v - 0.02, 0.34, 0.3)
         d = (np.abs((u - c) / ru) ** p + np.abs((v - f.eye_v + 0.02) / rv) ** p) ** (1 / p)
         rim = canvas.edge(0.022 - np.abs(d - 1) * 0.2, 0.012)
-        canvas.paint(win, rim, identity.glasses_colour, gloss=0.8)
+        canvas.paint(win, rim, frame, gloss=0.8)
         win, u, v = canvas.window(side * 0.98, f.eye_v + 0.03, 0.45, 0.05)
-        canvas.paint(
-            win,
-            canvas.edge(0.022 - np.abs(v - f.eye_v - 0.03)) * (side * u > f.eye_u + 0.24),
-            identity.glasses_colour,
-        )
+        temple = canvas.edge(0.022 - np.abs(v - f.eye_v - 0.03)) * (side * u > f.eye_u + 0.24)
+        canvas.paint(win, temple, frame)
     win, u, v = canvas.window(0, f.eye_v + 0.04, f.eye_u - 0.22, 0.06)
-    canvas.paint(
-        win,
-        canvas.edge(0.02 - np.abs(v - f.eye_v - 0.04 + 0.2 * u * u)),
-        identity.glasses_colour,
-        gloss=0.8,
-    )
+    bridge = canvas.edge(0.02 - np.abs(v - f.eye_v - 0.04 + 0.2 * u * u))
+    canvas.paint(win, bridge, frame, gloss=0.8)

@@ -23,10 +23,7 @@ Array = np.ndarray
 
 
 def dot(a: Array, b: Array) -> Array:
-    """Scalar products [...] along the last axis, of length 3.
-
-    Much faster than a sum over so short an axis.
-    """
+    """Scalar products [...] along the last axis, of length 3, for which a sum is much slower."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
@@ -67,10 +64,8 @@ class Camera:
     def rays(self) -> Array:
         """Unit directions float32 [size, size, 3] of the pixels' rays from (0, 0, distance)."""
         axis = ((np.arange(self.size, dtype=np.float32) + 0.5) / self.size - 0.5) * self.width
-        x = np.broadcast_to(axis[None, :] - self.centre[0], (self.size, self.size))
-        y = np.broadcast_to(-axis[:, None] - self.centre[1], (self.size, self.size))
-        d = np.stack([x, y, np.full_like(x, -(self.distance - FACE_DEPTH))], -1)
-        return unit(d)
+        x, y = np.meshgrid(axis - self.centre[0], -axis - self.centre[1])
+        return unit(np.stack([x, y, np.full_like(x, -(self.distance - FACE_DEPTH))], -1))
 
     def project(self, points: Array) -> Array:
         """World points [n, 3] to pixels [n, 2]; the centre of the top-left pixel is (0, 0)."""
@@ -172,7 +167,7 @@ class Canvas:
     def bump(
         self, cu: float, cv: float, su: float, sv: float, height: float, mirror: bool = False
     ) -> None:
-        """Add a Gaussian hill to the radius, or a dent where `height` is negative.
+        """Add a Gaussian hill, or a dent where `height` is negative, to the radius.
 
         Args:
             cu, cv: its middle.

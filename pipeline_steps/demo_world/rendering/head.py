@@ -73,9 +73,8 @@ def _relief(canvas: Canvas, identity: Identity, f: FaceLayout, e: Expression, ag
     _eyes_and_nose(canvas, identity, f)
     _lips(canvas, f, e, shift)
     s = identity.shape
-    canvas.bump(
-        1.80, -0.08, 0.10, 0.20 + 0.02 * s["ear_size"], 0.13 + 0.03 * s["ear_size"], mirror=True
-    )
+    ear = s["ear_size"]
+    canvas.bump(1.80, -0.08, 0.10, 0.20 + 0.02 * ear, 0.13 + 0.03 * ear, mirror=True)
     canvas.bump(0.3, 0.0, 0.5, 0.6, 0.012 * s["asymmetry"])
 
 
@@ -83,19 +82,12 @@ def _chin_and_cheeks(
     canvas: Canvas, identity: Identity, f: FaceLayout, e: Expression, age: float, shift: float
 ) -> None:
     s = identity.shape
-    canvas.bump(
-        0, f.chin_v + shift, 0.20 + 0.025 * s["chin_width"], 0.15, 0.085 + 0.02 * s["jaw_drop"]
-    )
+    chin = 0.20 + 0.025 * s["chin_width"]
+    canvas.bump(0, f.chin_v + shift, chin, 0.15, 0.085 + 0.02 * s["jaw_drop"])
     canvas.bump(0, -0.78 + shift, 0.34, 0.28, 0.05)
     canvas.bump(0.47, -0.30, 0.17, 0.15, 0.035 + 0.015 * s["cheekbone"], mirror=True)
-    canvas.bump(
-        0.45,
-        -0.60,
-        0.17,
-        0.20,
-        -0.02 + 0.018 * s["cheek_full"] + 0.25 * e.corners - 0.015 * age,
-        mirror=True,
-    )
+    cheek = -0.02 + 0.018 * s["cheek_full"] + 0.25 * e.corners - 0.015 * age
+    canvas.bump(0.45, -0.60, 0.17, 0.20, cheek, mirror=True)
 
 
 def _eyes_and_nose(canvas: Canvas, identity: Identity, f: FaceLayout) -> None:
@@ -103,47 +95,30 @@ def _eyes_and_nose(canvas: Canvas, identity: Identity, f: FaceLayout) -> None:
     canvas.bump(f.eye_u, f.brow_v - 0.02, 0.20, 0.075, 0.035 + 0.012 * s["brow_ridge"], mirror=True)
     canvas.bump(f.eye_u, f.eye_v, 0.17, 0.10, -0.085, mirror=True)
     canvas.bump(f.eye_u, f.eye_v, 0.115, 0.075, 0.055, mirror=True)
-    bridge_v = 0.5 * (f.eye_v + f.nose_v)
-    w = f.nose_width
-    height = 0.165 + 0.02 * s["nose_height"]
-    canvas.bump(0, f.eye_v + 0.02, 0.062, 0.13, 0.05 + 0.018 * s["nose_bridge"])
-    canvas.bump(
-        0, bridge_v, 0.062 + 0.1 * (w - 0.165), 0.15, 0.5 * height + 0.012 * s["nose_bridge"]
-    )
-    canvas.bump(
-        0, f.nose_v + 0.05, 0.082 + 0.2 * (w - 0.165), 0.085, 0.82 * height + 0.012 * s["nose_tip"]
-    )
+    w, middle = f.nose_width, 0.5 * (f.eye_v + f.nose_v)
+    height, bridge, tip = 0.165 + 0.02 * s["nose_height"], s["nose_bridge"], s["nose_tip"]
+    canvas.bump(0, f.eye_v + 0.02, 0.062, 0.13, 0.05 + 0.018 * bridge)
+    canvas.bump(0, middle, 0.062 + 0.1 * (w - 0.165), 0.15, 0.5 * height + 0.012 * bridge)
+    tip_width = 0.082 + 0.2 * (w - 0.165)
+    canvas.bump(0, f.nose_v + 0.05, tip_width, 0.085, 0.82 * height + 0.012 * tip)
     canvas.bump(0.72 * w, f.nose_v, 0.052, 0.055, 0.085, mirror=True)
     canvas.bump(0, f.nose_v - 0.12, 0.07, 0.06, -0.012)
 
 
 def _lips(canvas: Canvas, f: FaceLayout, e: Expression, shift: float) -> None:
-    canvas.bump(
-        0, f.mouth_v + 0.6 * f.lip_upper, 0.8 * f.mouth_half, 0.05, 0.036 + 0.3 * f.lip_upper
-    )
-    canvas.bump(
-        0,
-        f.mouth_v - 0.6 * f.lip_lower + shift,
-        0.6 * f.mouth_half,
-        0.05,
-        0.036 + 0.3 * f.lip_lower,
-    )
-    canvas.bump(0, f.mouth_v - 0.17 + shift, 0.20, 0.05, -0.035)
-    if e.opening > 0.03:
-        canvas.bump(
-            0, f.mouth_v - 0.5 * e.opening, 0.6 * f.mouth_half, 0.5 * e.opening, -0.9 * e.opening
-        )
+    v, half, upper, lower, gap = f.mouth_v, f.mouth_half, f.lip_upper, f.lip_lower, e.opening
+    canvas.bump(0, v + 0.6 * upper, 0.8 * half, 0.05, 0.036 + 0.3 * upper)
+    canvas.bump(0, v - 0.6 * lower + shift, 0.6 * half, 0.05, 0.036 + 0.3 * lower)
+    canvas.bump(0, v - 0.17 + shift, 0.20, 0.05, -0.035)
+    if gap > 0.03:
+        canvas.bump(0, v - 0.5 * gap, 0.6 * half, 0.5 * gap, -0.9 * gap)
 
 
 def _normals(radius: Array, directions: Array) -> Array:
     """Outward unit normals [n, n, 3] of the star-shaped surface, from differences on the grid."""
     p = radius[..., None] * directions
-    du = np.empty_like(p)
-    dv = np.empty_like(p)
-    du[:, 1:-1], du[:, 0], du[:, -1] = p[:, 2:] - p[:, :-2], p[:, 1] - p[:, 0], p[:, -1] - p[:, -2]
-    dv[1:-1], dv[0], dv[-1] = p[2:] - p[:-2], p[1] - p[0], p[-1] - p[-2]
-    n = np.cross(du, dv)
-    return unit(n, 1e-9)
+    dv, du = (np.gradient(p, axis=axis) for axis in (0, 1))
+    return unit(np.cross(du, dv), 1e-9)
 
 
 def _occlusion(relief: Array, texel: float) -> Array:
@@ -164,33 +139,21 @@ def _directions(n: int) -> Array:
 def _landmarks(f: FaceLayout, e: Expression, radius: Array, texel: float) -> Array:
     """Landmarks [5, 3] on the surface: eyes, nose tip, mouth corners."""
     corner_v = f.mouth_v + 0.012 + 0.8 * e.corners - 0.4 * e.opening
-    half = 0.95 * f.mouth_half * (1 + e.stretch)
-    marks = np.array(
-        [
-            [-f.eye_u, f.eye_v + 0.012],
-            [f.eye_u, f.eye_v + 0.012],
-            [0, f.nose_v + 0.072],
-            [-half, corner_v],
-            [half, corner_v],
-        ],
-        np.float64,
+    half, eye_v = 0.95 * f.mouth_half * (1 + e.stretch), f.eye_v + 0.012
+    u = np.array([-f.eye_u, f.eye_u, 0, -half, half])
+    v = np.array([eye_v, eye_v, f.nose_v + 0.072, corner_v, corner_v])
+    column, row = (
+        np.clip(np.round((at + EXTENT) / texel).astype(int), 0, len(radius) - 1) for at in (u, v)
     )
-    index = (marks + EXTENT) / texel
-    at = np.clip(np.round(index).astype(int), 0, len(radius) - 1)
-    return to_direction(marks[:, 0], marks[:, 1]) * radius[at[:, 1], at[:, 0], None]
+    return to_direction(u, v) * radius[row, column, None]
 
 
 def build_head(
     identity: Identity, expression: Expression, age: float, n: int, texture_seed: int = 0
 ) -> Head:
-    """Build a head.
+    """Build the head of an identity at an age in [0, 1], with maps of n texels per axis.
 
-    Args:
-        identity: whose.
-        expression: of the face.
-        age: in [0, 1].
-        n: texels of the maps per axis.
-        texture_seed: of hair and skin grain; the same for all photographs of an identity.
+    `texture_seed` is of hair and skin grain: the same for all photographs of an identity.
     """
     canvas = Canvas(n, identity.skin)
     f = layout_of(identity)
@@ -218,17 +181,11 @@ GREY = np.array([0.70, 0.69, 0.68])  # RGB
 
 @dataclass(frozen=True)
 class _Style:
-    """What a style is like.
-
-    Attributes:
-        thickness: decimetres.
-        temple: |U| from which on hair covers the side of the face.
-        back: (half width, length) of what hangs behind the neck, decimetres.
-    """
+    """What a style is like; lengths in decimetres."""
 
     thickness: float
-    temple: float
-    back: tuple[float, float] | None = None
+    temple: float  # |U| from which on hair covers the side of the face
+    back: tuple[float, float] | None = None  # half width and length of what hangs behind the neck
 
     @property
     def long(self) -> bool:
@@ -250,13 +207,7 @@ _SHOWS_EARS = ("short", "fringe", "side")
 def add_hair(
     canvas: Canvas, identity: Identity, age: float, grain: np.random.Generator
 ) -> tuple[Array, tuple[float, float] | None]:
-    """Paint the hair.
-
-    Args:
-        canvas: to paint on; its colour and gloss change, its relief does not.
-        identity: whose hair.
-        age: in [0, 1]; hair greys from 0.5 on.
-        grain: source of the strands' waves.
+    """Paint the hair, greyer from an age of 0.5 on; the canvas's relief stays as it is.
 
     Returns:
         Thickness float32 [n, n], decimetres; and (half width, length) in decimetres of what hangs
@@ -272,9 +223,7 @@ def add_hair(
     mask = _mask(canvas, identity, style, u, v)
     strands = _strands(identity, u, v, grain)
     everything = (slice(None), slice(None))
-    canvas.paint(
-        everything, mask, colour[None, None, :] * (0.72 + 0.5 * strands[..., None]), gloss=0.35
-    )
+    canvas.paint(everything, mask, colour * (0.72 + 0.5 * strands[..., None]), gloss=0.35)
     soft = gaussian_filter(mask, 0.045 / canvas.texel, mode="nearest", truncate=2.5)
     thickness = style.thickness * soft * smoothstep(-1.3, -0.3, v)
     if name == "curly":
@@ -293,13 +242,9 @@ def _outline(identity: Identity, u: Array) -> tuple[Array, float]:
         top = 0.42 + 0.02 * identity.hairline + 0.02 * np.sin(u * 30 + 9 * identity.parting)
         return top, -0.1
     if name == "side":
-        p = 0.45 * np.sign(identity.parting or 1.0)
-        top = (
-            line
-            - 0.04
-            - 0.35 * np.clip((u - p) * -np.sign(p), 0, 0.7) * 0.55
-            + 0.06 * np.clip((u - p) * np.sign(p), 0, 1)
-        )
+        side = np.sign(identity.parting or 1.0)
+        x = (u - 0.45 * side) * side  # beyond the parting
+        top = line - 0.04 - 0.35 * np.clip(-x, 0, 0.7) * 0.55 + 0.06 * np.clip(x, 0, 1)
         return top, 0.0
     if name == "curly":
         return line - 0.06 + 0.05 * np.sin(u * 17 + 5 * identity.parting), -0.15

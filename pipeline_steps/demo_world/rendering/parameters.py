@@ -6,7 +6,7 @@ Lengths are in decimetres (interpupillary distance about 0.63), colours are line
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,37 +19,14 @@ HAIR_STYLES = ("bald", "short", "fringe", "side", "bob", "long", "curly")
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 GENDERS = ("male", "female")
 SHAPE_NAMES = (
-    "head_width",
-    "head_height",
-    "head_depth",
-    "jaw_width",
-    "jaw_drop",
-    "chin_length",
-    "chin_width",
-    "cheekbone",
-    "cheek_full",
-    "brow_ridge",
-    "forehead",
-    "eye_distance",
-    "eye_size",
-    "eye_tilt",
-    "eye_height",
-    "lid",
-    "brow_height",
-    "brow_thickness",
-    "brow_arch",
-    "brow_length",
-    "nose_length",
-    "nose_width",
-    "nose_height",
-    "nose_tip",
-    "nose_bridge",
-    "mouth_width",
-    "mouth_height",
-    "lip_upper",
-    "lip_lower",
-    "ear_size",
-    "asymmetry",
+    *("head_width", "head_height", "head_depth"),
+    *("jaw_width", "jaw_drop", "chin_length", "chin_width"),
+    *("cheekbone", "cheek_full", "brow_ridge", "forehead"),
+    *("eye_distance", "eye_size", "eye_tilt", "eye_height", "lid"),
+    *("brow_height", "brow_thickness", "brow_arch", "brow_length"),
+    *("nose_length", "nose_width", "nose_height", "nose_tip", "nose_bridge"),
+    *("mouth_width", "mouth_height", "lip_upper", "lip_lower"),
+    *("ear_size", "asymmetry"),
 )
 
 # Mean difference of men from the population, in standard deviations; women differ the other way.
@@ -153,7 +130,9 @@ def sample_identity(seed: int, *keys: str | int) -> Identity:
     rng = numpy_generator(seed, "identity", *keys)
     male = bool(rng.random() < 0.5)
     gender = "male" if male else "female"
-    shape = _shape(rng, male)
+    shape = {name: float(np.clip(rng.normal(), -_MAX_SHAPE, _MAX_SHAPE)) for name in SHAPE_NAMES}
+    for name, shift in _MALE_SHIFT.items():
+        shape[name] += shift if male else -shift
     tone = float(rng.beta(1.1, 1.1))
     skin = _skin(tone) * (1 + rng.normal(0, 0.022, 3))
     light = tone < _LIGHT_TONE
@@ -182,13 +161,6 @@ def sample_identity(seed: int, *keys: str | int) -> Identity:
         moles=moles,
         freckles=float(rng.random() < 0.15) * float(rng.uniform(0.4, 1.0)) * float(tone < 0.4),
     )
-
-
-def _shape(rng: np.random.Generator, male: bool) -> dict[str, float]:
-    shape = {name: float(np.clip(rng.normal(), -_MAX_SHAPE, _MAX_SHAPE)) for name in SHAPE_NAMES}
-    for name, shift in _MALE_SHIFT.items():
-        shape[name] += shift if male else -shift
-    return shape
 
 
 def _skin(tone: float) -> Array:
@@ -276,15 +248,13 @@ class Nuisance:
     camera_distance: float = 8.0
     noise: float = 0.01
     blur: float = 0.0
-    shirt: tuple[float, float, float] = (0.35, 0.37, 0.45)
+    shirt: Colour = (0.35, 0.37, 0.45)
     seed: int = 0
 
 
-def random_shirt(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A clothing colour, often muted, RGB in [0, 1]."""
-    grey = rng.uniform(0.08, 0.85)
-    colour = np.clip(grey + rng.normal(0, 0.18, 3), 0.03, 0.95)
-    return float(colour[0]), float(colour[1]), float(colour[2])
+def random_shirt(rng: np.random.Generator) -> Colour:
+    """A clothing colour, often muted."""
+    return _rgb(np.clip(rng.uniform(0.08, 0.85) + rng.normal(0, 0.18, 3), 0.03, 0.95))
 
 
 def in_the_wild(
@@ -326,7 +296,7 @@ def in_the_wild(
 
 
 def laboratory_capture(
-    rng: np.random.Generator, *, camera: int, position: int, shirt: tuple[float, float, float]
+    rng: np.random.Generator, *, camera: int, position: int, shirt: Colour
 ) -> Nuisance:
     """The constrained capture of the Tufts Face Database: one session with a camera rig.
 
@@ -335,16 +305,12 @@ def laboratory_capture(
         camera: 1 ... 3; they differ in height (pitch) and colour response.
         position: 0 ... 8 on a semicircle, from -53 to 53 degrees of yaw, 13.2 apart: poses 1 ... 7
             then spread as much as was measured on the database (26.3 degrees).
-        shirt: what the participant wears, RGB.
+        shirt: what the participant wears.
     """
-    base = Nuisance()
-    return replace(
-        base,
+    return Nuisance(
         yaw=float((position - 4) * 13.2 + rng.normal(0, 1.2)),
         pitch=float((camera - 2) * 5.0 + rng.normal(0, 1.2)),
         roll=float(rng.normal(0, 1.2)),
-        expression="neutral",
-        place="none",
         scale=0.085,
         light_azimuth=float(rng.normal(0, 4)),
         light_elevation=32.0,

@@ -61,12 +61,7 @@ def _none(s: Scene, g: np.random.Generator) -> None:
 def _forest(s: Scene, g: np.random.Generator) -> None:
     s.gradient(_vary(g, (0.35, 0.55, 0.25)), _vary(g, (0.12, 0.25, 0.08)))
     for _ in range(14):
-        cx, cy, rx, ry = (
-            g.random(),
-            g.uniform(0, 0.75),
-            g.uniform(0.06, 0.16),
-            g.uniform(0.05, 0.12),
-        )
+        cx, cy, rx, ry = g.uniform((0, 0, 0.06, 0.05), (1, 0.75, 0.16, 0.12)).tolist()
         leaf = (0.16, 0.42, 0.10) if g.random() < 0.6 else (0.45, 0.66, 0.25)
         s.blob(cx, cy, rx, ry, _vary(g, leaf, 0.15), 0.75)
     for _ in range(int(g.integers(3, 6))):

@@ -47,14 +47,12 @@ class Photograph:
         landmarks: float64 [5, 2], pixels, the centre of the top-left pixel being (0, 0): left eye,
             right eye, nose tip, left and right mouth corner, left and right as seen in the image;
             also where they are turned out of sight.
-        yaw, pitch, roll: degrees, see `Nuisance`.
+        yaw: degrees, see `Nuisance`.
     """
 
     image: Array
     landmarks: Array
     yaw: float
-    pitch: float
-    roll: float
 
 
 def _march(
@@ -93,12 +91,9 @@ def _light(
     """Radiance [m, 3] of surface points: key light, fill, occluded ambient, a highlight.
 
     Args:
-        colour: RGB [m, 3].
-        normal: unit vectors [m, 3].
-        gloss: [m].
+        colour, normal, gloss, occlusion: of the points, see `Head`; [m, 3] or [m].
         view: unit directions of the rays that see them [m, 3].
         nuisance: the lights.
-        occlusion: [m], share of the ambient light that arrives.
     """
     az, el = np.deg2rad([nuisance.light_azimuth, nuisance.light_elevation])
     key = np.array([np.sin(az) * np.cos(el), np.sin(el), np.cos(az) * np.cos(el)], np.float32)
@@ -131,17 +126,11 @@ def _body(
 
     `image` [s, s, 3] and `depth` [s, s] are changed in place.
     """
-    for centre, axes, colour, gloss in _body_parts(identity, nuisance, head, rot):
+    for centre, axes, colour, shine in _body_parts(identity, nuisance, head, rot):
         front, t, normal = meet_ellipsoid(origin, rays, centre, axes, depth)
-        m = len(t)
-        image[front] = _light(
-            np.broadcast_to(colour.astype(np.float32), (m, 3)),
-            normal,
-            np.full(m, gloss, np.float32),
-            rays[front],
-            nuisance,
-            np.full(m, 0.85, np.float32),
-        )
+        colours = np.broadcast_to(colour.astype(np.float32), normal.shape)
+        gloss, occlusion = np.full_like(t, shine, np.float32), np.full_like(t, 0.85, np.float32)
+        image[front] = _light(colours, normal, gloss, rays[front], nuisance, occlusion)
         depth[front] = t
 
 
@@ -152,20 +141,10 @@ def _body_parts(
     lean = np.sin(np.deg2rad(nuisance.yaw)) * 0.12
     neck = 0.41 + 0.04 * identity.shape["jaw_width"] + (0.06 if identity.gender == "male" else 0.0)
     shoulders = 2.15 if identity.gender == "male" else 1.85
-    parts: list[tuple[Array, Array, Array, float]] = [
-        (
-            np.array([lean * 0.5, -1.35, -0.18]),
-            np.array([neck, 1.0, neck]),
-            np.asarray(identity.skin) * 0.86,
-            0.1,
-        ),
-        (
-            np.array([0, -2.80, -0.35]),
-            np.array([shoulders, 1.25, 0.85]),
-            np.asarray(nuisance.shirt),
-            0.1,
-        ),
-    ]
+    skin, shirt = np.asarray(identity.skin) * 0.86, np.asarray(nuisance.shirt)
+    middle = np.array([lean * 0.5, -1.35, -0.18])
+    parts = [(middle, np.array([neck, 1.0, neck]), skin, 0.1)]
+    parts += [(np.array([0, -2.80, -0.35]), np.array([shoulders, 1.25, 0.85]), shirt, 0.1)]
     if head.hair_back is not None:
         wide, long = head.hair_back
         grey = np.clip((nuisance.age - 0.5) / 0.5, 0, 1) * 0.85
@@ -176,12 +155,7 @@ def _body_parts(
 
 
 def render(
-    identity: Identity,
-    nuisance: Nuisance,
-    *,
-    size: int = 64,
-    texture_seed: int = 0,
-    supersample: int = 2,
+    identity: Identity, nuisance: Nuisance, *, size: int, texture_seed: int, supersample: int
 ) -> Photograph:
     """Photograph a person.
 
@@ -201,13 +175,8 @@ def render(
     centre = (nuisance.shift[0] * width, _FACE_DROP - nuisance.shift[1] * width)
     camera = Camera(big, width, nuisance.camera_distance, centre)
     texels = int(np.clip(_TEXELS_PER_PIXEL * 2 * EXTENT / width * big, *_TEXELS))
-    head = build_head(
-        identity,
-        expression_of(nuisance.expression, nuisance.intensity),
-        nuisance.age,
-        texels,
-        texture_seed,
-    )
+    expression = expression_of(nuisance.expression, nuisance.intensity)
+    head = build_head(identity, expression, nuisance.age, texels, texture_seed)
     image = _background(nuisance, size, big, rng)
     rot = rotation(nuisance.yaw, nuisance.pitch, nuisance.roll).astype(np.float32)
     rays = camera.rays()
@@ -228,8 +197,6 @@ def render(
         image=(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8),
         landmarks=landmarks,
         yaw=nuisance.yaw,
-        pitch=nuisance.pitch,
-        roll=nuisance.roll,
     )
 
 
@@ -261,8 +228,11 @@ def _draw_head(
     def lookup(channel: Array) -> Array:
         return map_coordinates(channel, at, order=1, mode="nearest", prefilter=False)
 
-    colour = np.stack([lookup(head.colour[..., k]) for k in range(3)], -1)
-    normal = unit(np.stack([lookup(head.normal[..., k]) for k in range(3)], -1) @ rot.T, 1e-6)
+    colour, normal = (
+        np.stack([lookup(channels[..., k]) for k in range(3)], -1)
+        for channels in (head.colour, head.normal)
+    )
+    normal = unit(normal @ rot.T, 1e-6)
     image[rows, cols] = _light(
         colour, normal, lookup(head.gloss), rays[rows, cols], nuisance, lookup(head.occlusion)
     )
