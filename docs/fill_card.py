@@ -19,8 +19,7 @@ from typing import Any
 
 from fill_tables import ROOT, fill
 
-from pipeline_steps.evidence.tables.markup import pipe_table
-from pipeline_steps.evidence.tables.table import Estimate
+from pipeline_steps.evidence.tables.table import Estimate, pipe_table
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.runtime.errors import StepError

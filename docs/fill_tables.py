@@ -23,8 +23,14 @@ from PIL import Image
 from pipeline_steps.evidence.names import SETS, Names, order_key, sorted_groups
 from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS
 from pipeline_steps.evidence.tables.kinds import KINDS, average_accuracy, tables_of
-from pipeline_steps.evidence.tables.markup import minus, pipe_table, to_markdown
-from pipeline_steps.evidence.tables.table import Column, Estimate, lay_out
+from pipeline_steps.evidence.tables.table import (
+    Column,
+    Estimate,
+    lay_out,
+    minus,
+    pipe_table,
+    to_markdown,
+)
 from pipeline_steps.io.atomic import atomic_path, write_text
 from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import REAL, UNTUNED, WILD

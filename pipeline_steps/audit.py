@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_steps.evidence.audit.checks import (
+    GENERATED,
+    PAIR_COLUMNS,
     SAMPLE_COLUMNS,
     SUMMARY_COLUMNS,
     VERDICTS,
     Evidence,
     audit,
+    suspicious_pairs,
 )
 from pipeline_steps.evidence.audit.copies import (
     SIDE,
@@ -29,10 +32,9 @@ from pipeline_steps.evidence.audit.copies import (
     copy_threshold,
     nearest_photographs,
 )
-from pipeline_steps.evidence.audit.pairs import GENERATED, PAIR_COLUMNS, suspicious_pairs
+from pipeline_steps.evidence.audit.resemblance import Faces, faces_of, thresholds_from
 from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.report.page import render, with_pictures
-from pipeline_steps.evidence.scores.resemblance import Faces, faces_of, thresholds_from
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tables import write_csv

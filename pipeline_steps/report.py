@@ -16,8 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_steps.evidence.audit.checks import VERDICTS
-from pipeline_steps.evidence.audit.pairs import GENERATED, PAIR_COLUMNS
+from pipeline_steps.evidence.audit.checks import GENERATED, PAIR_COLUMNS, VERDICTS
 from pipeline_steps.evidence.names import Names, order_key
 from pipeline_steps.evidence.report.findings import findings, order_claims
 from pipeline_steps.evidence.report.page import (

@@ -25,7 +25,7 @@ from pipeline_steps.evidence.scores.identity import (
     compare_methods,
 )
 from pipeline_steps.evidence.tables.kinds import KINDS, tables_of
-from pipeline_steps.evidence.tables.markup import to_latex, to_markdown
+from pipeline_steps.evidence.tables.table import to_latex, to_markdown
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tables import read_csv, write_csv

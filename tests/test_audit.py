@@ -17,8 +17,12 @@ from pipeline_steps.demo_world.rendering.population import (
     person,
     wild_nuisance,
 )
-from pipeline_steps.evidence.audit.checks import SAMPLE_COLUMNS, SUMMARY_COLUMNS, VERDICTS
-from pipeline_steps.evidence.audit.pairs import PAIR_COLUMNS
+from pipeline_steps.evidence.audit.checks import (
+    PAIR_COLUMNS,
+    SAMPLE_COLUMNS,
+    SUMMARY_COLUMNS,
+    VERDICTS,
+)
 from pipeline_steps.faces.alignment import align_to_template
 from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.io.images import read_image, write_png

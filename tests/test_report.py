@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS, VERDICTS
-from pipeline_steps.evidence.audit.pairs import PAIR_COLUMNS
+from pipeline_steps.evidence.audit.checks import PAIR_COLUMNS, SUMMARY_COLUMNS, VERDICTS
 from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline_steps.evidence.audit.checks import verdicts
-from pipeline_steps.evidence.scores.resemblance import (
+from pipeline_steps.evidence.audit.resemblance import (
     closest_identities,
     faces_of,
     similarity_to_people,

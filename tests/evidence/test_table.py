@@ -6,8 +6,16 @@ import pandas as pd
 import pytest
 
 from pipeline_steps.evidence.names import Names
-from pipeline_steps.evidence.tables.markup import latex_escape, to_latex, to_markdown
-from pipeline_steps.evidence.tables.table import Column, Estimate, Table, lay_out, rank_marks
+from pipeline_steps.evidence.tables.table import (
+    Column,
+    Estimate,
+    Table,
+    latex_escape,
+    lay_out,
+    rank_marks,
+    to_latex,
+    to_markdown,
+)
 
 KEYS = [("g", m) for m in ("untuned", "A", "B", "C")] + [("h", m) for m in ("A", "B")]
 LOWER = Column("eer", "EER", "", "lower", digits=2)

@@ -8,7 +8,7 @@ shows somebody of the reference set who never consented (strangers).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_steps.evidence.audit.copies import Patches, pixel_similarity
-from pipeline_steps.evidence.scores.resemblance import (
+from pipeline_steps.evidence.audit.resemblance import (
     Collision,
     Faces,
     Thresholds,
@@ -26,54 +26,36 @@ from pipeline_steps.evidence.scores.resemblance import (
     strangers,
     swapped_identities,
 )
-from pipeline_steps.naming import VARIANT
+from pipeline_steps.naming import REAL, VARIANT, WILD
 
 Verdict = Literal["pass", "look", "fail"]
 SEVERITY: tuple[Verdict, ...] = ("pass", "look", "fail")
-CHECKS = ("swaps", "collisions", "copies", "strangers")
-VERDICTS = {check: f"{check}_verdict" for check in CHECKS}  # check -> column of its verdict
+CHANCE = 0.99  # how often independent images yield no more strangers than pass
+# Check to the column of its verdict.
+VERDICTS = {check: f"{check}_verdict" for check in ("swaps", "collisions", "copies", "strangers")}
 SAMPLE_COLUMNS = (
-    "identity",
-    "file",
+    *("identity", "file"),
     "shows",  # own: the person meant; other: another consented person; nobody: neither
-    "own_similarity",
-    "own_rank",
-    "nearest_identity",
-    "nearest_similarity",
-    "photograph",
-    "photograph_similarity",
-    "pixel_photograph",
-    "pixel_similarity",
-    "copy",
-    "wild_file",
-    "wild_similarity",
-    "stranger",
+    *("own_similarity", "own_rank", "nearest_identity", "nearest_similarity"),
+    *("photograph", "photograph_similarity", "pixel_photograph", "pixel_similarity", "copy"),
+    *("wild_file", "wild_similarity", "stranger"),
 )
 SUMMARY_COLUMNS = (
-    *VARIANT,
-    "recogniser",
-    "n_images",
-    "n_identities",
-    "fmr",
-    "image_threshold",
-    "person_threshold",
-    "search_threshold",
-    "pixel_threshold",
-    "own_share",
-    "nobody_share",
-    "swapped_images",
-    "swapped_images_by_chance",
-    "swapped_identities",
-    "collisions",
-    "collisions_of_photographs",
-    "copies",
-    "strangers",
-    "strangers_by_chance",
-    "stranger_identities",
-    *VERDICTS.values(),
-    "verdict",
-    "sentence",
+    *(*VARIANT, "recogniser", "n_images", "n_identities", "fmr"),
+    *("image_threshold", "person_threshold", "search_threshold", "pixel_threshold"),
+    *("own_share", "nobody_share"),
+    *("swapped_images", "swapped_images_by_chance", "swapped_identities"),
+    *("collisions", "collisions_of_photographs", "copies"),
+    *("strangers", "strangers_by_chance", "stranger_identities"),
+    *(*VERDICTS.values(), "verdict", "sentence"),
 )
+GENERATED = "generated"
+PAIR_COLUMNS = (
+    *("check", "rank", "flagged", "identity", "file"),
+    "other_set",  # generated, real or wild
+    *("other_identity", "other_file", "similarity", "threshold", "note"),
+)
+Suspect = tuple[float, dict[str, Any]]  # how suspicious a pair of images is, and its row
 
 
 @dataclass(frozen=True)
@@ -81,11 +63,9 @@ class Evidence:
     """What the audit of one variant looks at.
 
     Attributes:
-        images: the generated images.
-        photographs: those of the consented people.
+        images, photographs: the generated images, and those of the consented people.
         wild: the reference set, or None.
-        patches: pixels of the generated images by file, for those that could be read.
-        photograph_patches: the same of the photographs.
+        patches, photograph_patches: pixels by file, of those images that could be read.
         thresholds: from which things count as one person.
         pixel_threshold: from which an image is a copy; NaN: not judged.
         fmr, search_rate: the rates behind the thresholds.
@@ -104,13 +84,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Audit:
-    """Result of one variant's audit.
-
-    Attributes:
-        samples: a row per image, SAMPLE_COLUMNS.
-        collisions: pairs of identities, the most similar first.
-        summary: SUMMARY_COLUMNS without the names of variant and recogniser.
-    """
+    """Rows of SAMPLE_COLUMNS, pairs of identities, and SUMMARY_COLUMNS without the first names."""
 
     samples: list[dict[str, Any]]
     collisions: list[Collision]
@@ -196,14 +170,11 @@ def _pixel_matches(evidence: Evidence, nearest: Sequence[str]) -> dict[str, tupl
 
     A copy of anybody else's photograph would make that person the nearest.
     """
-    photographs, known = evidence.photographs, evidence.photograph_patches
+    images, photographs, known = evidence.images, evidence.photographs, evidence.photograph_patches
     wanted: dict[str, list[str]] = {}
-    for file, meant, closest in zip(
-        evidence.images.files, evidence.images.identities, nearest, strict=True
-    ):
-        if file in evidence.patches:
-            for name in {str(meant), closest}:
-                wanted.setdefault(name, []).append(file)
+    for file, meant, closest in zip(images.files, images.identities, nearest, strict=True):
+        for name in {str(meant), closest} if file in evidence.patches else ():
+            wanted.setdefault(name, []).append(file)
     found: dict[str, tuple[str, float]] = {}
     for name, files in wanted.items():
         owned = zip(photographs.files, photographs.identities, strict=True)
@@ -222,14 +193,11 @@ def _pixel_matches(evidence: Evidence, nearest: Sequence[str]) -> dict[str, tupl
 
 
 def verdicts(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """A verdict per check and over all, and one sentence.
+    """A verdict per check and over all, and one sentence, from the numbers of SUMMARY_COLUMNS.
 
     fail: an identity shows another person on the whole, two identities are one that their
     photographs tell apart, or an image is a near copy. look: single images are suspicious, or the
     check could not be made. For strangers as many images as chance explains pass.
-
-    Args:
-        counts: the numbers of SUMMARY_COLUMNS.
     """
     judged = not math.isnan(counts["pixel_threshold"])
     found: dict[str, Verdict] = {
@@ -240,50 +208,124 @@ def verdicts(counts: Mapping[str, Any]) -> dict[str, Any]:
         "copies": _grade(counts["copies"], not judged),
         "strangers": "look",
     }
-    if not math.isnan(counts["strangers_by_chance"]):
-        most = _most_by_chance(counts["n_images"], counts["strangers_by_chance"])
+    n, expected = counts["n_images"], counts["strangers_by_chance"]
+    if not math.isnan(expected):
+        from scipy.stats import binom
+
+        most = int(binom.ppf(CHANCE, n, min(1.0, expected / n)))
         found["strangers"] = _grade(counts["stranger_identities"], counts["strangers"] > most)
     overall = max(found.values(), key=SEVERITY.index)
-    columns = {VERDICTS[check]: verdict for check, verdict in found.items()}
-    return {**columns, "verdict": overall, "sentence": _sentence(overall, counts)}
+    columns: dict[str, Any] = {VERDICTS[check]: verdict for check, verdict in found.items()}
+    return columns | {"verdict": overall, "sentence": _sentence(overall, counts)}
 
 
 def _grade(failures: int, doubts: int | bool) -> Verdict:
     return "fail" if failures else "look" if doubts else "pass"
 
 
-def _most_by_chance(n: int, expected: float, confidence: float = 0.99) -> int:
-    """The count that independent images with this expectation hardly ever exceed."""
-    from scipy.stats import binom
-
-    return int(binom.ppf(confidence, n, min(1.0, expected / n)))
-
-
 def _sentence(overall: Verdict, counts: Mapping[str, Any]) -> str:
     """The verdict and what speaks for it; what was not found is not listed."""
 
-    def several(key: str, one: str, many: str) -> str:
-        return f"{counts[key]} {one if counts[key] == 1 else many}"
+    def several(key: str, one: str, many: str, rest: str) -> str:
+        return f"{counts[key]} {one if counts[key] == 1 else many} {rest}"
 
-    chance = counts["swapped_images_by_chance"]
-    found = {
-        "swapped_identities": several("swapped_identities", "identity shows", "identities show")
-        + " another consented person on the whole",
-        "swapped_images": several("swapped_images", "image shows", "images show")
-        + f" another consented person (by chance {chance:.1f} at most)",
-        "collisions": several("collisions", "pair of identities is", "pairs of identities are")
-        + " not told apart",
-        "copies": several("copies", "image is a near copy", "images are near copies")
-        + " of a photograph",
-        "stranger_identities": several("stranger_identities", "identity shows", "identities show")
-        + " somebody of the in-the-wild set on the whole",
-        "strangers": several("strangers", "image resembles", "images resemble")
-        + " somebody of the in-the-wild set"
-        + f" ({counts['strangers_by_chance']:.1f} expected by chance)",
+    shows, whole = ("identity shows", "identities show"), "on the whole"
+    by_chance = f"(by chance {counts['swapped_images_by_chance']:.1f} at most)"
+    expected = f"({counts['strangers_by_chance']:.1f} expected by chance)"
+    told = {
+        "swapped_identities": (*shows, f"another consented person {whole}"),
+        "swapped_images": ("image shows", "images show", f"another consented person {by_chance}"),
+        "collisions": ("pair of identities is", "pairs of identities are", "not told apart"),
+        "copies": ("image is a near copy", "images are near copies", "of a photograph"),
+        "stranger_identities": (*shows, f"somebody of the in-the-wild set {whole}"),
+        "strangers": (
+            "image resembles",
+            "images resemble",
+            f"somebody of the in-the-wild set {expected}",
+        ),
     }
-    parts = [text for key, text in found.items() if counts[key]]
+    parts = [several(key, *words) for key, words in told.items() if counts[key]]
     if math.isnan(counts["pixel_threshold"]):
         parts.append("copies were not looked for: nobody has two photographs")
     if math.isnan(counts["strangers_by_chance"]):
         parts.append("there is no reference set to look for strangers in")
     return f"{overall}: {'; '.join(parts) or 'nothing suspicious'}."
+
+
+def suspicious_pairs(evidence: Evidence, result: Audit, count: int) -> list[dict[str, Any]]:
+    """So many pairs of every check, flagged ones first, then the closest of those that passed.
+
+    Returns:
+        Rows of PAIR_COLUMNS. `similarity` and `threshold` are what the check compares: the mean
+        similarity to a person (swaps), the median of two identities' image pairs (collisions), the
+        agreement of pixels (copies), the similarity of the two images (strangers).
+    """
+    found = {
+        "swaps": _swaps(evidence, result),
+        "collisions": _collisions(evidence, result),
+        "copies": _copies(evidence, result),
+        "strangers": _strangers(evidence, result),
+    }
+    rows = []
+    for check, pairs in found.items():
+        ranked = sorted(pairs, key=lambda pair: (not pair[1]["flagged"], -pair[0]))
+        for rank, (_, pair) in enumerate(ranked[:count], start=1):
+            rows.append({"check": check, "rank": rank} | pair)
+    return rows
+
+
+def _swaps(evidence: Evidence, result: Audit) -> Iterator[Suspect]:
+    """Images of which another person than the one meant is the nearest, by their advantage."""
+    photographs, limit = evidence.photographs, evidence.thresholds.person
+    for image, row in zip(evidence.images.embeddings, result.samples, strict=True):
+        nearest, similarity = row["nearest_identity"], row["nearest_similarity"]
+        if nearest == row["identity"]:
+            continue
+        theirs = np.flatnonzero(photographs.identities == nearest)
+        best = theirs[int((photographs.embeddings[theirs] @ image).argmax())]
+        other, own = (REAL, nearest, photographs.files[best]), row["own_similarity"]
+        note = f"to {row['identity']} itself {own:.2f}"
+        pair = _pair(row, other, similarity, limit, row["shows"] == "other", note)
+        yield similarity - (0.0 if np.isnan(own) else own), pair
+
+
+def _collisions(evidence: Evidence, result: Audit) -> Iterator[Suspect]:
+    limit = evidence.thresholds.image
+    for found in result.collisions:
+        first, second = (result.samples[row] for row in found.rows)
+        other, flagged = (GENERATED, found.second, second["file"]), found.similarity >= limit
+        note = f"their photographs {found.photographs:.2f}"
+        yield found.similarity, _pair(first, other, found.similarity, limit, flagged, note)
+
+
+def _copies(evidence: Evidence, result: Audit) -> Iterator[Suspect]:
+    owners = dict(zip(evidence.photographs.files, evidence.photographs.identities, strict=True))
+    for row in result.samples:
+        file, pixel = row["pixel_photograph"], row["pixel_similarity"]
+        if file:
+            note = f"recogniser {row['photograph_similarity']:.2f}"
+            other, limit = (REAL, str(owners[file]), file), evidence.pixel_threshold
+            yield pixel, _pair(row, other, pixel, limit, row["copy"], note)
+
+
+def _strangers(evidence: Evidence, result: Audit) -> Iterator[Suspect]:
+    wild = evidence.wild
+    owners = dict(zip(wild.files, wild.identities, strict=True)) if wild is not None else {}
+    for row in result.samples if owners else ():
+        file, similarity = row["wild_file"], row["wild_similarity"]
+        other, limit = (WILD, str(owners[file]), file), evidence.thresholds.search
+        note = f"to {row['identity']} {row['own_similarity']:.2f}"
+        yield similarity, _pair(row, other, similarity, limit, row["stranger"], note)
+
+
+def _pair(
+    row: dict[str, Any],
+    other: tuple[str, str, str],
+    similarity: float,
+    threshold: float,
+    flagged: bool,
+    note: str,
+) -> dict[str, Any]:
+    found = {"flagged": flagged, "similarity": similarity, "threshold": threshold, "note": note}
+    there = dict(zip(("other_set", "other_identity", "other_file"), other, strict=True))
+    return found | {"identity": row["identity"], "file": row["file"]} | there

@@ -12,6 +12,7 @@ Carlini et al., "Extracting Training Data from Diffusion Models", USENIX Securit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +27,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def band_passed(images: NDArray[np.uint8]) -> Patches:
-    """Brightness without its coarsest and finest detail.
-
-    Args:
-        images: aligned faces, uint8 [n, 112, 112, 3] RGB.
-
-    Returns:
-        float32 [n, 112, 112].
+    """Brightness [n, 112, 112] without coarsest and finest detail, of uint8 [n, 112, 112, 3] RGB.
 
     Raises:
         ValueError: another shape or type.
@@ -57,26 +52,18 @@ def pixel_similarity(first: Patches, second: Patches) -> NDArray[np.float64]:
     Returns:
         [n, m] in [-1, 1]; 0 where an image is flat.
     """
-    probe = _window(first, 0, 0)
+    probe, steps = _window(first, 0, 0), range(-REACH, REACH + 1)
     best = np.full((len(first), len(second)), -1.0)
-    steps = range(-REACH, REACH + 1)
-    for pixels in (second, second[:, :, ::-1]):
-        for down in steps:
-            for right in steps:
-                found = probe @ _window(pixels, down, right).T
-                np.maximum(best, found, out=best)
+    for pixels, down, right in product((second, second[:, :, ::-1]), steps, steps):
+        np.maximum(best, probe @ _window(pixels, down, right).T, out=best)
     return np.clip(best, -1.0, 1.0)
 
 
 def nearest_photographs(photographs: Patches, identities: Sequence[str]) -> NDArray[np.float64]:
     """Pixel similarity of each photograph to the closest other one of the same person.
 
-    Args:
-        photographs: from :func:`band_passed`, [n, 112, 112].
-        identities: one name per photograph.
-
-    Returns:
-        A value per photograph of a person who has two or more.
+    There is a value per photograph of a person who has two or more. The photographs are from
+    :func:`band_passed`, [n, 112, 112], with one name each.
     """
     names = np.asarray(identities, dtype=str)
     found = [np.empty(0)]
@@ -90,7 +77,7 @@ def nearest_photographs(photographs: Patches, identities: Sequence[str]) -> NDAr
 
 
 def copy_threshold(nearest: NDArray[np.float64], ratio: float, quantile: float = 0.01) -> float:
-    """Pixel similarity from which an image is a near copy of a photograph.
+    """Pixel similarity from which an image is a near copy of a photograph; NaN: none can be judged.
 
     1 - similarity is half the squared distance of the normalised images. A copy is closer to a
     photograph than `ratio` times the distance of two different photographs of one person that are
@@ -101,9 +88,6 @@ def copy_threshold(nearest: NDArray[np.float64], ratio: float, quantile: float =
         ratio: share of that distance, in (0, 1).
         quantile: share of the photographs whose neighbour may be closer still, so that a
             photograph that stands in the set twice does not switch the test off.
-
-    Returns:
-        The threshold; NaN where nobody has two photographs, and then nothing can be judged.
     """
     if len(nearest) == 0:
         return float("nan")

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline_steps.evidence.names import Names, source_key
-from pipeline_steps.evidence.tables.markup import minus, pipe_table
+from pipeline_steps.evidence.tables.table import minus, pipe_table
 from pipeline_steps.identities.participants import NO_CONSENT
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.manifests import read_manifest

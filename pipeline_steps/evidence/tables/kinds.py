@@ -29,6 +29,11 @@ QUALITY = (
     Column("recall", "Recall", direction="higher"),
 )
 FACE_QUALITY = Column("face_quality_mean", "Face quality", direction="higher")
+TITLES = (  # column, role of its extractor, the extractor it is named after, and else its name
+    ("fid", "frechet", "inception_v3", "FID", "Fréchet ({})"),
+    ("cmmd", "cmmd", "clip_l14_336", "CMMD", "MMD ({})"),
+    ("face_quality_mean", "face_quality", "crfiqa", "CR-FIQA", "Face quality"),
+)
 FURTHER, FURTHER_ALONE = (
     tuple(
         Column(key, shown.title, direction=shown.better, digits=shown.digits)
@@ -67,21 +72,21 @@ AUDIT = (
 
 def quality_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     """Table 1: quality, fidelity and diversity against each reference; further measures apart."""
-    used = extractors_of(frame)
+    used = dict(part.split("=", 1) for part in str(frame["extractors"].iloc[0]).split())
     titles = {
-        "fid": _distance("FID", "inception_v3", "Fréchet", used["frechet"], names),
-        "cmmd": _distance("CMMD", "clip_l14_336", "MMD", used["cmmd"], names),
+        key: title if used[role] == extractor else other.format(names(used[role]))
+        for key, role, extractor, title, other in TITLES
     }
-    columns = [replace(column, title=titles.get(column.key, column.title)) for column in QUALITY]
-    crfiqa = used["face_quality"] == "crfiqa"
-    alone = replace(FACE_QUALITY, title="CR-FIQA") if crfiqa else FACE_QUALITY
     caption = (
         "Quality, fidelity and diversity of the images. Extractors: Fréchet distance "
         f"{names(used['frechet'])}, MMD {names(used['cmmd'])}, precision and recall "
         f"{names(used['prdc'])}, face quality {names(used['face_quality'])}. "
         f"{_set_sizes(frame)} {LEGEND}"
     )
-    shown = [*_against_each(frame, columns, names), alone]
+    shown = [
+        replace(column, title=titles.get(column.key, column.title))
+        for column in (*_against_each(frame, QUALITY, names), FACE_QUALITY)
+    ]
     table = lay_out("quality", caption, frame, shown, names, at="reference")
     return [table, *diversity_tables(frame, names)]
 
@@ -101,21 +106,19 @@ def diversity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
 
 def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     """Table 2: identity consistency and separability, one table per judge."""
-    tables = []
-    for position, (judge, own) in enumerate(frame.groupby("recogniser", sort=False)):
-        role = ""
+    tables: list[Table] = []
+    for judge, own in frame.groupby("recogniser", sort=False):
+        role = ", an independent judge, which took no part in fine-tuning" if names.guide else ""
         if judge == names.guide:
             role = (
                 ", the recogniser inside the identity losses: methods that it guided were trained "
                 "to please this judge"
             )
-        elif names.guide:
-            role = ", an independent judge, which took no part in fine-tuning"
         caption = (
             "Identity consistency and separability, cosine similarity judged by "
             f"{names(str(judge))}{role}. {LEGEND}"
         )
-        name = f"identity_{judge}" if position else "identity"
+        name = f"identity_{judge}" if tables else "identity"
         tables.append(lay_out(name, caption, own, IDENTITY, names, by=("versus", *SETS)))
     return tables
 
@@ -168,13 +171,9 @@ def audit_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
 
 @dataclass(frozen=True)
 class Kind:
-    """One of a study's tables.
+    """One of a study's tables: its heading in the report, its CSV file's columns, how it is shown.
 
-    Attributes:
-        title: heading in the report.
-        columns: of the CSV file.
-        keys: columns of which a combination may occur only once, in sorting order.
-        lay_out: the tables shown, of rows and display names.
+    `keys`: columns of which a combination may occur only once, in sorting order.
     """
 
     title: str
@@ -214,21 +213,13 @@ def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
     """Accuracy averaged over seeds, then over test benchmarks; None without tests.
 
     The interval is over the benchmarks' pairs. All seeds meet the same pairs, so they sharpen the
-    mean but not the interval.
-
-    Args:
-        rows: rows of the recognition table about one training set.
+    mean but not the interval. The rows are those of the recognition table about one training set.
     """
     tests = rows[rows["role"] == "test"]
     if tests.empty:
         return None
     means = tests.groupby("benchmark")[["accuracy", "low", "high"]].mean()
     return Estimate(*average_with_interval(*(means[key].tolist() for key in means)))
-
-
-def extractors_of(quality: pd.DataFrame) -> dict[str, str]:
-    """Extractor of each metric, from the quality table."""
-    return dict(part.split("=", 1) for part in str(quality["extractors"].iloc[0]).split())
 
 
 def _accuracies(rows: pd.DataFrame, several: bool) -> list[dict[str, object]]:
@@ -246,9 +237,10 @@ def _accuracies(rows: pd.DataFrame, several: bool) -> list[dict[str, object]]:
     if average is not None:
         over = "seed" if several else "benchmark"
         means = rows[rows["role"] == "test"].groupby(over)["accuracy"].mean()
-        sd = float(means.std(ddof=int(several)))
-        limits = {"accuracy_low": average.low, "accuracy_high": average.high}
-        found.append({"at": "average", "accuracy_mean": average.value, "accuracy_sd": sd} | limits)
+        found.append(
+            {"at": "average", "accuracy_mean": average.value, "accuracy_low": average.low}
+            | {"accuracy_high": average.high, "accuracy_sd": float(means.std(ddof=int(several)))}
+        )
     return found
 
 
@@ -259,11 +251,6 @@ def _against_each(frame: pd.DataFrame, columns: Sequence[Column], names: Names) 
         for column in columns
         for reference in references
     ]
-
-
-def _distance(name: str, original: str, bare: str, extractor: str, names: Names) -> str:
-    """`name` with its own extractor; otherwise the bare distance and the extractor that it uses."""
-    return name if extractor == original else f"{bare} ({names(extractor)})"
 
 
 def _set_sizes(frame: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""A table as the paper lays it out, before any markup: headers, rows, marks.
+"""A table as the paper lays it out, and as Markdown and LaTeX; its HTML is the report's template.
 
 Columns are ranked within a group of rows (same base model and prompt set); the best result is
 marked and so is the second. Only fine-tuning methods compete: reference sets and the untuned base
@@ -8,7 +8,7 @@ model are shown for comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -86,14 +86,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as shown.
-
-    Attributes:
-        text: the number, "" where there is none.
-        sd: "± …" text or "".
-        interval: "[low, high]" text or "".
-        mark: rank within the group.
-    """
+    """One number as shown: `0.12`, `± 0.01`, `[0.10, 0.15]`, each "" where there is none."""
 
     text: str
     sd: str = ""
@@ -107,32 +100,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """Row headers and cells.
-
-    Attributes:
-        heads: all headers.
-        shown: the same with what repeats from the row above left blank, from the left.
-        cells: a cell per column.
-        rule_above: whether a group starts here that is not the first.
-    """
+    """Row headers, in full and without what repeats from the row above, and a cell per column."""
 
     heads: tuple[str, ...]
     shown: tuple[str, ...]
     cells: tuple[Cell, ...]
-    rule_above: bool = False
+    rule_above: bool
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be rendered.
-
-    Attributes:
-        name: file name without suffix.
-        caption: one or two sentences.
-        heads: titles of the row headers.
-        columns: the columns of numbers.
-        rows: the rows, in order.
-    """
+    """A table ready to be rendered; `name` labels it in LaTeX, `heads` stand over row headers."""
 
     name: str
     caption: str
@@ -143,11 +121,8 @@ class Table:
     @property
     def spans(self) -> list[tuple[str, list[Column]]]:
         """Neighbouring columns under one upper header, which carries the direction."""
-        found = groupby(self.columns, key=lambda column: (column.title, column.direction))
-        return [
-            (f"{title} {ARROWS[direction]}".strip(), list(members))
-            for (title, direction), members in found
-        ]
+        found = groupby(self.columns, lambda c: f"{c.title} {ARROWS[c.direction]}".strip())
+        return [(title, list(members)) for title, members in found]
 
 
 def lay_out(
@@ -187,7 +162,7 @@ def lay_out(
             names(str(first[head])) if head in SETS else str(first[head]) for head in (*by, *also)
         )
         cells = tuple(
-            make_cell(values[index], column.digits, ranks[index])
+            _cell(values[index], column.digits, ranks[index])
             for column, values, ranks in zip(columns, read, marks, strict=True)
         )
         shown = _without_repeats(heads, rows[-1].heads if rows else ())
@@ -212,8 +187,7 @@ def rank_marks(
     Equal numbers share a mark. A group with a single competitor has no winner.
 
     Args:
-        keys: of every row; the last part is the method, the others are the group.
-        values: a number per row.
+        keys, values: of every row; a key's last part is the method, the others are the group.
         direction: which way is better.
     """
     marks: list[Mark] = [""] * len(values)
@@ -228,12 +202,9 @@ def rank_marks(
     return marks
 
 
-def make_cell(value: Estimate, digits: int, mark: Mark = "") -> Cell:
-    """The number as shown; without a number the cell is empty."""
+def _cell(value: Estimate, digits: int, mark: Mark) -> Cell:
     text, sd = value.number(digits), _rounded(value.sd, digits)
-    if not text:
-        return Cell("")
-    return Cell(text, f"± {sd}" if sd else "", value.interval(digits), mark)
+    return Cell(text, sd and f"± {sd}", value.interval(digits), mark) if text else Cell("")
 
 
 def _read(rows: pd.DataFrame, column: Column, at: str) -> Estimate:
@@ -256,3 +227,77 @@ def _without_repeats(heads: tuple[str, ...], above: tuple[str, ...]) -> tuple[st
     while same < len(heads) - 1 and heads[: same + 1] == above[: same + 1]:
         same += 1
     return ("",) * same + heads[same:]
+
+
+_LATEX = str.maketrans(
+    {sign: rf"\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "µ": r"$\mu$", "σ": r"$\sigma$", "↓": r"$\downarrow$", "↑": r"$\uparrow$"}
+    | {"→": r"$\to$", "∞": r"$\infty$", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$"}
+    | {"−": "$-$", "–": "--", "“": "``", "”": "''", "’": "'", "é": r"\'e"}
+)
+
+
+def to_markdown(table: Table, *, intervals: bool = False) -> str:
+    """A pipe table under its caption; best bold, second underlined."""
+    wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+    parts = [(column.title, column.subtitle, ARROWS[column.direction]) for column in table.columns]
+    heads = [*table.heads, *(" ".join(filter(None, part)) for part in parts)]
+    rows = [
+        [*row.heads, *(wrap[cell.mark].format(cell.joined(intervals)) for cell in row.cells)]
+        for row in table.rows
+    ]
+    return f"{table.caption}\n\n{pipe_table(heads, rows, texts=len(table.heads))}\n"
+
+
+def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
+    """A Markdown table; the first `texts` columns are left-aligned, the others right-aligned."""
+    rule = ["---"] * texts + ["---:"] * (len(heads) - texts)
+    lines = [[field.replace("|", r"\|") for field in line] for line in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def to_latex(table: Table, *, intervals: bool = False) -> str:
+    """A `table` environment for booktabs; repeated row headers are left blank."""
+    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    upper, rules, position = [""] * len(table.heads), "", len(table.heads) + 1
+    for title, members in table.spans:
+        width = len(members)
+        upper.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_escape(title)}}}")
+        rules += rf"\cmidrule(lr){{{position}-{position + width - 1}}}"
+        position += width
+    lower = [*table.heads, *(column.subtitle for column in table.columns)]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_escape(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{{'l' * len(table.heads)}{'r' * len(table.columns)}}}",
+        r"\toprule",
+        _ampersands(upper),
+        rules,
+        _ampersands(map(latex_escape, lower)),
+        r"\midrule",
+    ]
+    for row in table.rows:
+        cells = [
+            wrap[cell.mark] % latex_escape(minus(cell.joined(intervals))) if cell.text else ""
+            for cell in row.cells
+        ]
+        lines += [r"\midrule"] * row.rule_above
+        lines.append(_ampersands([*map(latex_escape, row.shown), *cells]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def latex_escape(text: str) -> str:
+    """`text` with LaTeX's special characters and our signs as commands."""
+    return text.translate(_LATEX)
+
+
+def minus(numbers: str) -> str:
+    """Numbers with a minus sign, which is as wide as a plus sign, where they have a hyphen."""
+    return numbers.replace("-", "−")
+
+
+def _ampersands(fields: Iterable[str]) -> str:
+    return " & ".join(fields) + r" \\"

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import feature_matrix, unit_rows
+from pipeline_steps.metrics.arrays import blocks, feature_matrix, unit_rows
 
 Rows = NDArray[np.float64]
 BLOCK_ROWS = 512
@@ -22,13 +22,7 @@ BLOCK_ROWS = 512
 
 @dataclass(frozen=True)
 class Faces:
-    """Embeddings of one set of images.
-
-    Attributes:
-        embeddings: rows of length 1, float64 [n, d].
-        identities: identity of each row [n].
-        files: file of each row, n names.
-    """
+    """Embeddings of one set of images, rows of length 1 float64 [n, d]; whose and which each is."""
 
     embeddings: Rows
     identities: NDArray[np.str_]
@@ -44,11 +38,7 @@ class Faces:
 
 
 def faces_of(embeddings: ArrayLike, identities: Sequence[str], files: Sequence[str]) -> Faces:
-    """Checked faces with rows of length 1.
-
-    Args:
-        embeddings: [n, d], n >= 1.
-        identities, files: one name per row.
+    """Faces from embeddings [n, d] of any length and n names of either kind, n >= 1.
 
     Raises:
         ValueError: wrong shapes, a zero row, or values that are not finite.
@@ -98,7 +88,7 @@ def thresholds_from(
         photographs: images of at least two people.
         wild: images of other people, or None.
         fmr: false match rate of `image` and `person`.
-        search_rate: share of the photographs that may match anybody in `wild`. The threshold never
+        search_rate: share of the photographs that may match anybody in `wild`; the threshold never
             lies below `image`.
 
     Raises:
@@ -115,11 +105,7 @@ def thresholds_from(
 
 
 def similarity_to_people(images: Faces, photographs: Faces) -> tuple[Rows, list[str]]:
-    """Mean cosine similarity of each image to all photographs of each person.
-
-    Returns:
-        [n, p] and the p names.
-    """
+    """Mean similarity of each image to all photographs of each person [n, p], and the names."""
     people = photographs.people
     means = [photographs.embeddings[photographs.identities == p].mean(axis=0) for p in people]
     return images.embeddings @ np.stack(means).T, people
@@ -128,8 +114,7 @@ def similarity_to_people(images: Faces, photographs: Faces) -> tuple[Rows, list[
 def most_similar(images: Faces, reference: Faces) -> tuple[Rows, NDArray[np.intp]]:
     """Similarity and row of the reference image that is closest to each image, [n] and [n]."""
     values, rows = np.empty(len(images)), np.empty(len(images), dtype=np.intp)
-    for start in range(0, len(images), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
+    for block in blocks(len(images), BLOCK_ROWS):
         similarity = images.embeddings[block] @ reference.embeddings.T
         rows[block] = similarity.argmax(axis=1)
         values[block] = similarity.max(axis=1)
@@ -180,16 +165,12 @@ def closest_identities(images: Faces, photographs: Faces) -> list[Collision]:
 def swapped_identities(
     similarity: Rows, people: Sequence[str], identities: NDArray[np.str_], threshold: float
 ) -> dict[str, str]:
-    """Identities whose images, on the whole, show another consented person.
+    """Identities whose images, on the whole, show another consented person, and whom.
 
     Args:
-        similarity: from :func:`similarity_to_people`, [n, p].
-        people: the p names.
+        similarity, people: from :func:`similarity_to_people`.
         identities: whom each image is meant to show [n].
         threshold: from which a mean similarity counts as that person.
-
-    Returns:
-        Identity to the person whom its images show.
     """
     found = {}
     for name in np.unique(identities):
@@ -201,11 +182,7 @@ def swapped_identities(
 
 
 def strangers(images: Faces, wild: Faces, threshold: float) -> dict[str, int]:
-    """Identities of which half the images or more match one and the same wild image.
-
-    Returns:
-        Identity to the row of that wild image.
-    """
+    """Identities of which half the images or more match one wild image, and that image's row."""
     found = {}
     for name in images.people:
         similarity = images.embeddings[images.identities == name] @ wild.embeddings.T
@@ -226,8 +203,8 @@ def _first_rejected(faces: Faces, rate: float) -> float:
         raise ValueError("a threshold needs impostor scores: two people at least")
     keep = min(int(rate * total), total - 1) + 1
     largest = np.empty(0)
-    for start in range(0, len(faces), BLOCK_ROWS):
-        rows = np.arange(start, min(start + BLOCK_ROWS, len(faces)))
+    for block in blocks(len(faces), BLOCK_ROWS):
+        rows = np.arange(block.start, block.stop)
         similarity = faces.embeddings[rows] @ faces.embeddings.T
         different = faces.identities[rows, None] != faces.identities[None, :]
         later = np.arange(len(faces))[None, :] > rows[:, None]
