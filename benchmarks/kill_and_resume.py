@@ -88,21 +88,22 @@ def write_study(folder: Path, *, method: str = "idbooth", steps: int = 24) -> No
     from random_models import write_random_pipeline
 
     from pipeline_steps import prior
+    from pipeline_steps.faces.recogniser import embedded_by
     from pipeline_steps.study.settings.base import load_frozen
     from pipeline_steps.study.settings.diffusion import FinetuneSettings, PriorSettings
 
     write_random_pipeline(folder / "tiny")
-    write_dataset(folder / "dataset")
     few = {"images": 4, "steps": 2}
     write_configuration(folder, "prior", few, {"base_model": "tiny"})
     frozen = load_frozen(folder / "prior.json", PriorSettings)
+    write_dataset(folder / "dataset", embedded_by(frozen.weights["recogniser"]))
     prior.run(frozen, out=folder / "prior", guide=CentreFace())
     settings = FinetuneSettings(steps=steps, learning_rate=1e-2, rank=2, alpha=2.0)
     resolved = settings.resolved("tiny", method).model_dump(mode="json")
     write_configuration(folder, "finetune", resolved, {"base_model": "tiny", "method": method})
 
 
-def write_dataset(folder: Path) -> None:
+def write_dataset(folder: Path, header: dict[str, str]) -> None:
     """Images of noise and embeddings of noise, as prepare and embed would write them."""
     rows, table = [], ["identity,gender,n_images,source,consent"]
     for i, (identity, count) in enumerate(COUNTS.items()):
@@ -115,7 +116,7 @@ def write_dataset(folder: Path) -> None:
         table.append(f"{identity},M,{count},noise,yes")
         vectors = noise.normal(size=(count, 48)).astype(np.float32)
         path = folder / "embeddings" / f"{identity}.safetensors"
-        save_features(path, vectors, files, key="embeddings")
+        save_features(path, vectors, files, key="embeddings", **header)
     write_text(folder / "identities.csv", "\n".join(table) + "\n")
     write_manifest(folder / "manifest.parquet", rows, list(rows[0]))
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.faces.recogniser import Recogniser
 
-FACE_REGION = "largest MTCNN box of the prepared image, cut to whole pixels, stretched bilinearly"
-
 
 def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[str, Any]:
     """Embed all kept images of a dataset.
@@ -54,9 +52,9 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         StepError: no recogniser is named or its file is unfit, or an image is missing or broken.
     """
     from pipeline_steps.faces.detection import Detector
-    from pipeline_steps.faces.recogniser import PREPROCESSING, load_recogniser, weights_file
+    from pipeline_steps.faces.recogniser import embedded_by, load_recogniser
     from pipeline_steps.io.atomic import write_json
-    from pipeline_steps.io.hashes import sha256_bytes, sha256_file
+    from pipeline_steps.io.hashes import sha256_bytes
     from pipeline_steps.io.images import noted_bytes
     from pipeline_steps.io.tensors import save_features
     from pipeline_steps.naming import natural_key
@@ -72,12 +70,7 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     settings = frozen.settings.model_dump(mode="json")
     detector = Detector(device, **frozen.settings.detector.model_dump())
     recogniser = load_recogniser(weights, device)
-    made = {
-        "recogniser": weights.name,
-        "weights_sha256": sha256_file(weights_file(weights)),
-        "face_region": FACE_REGION,
-        "preprocessing": PREPROCESSING,
-    }
+    made = {"recogniser": weights.name, **embedded_by(weights)}
     entries: dict[str, Any] = {}
     store = Store(dataset / "embeddings")
     groups = sorted(kept.groupby("identity"), key=lambda group: natural_key(str(group[0])))

@@ -21,7 +21,6 @@ pipeline_steps.faces.extractors.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +83,7 @@ def extract(
     import numpy as np
 
     from pipeline_steps.faces.extractors import load_extractor
-    from pipeline_steps.io.hashes import sha256_json
-    from pipeline_steps.io.weights import content_hashes
+    from pipeline_steps.io.weights import made_by
     from pipeline_steps.study.store import Rows
 
     weights = frozen.weights.get("extractor")
@@ -101,16 +99,12 @@ def extract(
     if frozen.settings.check_colour:
         check_colours(aligned, kept)
     extractor = load_extractor(weights, device)
-    has_weights = weights.task != "pose" or weights.source != "none"
     store = Rows(
         out,
         key(frozen, preprocessing=extractor.preprocessing),
         extractor=weights.name,
         task=weights.task,
-        architecture=weights.architecture,
-        options=json.dumps(weights.options, sort_keys=True),
-        weights_sha256=sha256_json(content_hashes(weights)) if has_weights else "",
-        preprocessing=extractor.preprocessing,
+        **made_by(weights, extractor.preprocessing),
     )
     files = [str(file) for file in kept["file"]]
     noted = kept["sha256"] if "sha256" in kept.columns else [None] * len(files)

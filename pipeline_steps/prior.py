@@ -83,6 +83,7 @@ def run(
 
     from pipeline_steps.diffusion.sampling.handed import hand
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
+    from pipeline_steps.faces.recogniser import embedded_by
 
     settings, name = frozen.settings, frozen.weights["base_model"].name
     painter = Painter(frozen, hand(UNTUNED, None), device, batch_size, "off")
@@ -103,12 +104,14 @@ def run(
             f"face after {settings.attempts} attempts with the prompt {settings.class_prompt!r}: "
             "change prior.class_prompt, or raise prior.attempts"
         )
+    recogniser = frozen.weights["recogniser"]
     save_features(
         out / "embeddings.safetensors",
         normalize(torch.tensor([row["embedding"] for row in kept])).numpy(),
         [row["file"] for row in kept],
         key="embeddings",
-        recogniser=frozen.weights["recogniser"].name,
+        recogniser=recogniser.name,
+        **embedded_by(recogniser),
     )
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
     write_manifest(out / "manifest.parquet", rows, COLUMNS)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import finetune, prior
+from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import Interrupted, StepError
 from pipeline_steps.study.command import run_main
@@ -49,7 +50,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Weights]) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    write_dataset(folder / "dataset", COUNTS)
+    write_dataset(folder / "dataset", COUNTS, weights["recogniser"])
     settings = {"images": 4, "steps": 2}
     config = write_frozen(folder / "prior.json", settings, weights, {"base_model": "tiny"})
     prior.run(load_frozen(config, PriorSettings), out=folder / "prior", guide=EveryFace())
@@ -83,7 +84,8 @@ def train(weights: dict[str, Weights], inputs: Path, dataset: Path, tmp_path: Pa
         )
         options: dict[str, Any] = {"guide": EveryFace(), "at_once": 3} | more
         return finetune.run(
-            frozen, dataset=dataset, prior=inputs / "prior", out=tmp_path / out, **options
+            frozen,
+            **{"dataset": dataset, "prior": inputs / "prior", "out": tmp_path / out} | options,
         )
 
     return call
@@ -132,14 +134,14 @@ def test_the_division_into_shares_and_fleets_changes_no_weights(
 
 
 def test_finished_identities_are_kept_until_their_inputs_change(
-    train: Train, dataset: Path, tmp_path: Path
+    train: Train, weights: dict[str, Weights], dataset: Path, tmp_path: Path
 ) -> None:
     train()
     before = written(tmp_path / "out")
     train(share=0, shares=2, at_once=1)
     assert written(tmp_path / "out") == before
 
-    write_dataset(dataset, COUNTS | {"ID_2": 3, "ID_11": 2})
+    write_dataset(dataset, COUNTS | {"ID_2": 3, "ID_11": 2}, weights["recogniser"])
     train()
     after = written(tmp_path / "out")
     assert set(after) == {*COUNTS, "ID_11"}
@@ -210,9 +212,9 @@ def test_a_signal_saves_and_the_next_run_ends_bit_for_bit_as_without(
 
 
 def test_an_interrupted_identity_goes_on_in_a_share_of_others(
-    train: Train, dataset: Path, tmp_path: Path
+    train: Train, weights: dict[str, Weights], dataset: Path, tmp_path: Path
 ) -> None:
-    write_dataset(dataset, COUNTS | {"ID_11": 2})
+    write_dataset(dataset, COUNTS | {"ID_11": 2}, weights["recogniser"])
     train(out="whole")
     with pytest.raises(Interrupted):
         train(share=0, shares=2, guide=AsksToStop(2))
@@ -295,9 +297,9 @@ def test_the_chosen_step_is_kept_and_an_interruption_changes_nothing(
 
 
 def test_one_identity_that_cannot_be_trained_stops_no_other_and_is_named(
-    train: Train, dataset: Path, tmp_path: Path
+    train: Train, weights: dict[str, Weights], dataset: Path, tmp_path: Path
 ) -> None:
-    write_dataset(dataset, COUNTS | {"ID_3": 0})
+    write_dataset(dataset, COUNTS | {"ID_3": 0}, weights["recogniser"])
     (dataset / "images/ID_1/0.png").write_bytes(b"broken")
     replace_image(dataset, "images/ID_2/0.png", np.zeros((32, 40, 3), dtype=np.uint8))
     with pytest.raises(StepError) as caught:
@@ -314,6 +316,38 @@ def test_missing_embeddings_are_named(train: Train, dataset: Path) -> None:
     (dataset / "embeddings/ID_1.safetensors").unlink()
     with pytest.raises(StepError, match=r"ID_1: .*embeddings"):
         train("portraitbooth")
+
+
+@pytest.mark.parametrize(
+    ("whose", "settings"),
+    [
+        ("dataset/embeddings/ID_1.safetensors", SETTINGS),
+        ("prior/embeddings.safetensors", SETTINGS),
+        (
+            "dataset/embeddings/ID_1.safetensors",
+            SETTINGS.model_copy(update={"choice": ChoiceSettings(held_out=1, steps=(1,))}),
+        ),
+    ],
+)
+def test_embeddings_by_another_network_are_refused(
+    train: Train,
+    weights: dict[str, Weights],
+    inputs: Path,
+    dataset: Path,
+    tmp_path: Path,
+    whose: str,
+    settings: FinetuneSettings,
+) -> None:
+    place, _, file = whose.partition("/")
+    folder = (
+        dataset if place == "dataset" else Path(shutil.copytree(inputs / place, tmp_path / "p"))
+    )
+    found = load_features(folder / file, key="embeddings")
+    header = found.metadata | {"weights_sha256": "0" * 64}
+    save_features(folder / file, found.features, found.files, key="embeddings", **header)
+    prior_set = inputs / "prior" if place == "dataset" else folder
+    with pytest.raises(StepError, match=rf"{file} was not made by the network .*weights sha256"):
+        train(settings=settings, prior=prior_set)
 
 
 def test_images_of_another_size_are_resized(train: Train, dataset: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
-from pipeline_steps.io.weights import Weights, fill, locate, verify
+from pipeline_steps.io.weights import Weights, fill, locate, made_by, verify
 from pipeline_steps.runtime.errors import StepError
 
 N = TypeVar("N", bound=nn.Module)
@@ -24,6 +24,7 @@ N = TypeVar("N", bound=nn.Module)
 WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
 FAR_OUTSIDE = 4.0  # a decoder overshoots [-1, 1] a little; 0..255 goes far beyond
 PREPROCESSING = "RGB 112x112, (x / 255 - 0.5) / 0.5"
+FACE_REGION = "largest MTCNN box of the image, cut to whole pixels, stretched bilinearly"
 
 
 class Recogniser:
@@ -115,6 +116,11 @@ class Recogniser:
 def to_input(images: Tensor) -> Tensor:
     """uint8 [n, h, w, 3] in 0..255 -> float32 [n, 3, h, w] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float().div(255.0).sub(0.5).div(0.5).contiguous()
+
+
+def embedded_by(weights: Weights) -> dict[str, str]:
+    """The header of embeddings as the identity losses compare them, see ``weights.made_by``."""
+    return made_by(weights, PREPROCESSING, face_region=FACE_REGION)
 
 
 def load_recogniser(weights: Weights, device: str | torch.device = "cpu") -> Recogniser:

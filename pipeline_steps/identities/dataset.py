@@ -119,20 +119,23 @@ def embeddings_file(dataset: Path, subject: Subject) -> Path:
     return dataset / "embeddings" / f"{subject.identity}.safetensors"
 
 
-def read_embeddings(path: Path, files: Sequence[str]) -> NDArray[np.float32]:
+def read_embeddings(
+    path: Path, files: Sequence[str], made_by: Mapping[str, str]
+) -> NDArray[np.float32]:
     """Embeddings of the named images, whatever the order in the file.
 
     Args:
         path: Written with the key "embeddings".
         files: Images; those of one folder are told apart by their file names.
+        made_by: The network that they are compared by, see ``weights.made_by``.
 
     Returns:
         float32 [len(files), d]; NaN for an image without an embedding, in which no face was found.
 
     Raises:
-        StepError: the file is missing or broken, or has an embedding of none of the images.
+        StepError: the file is missing, broken, by another network, or has none of the images.
     """
-    stored = load_features(path, key="embeddings")
+    stored = load_features(path, key="embeddings", made_by=made_by)
     if not stored.files:
         raise StepError(
             f"{path} is empty, for no face is found in any of the images: replace the photographs"

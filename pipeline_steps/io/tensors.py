@@ -63,11 +63,22 @@ def save_features(
     save_tensors(path, {key: rows}, {**metadata, "files": json.dumps(list(files))})
 
 
-def load_features(path: str | os.PathLike[str], *, key: str = "features") -> Features:
+def load_features(
+    path: str | os.PathLike[str],
+    *,
+    key: str = "features",
+    made_by: Mapping[str, str] | None = None,
+) -> Features:
     """Read what :func:`save_features` wrote.
 
+    Args:
+        path: The file.
+        key: Name of the tensor.
+        made_by: What the header has to say, see ``weights.made_by``: the reader's own network.
+
     Raises:
-        StepError: the file is missing or broken, or has no tensor of that name.
+        StepError: the file is missing or broken, has no tensor of that name, or another network
+            made it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -84,7 +95,24 @@ def load_features(path: str | os.PathLike[str], *, key: str = "features") -> Fea
         raise StepError(f"features {path} are broken ({error}): delete and run again") from error
     if rows.ndim != 2 or len(rows) != len(files):
         raise StepError(f"{path}: {list(rows.shape)} rows do not fit {len(files)} file names")
+    if differing := difference(metadata, made_by or {}):
+        raise StepError(
+            f"{path} was not made by the network that is used now: {differing}; run the step that "
+            "writes it again"
+        )
     return Features(rows, files, metadata)
+
+
+def difference(header: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """How a header differs from what it should say, in words; empty where it says all of it."""
+    for name, value in wanted.items():
+        if header.get(name) != value:
+            return f"{name.replace('_', ' ')} {_short(header.get(name))}, not {_short(value)}"
+    return ""
+
+
+def _short(value: str | None) -> str:
+    return "none" if not value else value if len(value) <= 40 else f"{value[:12]}…"
 
 
 def save_tensors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from pipeline_steps.io.hashes import remembered_sha256
+from pipeline_steps.io.hashes import remembered_sha256, sha256_json
 from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.runtime.errors import StepError
 
@@ -325,6 +326,27 @@ def verified_hashes(weights: Weights) -> dict[str, str]:
         _compare(weights, name, files[name], hashes[name])
     parts = {part: verified_hashes(entry) for part, entry in weights.components.items()}
     return hashes | _prefixed(parts)
+
+
+def made_by(weights: Weights, preprocessing: str, **more: str) -> dict[str, str]:
+    """Which network made some rows, and of what: their file's header, and what a reader expects.
+
+    Args:
+        weights: The network's entry.
+        preprocessing: What it is shown, in words.
+        more: What else of the making has to be the same.
+
+    Raises:
+        StepError: the weights are missing.
+    """
+    files = {} if weights.source == NO_WEIGHTS else content_hashes(weights)
+    return {
+        "architecture": weights.architecture,
+        "options": json.dumps(weights.options, sort_keys=True),
+        "weights_sha256": sha256_json(files) if files else "",
+        "preprocessing": preprocessing,
+        **more,
+    }
 
 
 def _files(weights: Weights) -> dict[str, Path]:

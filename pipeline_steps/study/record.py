@@ -17,7 +17,7 @@ from typing import Any
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file, sha256_json
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.io.tensors import load_features
+from pipeline_steps.io.tensors import difference, load_features
 from pipeline_steps.naming import identity_of, natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import source_of
@@ -25,6 +25,7 @@ from pipeline_steps.study.settings.base import Frozen
 
 ENDING = ".record.json"
 PACKAGES = ("numpy", "pandas", "torch")
+NETWORK = ("extractor", "architecture", "options", "weights_sha256", "preprocessing")
 
 Record = dict[str, Any]
 
@@ -147,7 +148,8 @@ def refuse_mixtures(records: Mapping[Path, Record]) -> None:
         for name, facts in record["inputs"].items():
             asked = [("content", name, facts["sha256"])]
             if "extractor" in facts:
-                asked.append(("weights", facts["extractor"], facts["weights_sha256"]))
+                network = sha256_json([facts.get(name) for name in NETWORK])
+                asked.append(("network", facts["extractor"], network))
                 asked.append(("images", Path(name).parent.as_posix(), facts["images_sha256"]))
             for what, of, digest in asked:
                 before, other = seen.setdefault((what, of), (digest, path))
@@ -158,7 +160,7 @@ def refuse_mixtures(records: Mapping[Path, Record]) -> None:
 def _sentence(what: str, of: str, one: Path, other: Path) -> str:
     difference = {
         "content": f"different versions of {of}",
-        "weights": f"features by different weights of {of}",
+        "network": f"features by different weights of {of}, or of other preprocessing",
         "images": f"features of different images in {of}",
     }[what]
     return f"{one} and {other} were made from {difference}: make both again, or run the workflow"
@@ -176,13 +178,12 @@ def check_same_extractor(features: Sequence[tuple[Path, Mapping[str, str]]]) -> 
     first: dict[str, tuple[Path, Mapping[str, str]]] = {}
     for path, header in features:
         other, before = first.setdefault(path.stem, (path, header))
-        for key in ("extractor", "weights_sha256", "preprocessing", "options"):
-            if header.get(key) != before.get(key):
-                raise StepError(
-                    f"{other} and {path} differ in {key.replace('_', ' ')} "
-                    f"({_short(before.get(key))}, {_short(header.get(key))}): extract both again "
-                    "with one recogniser file and one configuration"
-                )
+        wanted = {name: before.get(name, "") for name in NETWORK}
+        if differing := difference({name: header.get(name, "") for name in NETWORK}, wanted):
+            raise StepError(
+                f"{path} and {other} are by different networks: {differing}; extract both again "
+                "with one recogniser file and one configuration"
+            )
 
 
 def check_same_images(
@@ -225,7 +226,7 @@ def _facts(path: Path) -> dict[str, str]:
     facts = {"sha256": sha256_file(path)}
     if path.suffix == ".safetensors":
         header = _header(path)
-        facts |= {key: header[key] for key in ("extractor", "weights_sha256") if key in header}
+        facts |= {name: header[name] for name in NETWORK if name in header}
         if "extractor" in facts:
             facts["images_sha256"] = sha256_bytes(header.get("images", "").encode())
     return facts
@@ -236,10 +237,6 @@ def _header(path: Path) -> dict[str, str]:
 
     with safe_open(path, framework="numpy") as file:
         return dict(file.metadata() or {})
-
-
-def _short(value: str | None) -> str:
-    return "none" if not value else value if len(value) <= 40 else f"{value[:12]}…"
 
 
 def check_records(frozen: Frozen[Any], paths: Sequence[Path]) -> dict[Path, Record]:

@@ -19,10 +19,11 @@ from pipeline_steps.diffusion.sampling.gate import (
 )
 from pipeline_steps.embed import embed_images
 from pipeline_steps.faces.detection import Detector
-from pipeline_steps.faces.recogniser import load_recogniser
+from pipeline_steps.faces.recogniser import embedded_by, load_recogniser
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.tensors import save_features
 from pipeline_steps.io.weights import PROJECT_ROOT
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
@@ -54,6 +55,9 @@ def frozen(method: str, gate: GateSettings) -> Frozen[SampleSettings]:
     )
 
 
+HEADER = embedded_by(frozen("idbooth", GateSettings()).weights["recogniser"])
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Embeddings of two people, made as the embed step makes them."""
@@ -63,7 +67,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _, rows = embed_images(list(photographs(number, 3)), Detector(), recogniser)
         names = [f"{i}.png" for i in range(len(rows))]
         path = folder / "embeddings" / f"{subject.identity}.safetensors"
-        save_features(path, rows, names, key="embeddings")
+        save_features(path, rows, names, key="embeddings", **HEADER)
     return folder
 
 
@@ -101,7 +105,8 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
     where, rows = embed_images(list(images), detector, load_recogniser(weights))
     assert where
     path = tmp_path / "embeddings" / "ID_1.safetensors"
-    save_features(path, rows, [f"{i}.png" for i in where], key="embeddings")
+    names = [f"{i}.png" for i in where]
+    save_features(path, rows, names, key="embeddings", **embedded_by(weights))
     measure = FaceMeasure(
         replace(frozen("idbooth", gate), weights={"recogniser": weights}),
         tmp_path,
@@ -132,11 +137,20 @@ def test_decisions_follow_from_what_was_measured(measured: Measured, reason: str
 
 def test_nobody_resembles_an_identity_without_embeddings(tmp_path: Path) -> None:
     path = tmp_path / "embeddings" / "ID_1.safetensors"
-    save_features(path, np.zeros((0, 512), dtype=np.float32), [], key="embeddings")
+    save_features(path, np.zeros((0, 512), dtype=np.float32), [], key="embeddings", **HEADER)
     gate = Gate(frozen("idbooth", GateSettings(min_similarity=-1)), tmp_path, SUBJECTS[:1], "cpu")
     [facts] = gate.measure("ID_1", photographs(0, 1))
     assert facts == {"face": True, "similarity": None, "quality": None}
     assert gate.reason_against(facts) == "low similarity"
+
+
+def test_embeddings_by_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "embeddings" / "ID_1.safetensors"
+    header = HEADER | {"preprocessing": "BGR"}
+    save_features(path, np.eye(1, 512, dtype=np.float32), ["0"], key="embeddings", **header)
+    asked = frozen("idbooth", GateSettings(min_similarity=0.1))
+    with pytest.raises(StepError, match=r"ID_1\.safetensors was not made .* preprocessing BGR"):
+        FaceMeasure(asked, tmp_path, SUBJECTS[:1], "cpu")
 
 
 def test_thresholds_need_no_new_measurement_and_new_photographs_do(dataset: Path) -> None:

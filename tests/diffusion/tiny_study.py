@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline_steps.faces.recogniser import embedded_by
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
@@ -61,8 +62,11 @@ def recogniser_weights(folder: Path, input_size: int = 112) -> Weights:
     return entry("recogniser", "iresnet", path, name="judge", **size)
 
 
-def write_dataset(folder: Path, counts: dict[str, int]) -> Path:
-    """A prepared dataset: identity to number of kept images, plus a rejected one each."""
+def write_dataset(folder: Path, counts: dict[str, int], recogniser: Weights | None = None) -> Path:
+    """A prepared dataset: identity to number of kept images, plus a rejected one each.
+
+    Embeddings are noise, and say that they are by the recogniser.
+    """
     rows: list[dict[str, Any]] = []
     table = ["identity,gender,n_images,source,consent"]
     for i, (identity, count) in enumerate(counts.items()):
@@ -86,6 +90,7 @@ def write_dataset(folder: Path, counts: dict[str, int]) -> Path:
                 vectors[::-1].copy(),
                 files[::-1],  # another order than the manifest's
                 key="embeddings",
+                **({} if recogniser is None else embedded_by(recogniser)),
             )
     (folder / "identities.csv").write_text("\n".join(table) + "\n")
     write_manifest(

@@ -6,7 +6,7 @@ Measuring an image and deciding on it are apart: a threshold that changes needs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -114,7 +114,7 @@ class FaceMeasure:
         device: "cpu" or "cuda".
 
     Raises:
-        StepError: weights or embeddings are missing or unfit.
+        StepError: weights or embeddings are missing or unfit, or by another network.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class FaceMeasure:
         device: str,
     ) -> None:
         from pipeline_steps.faces.detection import Detector
-        from pipeline_steps.faces.recogniser import load_recogniser
+        from pipeline_steps.faces.recogniser import embedded_by, load_recogniser
 
         gate = gate_of(frozen)
         self._padding = gate.align.padding
@@ -136,8 +136,13 @@ class FaceMeasure:
         self._recogniser = self._quality = None
         self._centres: dict[str, NDArray[np.float32]] = {}
         if gate.min_similarity is not None:
-            self._recogniser = load_recogniser(frozen.weights["recogniser"], device)
-            self._centres = {s.identity: _centre(embeddings_file(dataset, s)) for s in subjects}
+            weights = frozen.weights["recogniser"]
+            self._recogniser = load_recogniser(weights, device)
+            how = embedded_by(weights)
+            self._centres = {
+                subject.identity: _centre(embeddings_file(dataset, subject), how)
+                for subject in subjects
+            }
         if gate.min_quality is not None:
             self._quality = load_recogniser(frozen.weights["quality"], device)
 
@@ -210,9 +215,9 @@ def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str
     return sha256_json(parts)
 
 
-def _centre(path: Path) -> NDArray[np.float32]:
+def _centre(path: Path, how: Mapping[str, str]) -> NDArray[np.float32]:
     """Mean direction of an identity's embeddings, of length 1; NaN where there is none."""
-    rows = load_features(path, key="embeddings").features
+    rows = load_features(path, key="embeddings", made_by=how).features
     if not len(rows) or not (mean := rows.mean(0)).any():
         return np.full(rows.shape[1], np.nan, dtype=np.float32)
     result: NDArray[np.float32] = mean / np.linalg.norm(mean)

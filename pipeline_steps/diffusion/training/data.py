@@ -7,7 +7,7 @@ method is no part of their key either: all methods see the same images, noise an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import compress
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.training.guide import Guide, load_guide
+from pipeline_steps.faces.recogniser import embedded_by
 from pipeline_steps.identities.dataset import Subject, embeddings_file, read_embeddings
 from pipeline_steps.io.images import BadImage, noted_bytes, read_image
 from pipeline_steps.io.manifests import read_manifest
@@ -121,8 +122,8 @@ def load_training(
     base = load_base_model(frozen.weights["base_model"], device)
     if guide is None and method.needs_faces(settings):
         guide = load_guide(frozen.weights["recogniser"], device, settings.min_face_size or 20)
-    with_embeddings = method.identity_term is not None
-    data = TrainingData(base, guide, prior_latents(base, prior, with_embeddings=with_embeddings))
+    how = embedded_by(frozen.weights["recogniser"]) if method.identity_term is not None else None
+    data = TrainingData(base, guide, prior_latents(base, prior, how))
     for subject in subjects:
         if stop:
             raise Interrupted(f"{stop.name}: no training had begun; run again")
@@ -141,7 +142,8 @@ def _encode_subject(
     settings, identity = frozen.settings, subject.identity
     embeddings, trained = None, np.ones(len(subject.files), dtype=bool)
     if METHODS[frozen.variant["method"]].needs_faces(settings):
-        embeddings = read_embeddings(embeddings_file(dataset, subject), subject.files)
+        path = embeddings_file(dataset, subject)
+        embeddings = read_embeddings(path, subject.files, embedded_by(frozen.weights["recogniser"]))
     if settings.choice is not None and embeddings is not None:
         count = settings.choice.held_out
         trained = ~hold_out(embeddings, count, seed=frozen.seed, identity=identity)
@@ -191,16 +193,17 @@ def hold_out(
     return held
 
 
-def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> LatentSet:
+def prior_latents(base: BaseModel, prior: Path, how: Mapping[str, str] | None = None) -> LatentSet:
     """The prior set.
 
     Args:
         base: Base model with its autoencoder in float32.
         prior: Folder with manifest.parquet, images/ and embeddings.safetensors.
-        with_embeddings: Whether the method needs them.
+        how: The network of its embeddings, see ``weights.made_by``; None: none are needed.
 
     Raises:
-        StepError: a file is missing or broken, or the images have more than one prompt.
+        StepError: a file is missing or broken, the images have more than one prompt, or another
+            network made the embeddings.
     """
     manifest = read_manifest(prior / "manifest.parquet", ["file", "sha256", "prompt", "kept"])
     kept = manifest[manifest["kept"].astype(bool)]
@@ -209,7 +212,7 @@ def prior_latents(base: BaseModel, prior: Path, *, with_embeddings: bool) -> Lat
         raise StepError(f"the prior set {prior} has {len(prompts)} prompts; one is expected")
     files = list(kept["file"])
     path = prior / "embeddings.safetensors"
-    embeddings = read_embeddings(path, files) if with_embeddings else None
+    embeddings = None if how is None else read_embeddings(path, files, how)
     if embeddings is not None and not np.isfinite(embeddings).all():
         raise StepError(f"{path} does not fit the manifest beside it: run prior again")
     try:
