@@ -3,16 +3,15 @@
 ID-Booth, Section 4 and Figure 3: cosine similarity of identity features, all genuine pairs, and as
 many impostor pairs drawn at random. Here the impostors may also be all of them.
 
-A small comparison lists every pair. Of a large one the scores are *condensed*: rounded to bins and
-counted, except in those few bins in which the thresholds of the error rates lie; and neighbours in
-the order of names form groups. Every function on comparisons serves both. Memory is then that of
-the embeddings and the counts, however many pairs there are.
+All pairs are gone through in tiles. A small comparison lists their scores. Of a large one they are
+*condensed*: rounded to bins and counted, except in those few bins in which the thresholds of the
+error rates lie; and neighbours in the order of names form groups. Memory is then that of the
+embeddings and the counts, however many pairs there are; whatever reads comparisons reads both.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -21,7 +20,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline_steps.metrics.arrays import (
-    Matrix,
     Rows,
     blocks,
     feature_rows,
@@ -118,80 +116,103 @@ def compare(
     rows = len(a) if within else len(a) + len(b)
     if len(owners) != rows:
         raise ValueError(f"{rows} embeddings but {len(owners)} identity names")
-    unique, inverse = np.unique(np.asarray(owners, dtype=str), return_inverse=True)
-    names, codes = tuple(unique.tolist()), inverse.astype(np.int64).reshape(-1)
-    a_codes, b_codes = codes[: len(a)], codes if within else codes[len(a) :]
+    unique, codes = np.unique(np.asarray(owners, dtype=str), return_inverse=True)
+    names = tuple(unique.tolist())
     n_pairs = len(a) * (len(a) - 1) // 2 if within else len(a) * len(b)
-    if impostors == "all" and keep is not None and n_pairs > keep:
-        return _condensed(a, a_codes, b, b_codes, names)
-    unit_a = unit_rows(a, name="image" if within else "probe")
-    unit_b = unit_a if within else unit_rows(b, name="gallery")
+    condensed = impostors == "all" and keep is not None and n_pairs > keep
+    units = min(GROUPS, len(names)) if condensed else None
+    left = _side(a, codes[: len(a)], units, len(names), "image" if within else "probe")
+    right = left if within else _side(b, codes[len(a) :], units, len(names), "gallery")
+    if units is not None:
+        return Comparison(*_counted(left, right, units), names, groups=units)
+    if impostors == "all":
+        return Comparison(*_listed(left, right, None), names)
+    if rng is None:
+        raise ValueError("drawing impostors needs a random generator")
+    own, other = (np.bincount(side.codes, minlength=len(names)) for side in (left, right))
+    genuine = int((own * (own - 1) // 2 if within else own * other).sum())
     chosen: Codes | None = None
-    if impostors == "equal":
-        if rng is None:
-            raise ValueError("drawing impostors needs a random generator")
-        own = np.bincount(a_codes, minlength=len(names))
-        other = np.bincount(b_codes, minlength=len(names))
-        genuine = int((own * (own - 1) // 2 if within else own * other).sum())
-        if genuine < n_pairs - genuine:
-            drawn = rng.choice(n_pairs - genuine, size=genuine, replace=False, shuffle=False)
-            chosen = np.sort(drawn)
-    return _listed(_all_pairs(unit_a, a_codes, unit_b, b_codes), chosen, names)
-
-
-def _listed(
-    parts: Iterable[tuple[Scores, Codes, Codes]], chosen: Codes | None, names: tuple[str, ...]
-) -> Comparison:
-    """All pairs, or of the impostors those whose numbers, in order, are chosen."""
-    found: tuple[list[tuple[Any, ...]], ...] = [], []
-    seen = 0
-    for scores, first, second in parts:
-        same = first == second
-        different = np.flatnonzero(~same)
-        count = len(different)
-        if chosen is not None:
-            low, high = np.searchsorted(chosen, [seen, seen + count])
-            different = different[chosen[low:high] - seen]
-        seen += count
-        for kind, rows in zip(found, (same, different), strict=True):
-            kind.append((scores[rows], first[rows], second[rows]))
-    genuine, impostor = (Pairs(*map(np.concatenate, zip(*kind, strict=True))) for kind in found)
-    return Comparison(genuine, impostor, names)
-
-
-def _all_pairs(
-    a: Matrix, a_codes: Codes, b: Matrix, b_codes: Codes
-) -> Iterator[tuple[Scores, Codes, Codes]]:
-    """Scores and both people of all pairs in row-major order, a block of rows at a time."""
-    for rows in blocks(len(a), BLOCK_ROWS):
-        similarity = np.clip(a[rows] @ b.T, -1.0, 1.0)
-        counted = np.ones(similarity.shape, bool)
-        if a is b:
-            counted = np.triu(counted, rows.start + 1)
-        row, column = np.nonzero(counted)
-        yield similarity[row, column], a_codes[rows][row], b_codes[column]
-
-
-# Condensed comparisons -----------------------------------------------------------------------
+    if genuine < n_pairs - genuine:
+        chosen = np.sort(rng.choice(n_pairs - genuine, size=genuine, replace=False, shuffle=False))
+    return Comparison(*_listed(left, right, chosen), names)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of all pairs, by ascending person."""
+    """One side of all pairs: rows of length 1 [n, d], their persons [n], and where units begin."""
 
-    rows: Single  # of length 1 [n, d]
-    codes: Codes  # the persons [n]
-    edges: Codes  # where the rows of each unit begin [units + 1]
+    rows: Rows
+    codes: Codes
+    edges: Codes  # [units + 1]
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """Scores of some rows of one unit with some columns; `own`: columns of that same unit."""
+    """Some rows of one unit with some columns; `own`: columns of that same unit."""
 
     unit: int
     rows: slice
     columns: slice
     own: bool
+
+
+def _side(rows: Rows, codes: Codes, units: int | None, people: int, name: str) -> _Side:
+    """Normalised rows: as they come, all one unit; or by ascending person, in single precision."""
+    if units is None:
+        return _Side(unit_rows(rows, name=name), codes, np.array([0, len(rows)]))
+    order = np.argsort(codes, kind="stable")
+    unit = np.empty(rows.shape, np.float32)
+    for block in blocks(len(rows), BLOCK_ROWS):
+        unit[block] = unit_rows(rows[order[block]], name=name)
+    edges = np.searchsorted(codes[order] * units // people, np.arange(units + 1))
+    return _Side(unit, codes[order], edges)
+
+
+def _tiles(left: _Side, right: _Side, width: int) -> Iterator[_Tile]:
+    """Tiles that hold every pair; of a set with itself, only columns from each unit's own on."""
+    for unit in range(len(left.edges) - 1):
+        start, stop = right.edges[unit : unit + 2].tolist()
+        first, last = left.edges[unit : unit + 2].tolist()
+        ranges = [(start, stop, True), (stop, len(right.rows), False)]
+        if left is not right:
+            ranges.append((0, start, False))
+        for rows in blocks(last, BLOCK_ROWS, first):
+            for low, high, own in ranges:
+                for columns in blocks(high, width, low):
+                    yield _Tile(unit, rows, columns, own)
+
+
+def _scores(left: _Side, right: _Side, tile: _Tile) -> tuple[Rows, tuple[Any, Any]]:
+    """Scores of a tile [rows, columns], and which of them are genuine and which impostors."""
+    scores = left.rows[tile.rows] @ right.rows[tile.columns].T
+    if not tile.own:
+        return scores, (slice(0), slice(None))
+    same = left.codes[tile.rows, None] == right.codes[None, tile.columns]
+    counted = np.ones(scores.shape, bool)
+    if left is right:  # each unordered pair once, and no image with itself
+        counted = np.triu(counted, tile.rows.start - tile.columns.start + 1)
+    return scores, (same & counted, ~same & counted)
+
+
+def _listed(left: _Side, right: _Side, chosen: Codes | None) -> tuple[Pairs, Pairs]:
+    """Genuine and impostor pairs in row-major order; of the impostors those whose numbers, in that
+    order, are chosen."""
+    found: tuple[list[Any], list[Any]] = [], []
+    seen = 0
+    for tile in _tiles(left, right, len(right.rows)):
+        scores, kinds = _scores(left, right, tile)
+        people = left.codes[tile.rows, None], right.codes[None, tile.columns]
+        table = np.clip(scores, -1.0, 1.0), *np.broadcast_arrays(*people)
+        genuine, impostor = ([column[kind] for column in table] for kind in kinds)
+        count = len(impostor[0])
+        if chosen is not None:
+            low, high = np.searchsorted(chosen, [seen, seen + count])
+            impostor = [column[chosen[low:high] - seen] for column in impostor]
+        seen += count
+        found[0].append(genuine)
+        found[1].append(impostor)
+    own, other = (Pairs(*map(np.concatenate, zip(*kind, strict=True))) for kind in found)
+    return own, other
 
 
 @dataclass(frozen=True)
@@ -208,121 +229,63 @@ class _Rounding:
     level: NDArray[np.int32]
     scores: Scores
 
-
-class _Counts:
-    """Scores of one kind by pairs of units: counted by level, or kept as they are."""
-
-    def __init__(self, units: int, rounding: _Rounding) -> None:
-        self.units, self.rounding = units, rounding
-        self.counts: dict[int, Codes] = defaultdict(
-            lambda: np.zeros(len(rounding.scores), dtype=np.int64)
-        )
-        self.kept: list[tuple[int, Single, Codes]] = []
-        self.sums = np.zeros((2, units * units))
-
-    def add(self, pair: int, part: _Part) -> None:
-        """Take in some scores of a pair of units."""
-        self.counts[pair] += part.counts
-        self.sums[:, pair] += part.sums
-        if len(part.values):
-            self.kept.append((pair, part.values, part.value_counts))
-
-    def pairs(self) -> Pairs:
-        """All that was taken in."""
-        found = [(pair, values.astype(np.float64), count) for pair, values, count in self.kept]
-        for pair, counts in self.counts.items():
-            at = np.flatnonzero(counts)
-            found.append((pair, self.rounding.scores[at], counts[at]))
-        codes, scores, count = zip(*found, strict=True)
-        code = np.repeat(codes, [len(part) for part in scores])
-        first, second = np.divmod(code, self.units)
-        return Pairs(np.concatenate(scores), first, second, np.concatenate(count), self.sums)
+    def of(self, scores: Single) -> tuple[Codes, Single, Codes, Scores]:
+        """Counts by level, the values that are kept and their counts, sum and sum of squares."""
+        scores = scores.reshape(-1)
+        at = _bins(scores)
+        counts = np.bincount(self.level[at], minlength=len(self.scores))
+        # Bins that stay as they are have levels of their own, so these can be emptied again.
+        counts[self.level[self.exact]] = 0
+        values, value_counts = np.unique(scores[self.exact[at]], return_counts=True)
+        squares = np.einsum("i,i->", scores, scores, dtype=np.float64)
+        sums = np.array([scores.sum(dtype=np.float64), squares])
+        return counts, values, value_counts, sums
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some scores: counts by level, the values that are kept with their counts, and the sums."""
-
-    counts: Codes
-    values: Single
-    value_counts: Codes
-    sums: Scores
-
-
-def _condensed(
-    a: Rows, a_codes: Codes, b: Rows, b_codes: Codes, names: tuple[str, ...]
-) -> Comparison:
-    """All pairs by two passes over tiles: one tells where the thresholds lie, one counts."""
-    within, units = a is b, min(GROUPS, len(names))
-    left = _side(a, a_codes, units, len(names), "image" if within else "probe")
-    right = left if within else _side(b, b_codes, units, len(names), "gallery")
-    tiles = list(_tiles(left, right, units))
+def _counted(left: _Side, right: _Side, units: int) -> tuple[Pairs, Pairs]:
+    """Genuine and impostor pairs by two passes: one tells where thresholds lie, one counts."""
+    tiles = list(_tiles(left, right, BLOCK_COLUMNS))
 
     def bins(tile: _Tile) -> list[Codes]:
-        return [np.bincount(_bins(scores), minlength=BINS) for scores in _scores(left, right, tile)]
+        scores, kinds = _scores(left, right, tile)
+        return [np.bincount(_bins(scores[kind]), minlength=BINS) for kind in kinds]
 
-    genuine, impostor = np.zeros((2, BINS), dtype=np.int64)
-    for of_genuine, of_impostor in parallel(bins, tiles):
-        genuine += of_genuine
-        impostor += of_impostor
-    for name, found in (("genuine", genuine), ("impostor", impostor)):
-        if not found.any():
+    totals = np.zeros((2, BINS), dtype=np.int64)
+    for of_tile in parallel(bins, tiles):
+        totals += of_tile
+    for name, total in zip(("genuine", "impostor"), totals, strict=True):
+        if not total.any():
             raise ValueError(f"there are no {name} scores")
-    rounding = _rounding(genuine, impostor, units)
+    rounding = _rounding(totals[0], totals[1], units)
 
-    def parts(tile: _Tile) -> list[tuple[bool, int, _Part]]:
-        own, other = _scores(left, right, tile)
+    def parts(tile: _Tile) -> list[tuple[int, int, Any]]:
+        scores, kinds = _scores(left, right, tile)
         if tile.own:
             pair = tile.unit * (units + 1)
-            return [(True, pair, _part(own, rounding)), (False, pair, _part(other, rounding))]
+            return [(kind, pair, rounding.of(scores[kinds[kind]])) for kind in (0, 1)]
         edges = np.clip(right.edges, tile.columns.start, tile.columns.stop) - tile.columns.start
         return [
-            (False, tile.unit * units + unit, _part(other[:, slice(*edge)], rounding))
+            (1, tile.unit * units + unit, rounding.of(scores[:, slice(*edge)]))
             for unit, edge in enumerate(pairwise(edges.tolist()))
             if edge[0] < edge[1]
         ]
 
-    counted = {True: _Counts(units, rounding), False: _Counts(units, rounding)}
-    for found_parts in parallel(parts, tiles):
-        for is_genuine, pair, part in found_parts:
-            counted[is_genuine].add(pair, part)
-    return Comparison(counted[True].pairs(), counted[False].pairs(), names, groups=units)
+    counts = np.zeros((2, units**2, len(rounding.scores)), dtype=np.int64)
+    sums = np.zeros((2, units**2, 2))
+    kept: tuple[list[Any], list[Any]] = [], []
+    for found in parallel(parts, tiles):
+        for kind, pair, (by_level, values, value_counts, of_all) in found:
+            counts[kind, pair] += by_level
+            sums[kind, pair] += of_all
+            kept[kind].append((np.full(len(values), pair), values, value_counts))
 
+    def pairs(kind: int) -> Pairs:
+        codes, level = np.nonzero(counts[kind])
+        rounded = codes, rounding.scores[level], counts[kind, codes, level]
+        code, scores, count = map(np.concatenate, zip(*kept[kind], rounded, strict=True))
+        return Pairs(scores, *np.divmod(code, units), count, sums[kind].T)
 
-def _side(rows: Rows, codes: Codes, units: int, people: int, name: str) -> _Side:
-    """Rows by ascending person, normalised a block at a time."""
-    order = np.argsort(codes, kind="stable")
-    unit = np.empty(rows.shape, np.float32)
-    for block in blocks(len(rows), BLOCK_ROWS):
-        unit[block] = unit_rows(rows[order[block]], name=name)
-    edges = np.searchsorted(codes[order] * units // people, np.arange(units + 1))
-    return _Side(unit, codes[order], edges)
-
-
-def _tiles(left: _Side, right: _Side, units: int) -> Iterator[_Tile]:
-    """Tiles that hold every pair; of a set with itself, only columns from each unit's own on."""
-    for unit in range(units):
-        start, stop = right.edges[unit : unit + 2].tolist()
-        first, last = left.edges[unit : unit + 2].tolist()
-        ranges = [(start, stop, True), (stop, len(right.rows), False)]
-        if left is not right:
-            ranges.append((0, start, False))
-        for rows in blocks(last, BLOCK_ROWS, first):
-            for low, high, own in ranges:
-                for columns in blocks(high, BLOCK_COLUMNS, low):
-                    yield _Tile(unit, rows, columns, own)
-
-
-def _scores(left: _Side, right: _Side, tile: _Tile) -> tuple[Single, Single]:
-    """Genuine scores of a tile [n], and impostor scores [m], or [rows, columns] of two units."""
-    scores = left.rows[tile.rows] @ right.rows[tile.columns].T
-    if not tile.own:
-        return np.empty(0, np.float32), scores
-    same = left.codes[tile.rows, None] == right.codes[None, tile.columns]
-    counted = np.ones(scores.shape, bool)
-    if left is right:  # each unordered pair once, and no image with itself
-        counted = np.triu(counted, tile.rows.start - tile.columns.start + 1)
-    return scores[same & counted], scores[~same & counted]
+    return pairs(0), pairs(1)
 
 
 def _bins(scores: Single) -> NDArray[np.int32]:
@@ -330,17 +293,6 @@ def _bins(scores: Single) -> NDArray[np.int32]:
     scaled = scores.reshape(-1) - np.float32(LOW)
     scaled *= np.float32(BINS / (HIGH - LOW))
     return scaled.astype(np.int32)
-
-
-def _part(scores: Single, rounding: _Rounding) -> _Part:
-    scores = scores.reshape(-1)
-    at = _bins(scores)
-    counts = np.bincount(rounding.level[at], minlength=len(rounding.scores))
-    # Bins that stay as they are have levels of their own, so these can be emptied again.
-    counts[rounding.level[rounding.exact]] = 0
-    values, value_counts = np.unique(scores[rounding.exact[at]], return_counts=True)
-    squares = np.einsum("i,i->", scores, scores, dtype=np.float64)
-    return _Part(counts, values, value_counts, np.array([scores.sum(dtype=np.float64), squares]))
 
 
 def _rounding(genuine: Codes, impostor: Codes, units: int) -> _Rounding:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,14 +118,15 @@ def comparison_error_rates(
     comparison: Comparison, *, level: float = 0.95, rng: np.random.Generator | None = None
 ) -> ErrorRates:
     """Error rates of the pairs of a comparison. Arguments as in `identity_error_rates`."""
-    genuine, impostor = _group(comparison, "genuine"), _group(comparison, "impostor")
-    curve = _curve(genuine.scores, genuine.below, impostor.scores, impostor.below)
-    rates = _rates(curve, *(kind.moments(np.ones_like(kind.first)) for kind in (genuine, impostor)))
+    found = _Sorted.of(comparison)
+    everybody = np.ones(comparison.units, np.int64)
+    kinds = found.genuine, found.impostor
+    rates = _rates(found.curve(), *(kind.moments(kind.weigh(everybody)) for kind in kinds))
     if comparison.units < 3:
         return rates
     people = len(comparison.identities)
     kept = leave_out(comparison.units, MAX_GROUPS, rng or np.random.default_rng(0))
-    without = _replicates(genuine, impostor, kept.astype(np.int64))
+    without = found.replicates(kept.astype(np.int64))
     eer = error_rate_interval(rates.eer, without.eer, people, rates.n_genuine, level)
     fdr = jackknife_interval(rates.fdr, [without.fdr], ROOT, level)
     return replace(rates, eer_low=eer.low, eer_high=eer.high, fdr_low=fdr.low, fdr_high=fdr.high)
@@ -145,11 +146,9 @@ def error_rates(genuine: ArrayLike, impostor: ArrayLike) -> ErrorRates:
     Raises:
         ValueError: an empty or not finite set of scores.
     """
-    positive, negative = _scores(genuine, "genuine"), _scores(impostor, "impostor")
-    moments = [
-        (len(values), float(values.mean()), float(values.std())) for values in (positive, negative)
-    ]
-    return _rates(error_curve(positive, negative), *moments)
+    kinds = _scores(genuine, "genuine"), _scores(impostor, "impostor")
+    moments = [(len(scores), float(scores.mean()), float(scores.std())) for scores in kinds]
+    return _rates(error_curve(*kinds), *moments)
 
 
 def _rates(
@@ -174,23 +173,9 @@ def _rates(
 
 def error_curve(genuine: ArrayLike, impostor: ArrayLike) -> ErrorCurve:
     """FMR and FNMR at each distinct score. Args and Raises: as in `error_rates`."""
-    positive = np.sort(_scores(genuine, "genuine"))
-    negative = np.sort(_scores(impostor, "impostor"))
-    below = [np.arange(len(values) + 1) for values in (positive, negative)]
-    return _curve(positive, below[0], negative, below[1])
-
-
-def _curve(
-    positive: Scores, genuine_below: Counts, negative: Scores, impostor_below: Counts
-) -> ErrorCurve:
-    """The curve of ascending scores, and of how many there are up to each."""
-    # A stable sort merges two sorted runs in linear time.
-    merged = np.sort(np.concatenate([positive, negative]), kind="stable")
-    thresholds = merged[np.concatenate([[True], merged[1:] != merged[:-1]])]
-    n_genuine, n_impostor = genuine_below[-1], impostor_below[-1]
-    fnmr = genuine_below[np.searchsorted(positive, thresholds, side="left")] / n_genuine
-    matching = n_impostor - impostor_below[np.searchsorted(negative, thresholds, side="left")]
-    return ErrorCurve(thresholds=thresholds, fmr=matching / n_impostor, fnmr=fnmr)
+    kinds = _scores(genuine, "genuine"), _scores(impostor, "impostor")
+    own, other = (Pairs(scores, *np.zeros((2, len(scores)), np.int64)) for scores in kinds)
+    return _Sorted.of(Comparison(own, other, ("anybody",))).curve()
 
 
 def equal_error_rate(rates: Callable[[int], tuple[float, float]], thresholds: int) -> float:
@@ -262,17 +247,16 @@ def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates
         counts: draws [r, k], as from `intervals.draw_counts`. Two comparisons over the same people
             with the same counts give paired replicates, whose differences may be taken.
     """
-    return _replicates(_group(comparison, "genuine"), _group(comparison, "impostor"), counts)
+    return _Sorted.of(comparison).replicates(counts)
 
 
 @dataclass(frozen=True)
-class _Grouped:
-    """Scores sorted, and summed over all images of each pair of units.
+class _Kind:
+    """Genuine or impostor scores, sorted, and summed over all images of each pair of units.
 
     Attributes:
         scores: ascending [n].
         count: how many pairs each stands for [n].
-        below: how many pairs the i lowest scores stand for [n + 1].
         group: pair of units of each score [n].
         first, second: the units of each pair [g]; None: a genuine pair is of one unit.
         size, total, squares: number, sum and sum of squares of each pair's scores [g], the sums
@@ -282,7 +266,6 @@ class _Grouped:
 
     scores: Scores
     count: Counts
-    below: Counts
     group: NDArray[np.intp]
     first: Counts
     second: Counts | None
@@ -290,6 +273,25 @@ class _Grouped:
     total: Scores
     squares: Scores
     centre: float
+
+    @staticmethod
+    def of(pairs: Pairs, name: str, units: int) -> _Kind:
+        scores = _scores(pairs.scores, name)
+        order = np.argsort(scores, kind="stable")
+        scores = scores[order]
+        count = np.ones(len(scores), np.int64) if pairs.count is None else pairs.count[order]
+        code = pairs.first[order] * units + pairs.second[order]
+        codes, group = np.unique(code, return_inverse=True)
+        if pairs.sums is None:
+            centre = float(scores.mean())
+            total = np.bincount(group, scores - centre).astype(np.float64)
+            squares = np.bincount(group, np.square(scores - centre)).astype(np.float64)
+        else:
+            centre = 0.0
+            total, squares = pairs.sums[:, codes]
+        size = np.bincount(group, count).astype(np.float64)
+        second = None if name == "genuine" else codes % units
+        return _Kind(scores, count, group, codes // units, second, size, total, squares, centre)
 
     def weigh(self, units: Counts) -> Counts:
         """Weight of each pair of units [g], from the units' weights [k]."""
@@ -308,54 +310,58 @@ class _Grouped:
         return int(n), mean + self.centre, float(np.sqrt(max(variance, 0.0)))
 
 
-def _group(comparison: Comparison, kind: Literal["genuine", "impostor"]) -> _Grouped:
-    pairs: Pairs = getattr(comparison, kind)
-    scores = _scores(pairs.scores, kind)
-    order = np.argsort(scores, kind="stable")
-    scores, units = scores[order], comparison.units
-    count = np.ones(len(scores), np.int64) if pairs.count is None else pairs.count[order]
-    codes, group = np.unique(pairs.first[order] * units + pairs.second[order], return_inverse=True)
-    if pairs.sums is None:
-        centre = float(scores.mean())
-        total = np.bincount(group, scores - centre).astype(np.float64)
-        squares = np.bincount(group, np.square(scores - centre)).astype(np.float64)
-    else:
-        centre = 0.0
-        total, squares = pairs.sums[:, codes]
-    return _Grouped(
-        scores=scores,
-        count=count,
-        below=np.concatenate([[0], np.cumsum(count)]),
-        group=group,
-        first=codes // units,
-        second=None if kind == "genuine" else codes % units,
-        size=np.bincount(group, count).astype(np.float64),
-        total=total,
-        squares=squares,
-        centre=centre,
-    )
+@dataclass(frozen=True)
+class _Sorted:
+    """All scores of a comparison, ready for any weights of its units.
 
+    Attributes:
+        genuine, impostor: of either kind.
+        thresholds: all scores, ascending, equal ones once [t].
+        below: how many genuine and impostor scores lie below each threshold [2, t].
+    """
 
-def _replicates(genuine: _Grouped, impostor: _Grouped, counts: Counts) -> Replicates:
-    merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
-    genuine_below = np.searchsorted(genuine.scores, merged, side="left")
-    impostor_below = np.searchsorted(impostor.scores, merged, side="left")
-    result = np.full((3, len(counts)), np.nan)
-    for index, weights in enumerate(counts):
-        of_genuine, of_impostor = genuine.weigh(weights), impostor.weigh(weights)
-        if not of_genuine.any() or not of_impostor.any():
-            continue
-        own, others = genuine.cumulative(of_genuine), impostor.cumulative(of_impostor)
+    genuine: _Kind
+    impostor: _Kind
+    thresholds: Scores
+    below: NDArray[np.intp]
 
-        def rates(at: int, own: Counts = own, others: Counts = others) -> tuple[float, float]:
-            matching = others[-1] - others[impostor_below[at]]
-            return matching / others[-1], own[genuine_below[at]] / own[-1]
+    @staticmethod
+    def of(comparison: Comparison) -> _Sorted:
+        genuine = _Kind.of(comparison.genuine, "genuine", comparison.units)
+        impostor = _Kind.of(comparison.impostor, "impostor", comparison.units)
+        # A stable sort merges two sorted runs in linear time.
+        merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
+        thresholds = merged[np.concatenate([[True], merged[1:] != merged[:-1]])]
+        below = [np.searchsorted(kind.scores, thresholds) for kind in (genuine, impostor)]
+        return _Sorted(genuine, impostor, thresholds, np.array(below))
 
-        _, genuine_mean, genuine_sd = genuine.moments(of_genuine)
-        _, impostor_mean, impostor_sd = impostor.moments(of_impostor)
-        fdr = fisher_discriminant_ratio(genuine_mean, genuine_sd, impostor_mean, impostor_sd)
-        result[:, index] = equal_error_rate(rates, len(merged)), fdr, genuine_mean
-    return Replicates(eer=result[0], fdr=result[1], genuine_mean=result[2])
+    def rates(self, genuine: Counts, impostor: Counts) -> Callable[[Any], tuple[Any, Any]]:
+        """FMR and FNMR at any of the thresholds, from the weights of pairs of units."""
+        own, others = self.genuine.cumulative(genuine), self.impostor.cumulative(impostor)
+
+        def at(threshold: Any) -> tuple[Any, Any]:
+            matching = others[-1] - others[self.below[1, threshold]]
+            return matching / others[-1], own[self.below[0, threshold]] / own[-1]
+
+        return at
+
+    def curve(self) -> ErrorCurve:
+        """The rates at every threshold, each pair counting once."""
+        once = (np.ones_like(kind.first) for kind in (self.genuine, self.impostor))
+        return ErrorCurve(self.thresholds, *self.rates(*once)(slice(None)))
+
+    def replicates(self, counts: Counts) -> Replicates:
+        """The numbers for each row of weights of the units [r, k]."""
+        result = np.full((3, len(counts)), np.nan)
+        for index, units in enumerate(counts):
+            genuine, impostor = self.genuine.weigh(units), self.impostor.weigh(units)
+            if not genuine.any() or not impostor.any():
+                continue
+            eer = equal_error_rate(self.rates(genuine, impostor), len(self.thresholds))
+            own = self.genuine.moments(genuine)[1:]
+            fdr = fisher_discriminant_ratio(*own, *self.impostor.moments(impostor)[1:])
+            result[:, index] = eer, fdr, own[0]
+        return Replicates(*result)
 
 
 def _scores(values: ArrayLike, name: str) -> Scores:

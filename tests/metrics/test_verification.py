@@ -181,8 +181,7 @@ def test_condensed_rates_are_those_of_all_scores(
         assert {name: found[name] for name in EXACT} == {name: expected[name] for name in EXACT}
         for name in ("impostor_mean", "impostor_sd", "genuine_mean", "genuine_sd"):
             assert found[name] == pytest.approx(expected[name], abs=1e-7)
-        parts = [verification._group(comparison, kind) for kind in ("genuine", "impostor")]
-        curve = verification._curve(*(x for part in parts for x in (part.scores, part.below)))
+        curve = verification._Sorted.of(comparison).curve()
         for fmr in POINTS.values():
             assert fnmr_at_fmr(curve, fmr) == fnmr_at_fmr(error_curve(*scores), fmr), fmr
 
