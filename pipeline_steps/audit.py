@@ -81,12 +81,12 @@ def run(
         StepError: different recognisers, no images, or photographs of a single person.
     """
     settings, log = frozen.settings, get_logger("audit")
-    recognisers = {path.stem for path in (variant_features, real, wild) if path is not None}
+    features = [path for path in (variant_features, real, wild) if path is not None]
+    recognisers = sorted({path.stem for path in features})
     if len(recognisers) > 1:
         raise StepError(
-            f"an audit takes one recogniser, but got features of {', '.join(sorted(recognisers))}"
+            f"an audit takes one recogniser, but got features of {', '.join(recognisers)}"
         )
-    features = [path for path in (variant_features, real, wild) if path is not None]
     check_same_extractor([(path, load_features(path).metadata) for path in features])
     source = source_of(variant_features, "features")
     images, photographs = _faces(variant_features), _faces(real)
@@ -112,7 +112,7 @@ def run(
         search_rate=settings.search_rate,
     )
     result = audit(evidence)
-    summary = {**source.columns, "recogniser": real.stem, **result.summary}
+    summary = source.columns | {"recogniser": real.stem} | result.summary
     pairs = suspicious_pairs(evidence, result, settings.pairs)
     names, folders = Names.of(frozen), {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
     page = render(

@@ -42,13 +42,8 @@ SUMS = "SHA256SUMS"
 # Table to its columns that the card shows.
 MEASURED = {
     "quality": (
-        "reference",
-        "fid",
-        "cmmd",
-        "precision",
-        "recall",
-        "face_quality_mean",
-        "extractors",
+        *("reference", "fid", "cmmd", "precision", "recall"),
+        *("face_quality_mean", "extractors"),
     ),
     "identity": ("versus", "recogniser", "eer", "eer_low", "eer_high", "fmr100", "fdr"),
 }
@@ -150,11 +145,7 @@ def choose(
 
 
 def _write_images(
-    settings: ExportSettings,
-    chosen: pd.DataFrame,
-    people: pd.DataFrame,
-    root: Path,
-    folder: Path,
+    settings: ExportSettings, chosen: pd.DataFrame, people: pd.DataFrame, root: Path, folder: Path
 ) -> list[Row]:
     """Write the images; returns the metadata's rows."""
     items = _items(settings, chosen, people, root)
@@ -176,16 +167,8 @@ def _items(
     prefix = "face_" if settings.images == "aligned" else ""
     for image in progress(chosen.to_dict("records"), description="export", unit="image"):
         content = _content(root / image[f"{prefix}file"], image[f"{prefix}sha256"], settings)
-        yield (
-            content,
-            {
-                "identity": image["identity"],
-                "gender": genders[image["identity"]],
-                "index": image["index"],
-                **{column: image[column] for column in TOLD},
-                "sha256": sha256_bytes(content),
-            },
-        )
+        row = {column: image[column] for column in ("identity", "index", *TOLD)}
+        yield content, row | {"gender": genders[row["identity"]], "sha256": sha256_bytes(content)}
 
 
 def _write_folders(

@@ -141,7 +141,6 @@ def _images_of(manifest: Path) -> pd.DataFrame:
 def _scores(
     frozen: Frozen[FiguresSettings], features: Mapping[Source, Features], names: Names
 ) -> dict[str, dict[str, dict[str, Scores]]]:
-    """Similarities for :func:`distributions_figure`."""
     real, impostors = features[Source(REAL)], frozen.settings.impostors
     rows: dict[str, dict[str, dict[str, Scores]]] = {}
     variants = [source for source in features if not source.is_reference]
@@ -182,15 +181,12 @@ def _samples(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figur
 def _overview(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figure:
     sources = _shown(settings, gallery, list(by_setting(gallery.samples))[-1][0])
     source = next((s for s in sources if s.method == settings.overview_method), sources[-1])
-    headers: tuple[str, ...] = (
-        "Photograph",
-        f"{names.method(source.method)}, {names(source.prompts)}",
-    )
-    rows = []
+    headers = "Photograph", f"{names.method(source.method)}, {names(source.prompts)}"
+    rows: list[GridRow] = []
     for identity in _identities(settings, gallery, settings.overview_identities):
         tiles = gallery.sample_tiles(source, identity, settings.overview_columns)
-        rows.append(GridRow("", (gallery.portrait_tile(identity), *tiles), headers))
-        headers = ()
+        portrait = gallery.portrait_tile(identity)
+        rows.append(GridRow("", (portrait, *tiles), () if rows else headers))
     return grid_figure(rows, width=settings.width, gap_after_first=True)
 
 

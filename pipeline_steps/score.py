@@ -199,12 +199,7 @@ def _pose(extractor: str, variant: Scored | None, references: Sequence[Scored]) 
 
 @dataclass
 class _Loaded:
-    """Feature files that were read.
-
-    Attributes:
-        extractors: those whose features are wanted.
-        headers: path and metadata of each file in use.
-    """
+    """Feature files of the wanted extractors that were read, with the header of each."""
 
     extractors: Sequence[str]
     headers: list[tuple[Path, dict[str, str]]] = field(default_factory=list)

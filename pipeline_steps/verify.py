@@ -59,13 +59,8 @@ def run(
     for path in benchmarks:
         images, same = read_bin(path)
         try:
-            result = verify_benchmark(
-                network,
-                images,
-                same,
-                input_size=built_as.input_size,
-                n_folds=frozen.settings.folds,
-            )
+            side, folds = built_as.input_size, frozen.settings.folds
+            result = verify_benchmark(network, images, same, input_size=side, n_folds=folds)
         except ValueError as error:
             raise StepError(f"cannot verify {model} on {path}: {error}") from error
         role = _role(path, metadata)

@@ -34,18 +34,12 @@ TOLD = {
 """What is shown of what is known."""
 
 IMAGES = ("image", "sample", "aligned_image", "aligned_in_the_wild")
+MANIFESTS = ("manifest", "samples", "aligned")
 
 
 @dataclass
 class Node:
-    """One artefact and what it was made from.
-
-    Attributes:
-        what: the artefact, for people.
-        facts: what is known of it.
-        doubts: links that do not hold, one sentence each.
-        parts: what it was made from.
-    """
+    """One artefact, what is known of it, links that do not hold, and what it was made from."""
 
     what: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -64,14 +58,9 @@ class Node:
 
 
 class Ancestry:
-    """The results of one study.
+    """The results of one study, with the folder from which their records name files."""
 
-    Args:
-        results: the results folder.
-        root: the folder from which records name files.
-    """
-
-    def __init__(self, results: Path, root: Path = Path()) -> None:
+    def __init__(self, results: Path, root: Path) -> None:
         self.results = results
         self.root = root
         self._frame = cache(read_manifest)
@@ -91,29 +80,24 @@ class Ancestry:
             raise StepError(f"{path} does not exist: name a file of a study's results")
         path = path / LORA if path.is_dir() and (path / LORA).is_file() else path
         entry = entry_of(path.resolve().relative_to(self.results.resolve()).as_posix())
-        name = entry.name if entry is not None else ""
-        if entry is not None and name == "adapter":
-            return self._adapter(path.parent)
-        if entry is not None and name in (
-            "aligned_image",
-            "aligned_in_the_wild",
-            "sample",
-            "image",
-        ):
-            return self._image(path)
-        if entry is not None and name in ("manifest", "samples", "aligned"):
-            people = self._people(entry, path)
-            return Node(str(path), {"sha256": sha256_file(path)}, parts=people)
-        if entry is not None and name == "features":
-            return self._features(path, entry)
-        if entry is not None and name == "recogniser":
-            return self._recogniser(path, entry)
-        if entry is None or not entry.artefact.made_from or name == "config":
-            raise StepError(
-                f"nothing is known about files such as {path}; explain a table, score, figure, "
-                "feature file, image or fine-tuned weights"
-            )
-        return self._recorded(path, row)
+        if entry is not None:
+            if entry.name == "adapter":
+                return self._adapter(path.parent)
+            if entry.name in IMAGES:
+                return self._image(path)
+            if entry.name in MANIFESTS:
+                people = self._people(entry, path)
+                return Node(str(path), {"sha256": sha256_file(path)}, parts=people)
+            if entry.name == "features":
+                return self._features(path, entry)
+            if entry.name == "recogniser":
+                return self._recogniser(path, entry)
+            if entry.artefact.made_from and entry.name != "config":
+                return self._recorded(path, row)
+        raise StepError(
+            f"nothing is known about files such as {path}; explain a table, score, figure, "
+            "feature file, image or fine-tuned weights"
+        )
 
     def _at(self, artefact: str, **fields: str) -> Path:
         return Path(at(self.results, artefact, **fields))
@@ -122,9 +106,9 @@ class Ancestry:
         """A file with a record beside it; of its inputs those of one row, if one is asked for."""
         node, wanted = Node(str(path)), None
         if row is not None:
-            cells = cells_of(path, row)
+            cells = _cells_of(path, row)
             node.facts["row"] = {key: str(value) for key, value in cells.items()}
-            wanted = rows_inputs(path.stem, cells)
+            wanted = _rows_inputs(path.stem, cells)
         node.facts["sha256"] = sha256_file(path)
         try:
             record = read_record(path)
@@ -271,12 +255,8 @@ class Ancestry:
         return node
 
 
-def cells_of(table: Path, row: int) -> dict[str, Any]:
-    """One row of a table, counted from 0.
-
-    Raises:
-        StepError: the table has no rows to choose from, or not this one.
-    """
+def _cells_of(table: Path, row: int) -> dict[str, Any]:
+    """One row of a table, counted from 0."""
     if table.suffix != ".csv":
         raise StepError(f"{table} has no rows to choose from: name the .csv beside it")
     frame = pd.read_csv(table, keep_default_na=False)
@@ -285,7 +265,7 @@ def cells_of(table: Path, row: int) -> dict[str, Any]:
     return {str(key): value for key, value in frame.iloc[row].items()}
 
 
-def rows_inputs(table: str, cells: Mapping[str, Any]) -> Callable[[Entry], bool]:
+def _rows_inputs(table: str, cells: Mapping[str, Any]) -> Callable[[Entry], bool]:
     """Which of a table's inputs one of its rows is from."""
     reference = cells.get("method", NOT_APPLICABLE) == NOT_APPLICABLE
     variant = "/".join(str(cells.get(key)) for key in VARIANT)

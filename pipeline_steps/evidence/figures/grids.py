@@ -30,13 +30,7 @@ Embeddings = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of a grid; `image` None leaves the place empty.
-
-    Attributes:
-        image: uint8 [h, w, 3] RGB.
-        caption: text under the image.
-        framed: draw a frame (a photograph among generated images).
-    """
+    """One image of a grid, or an empty place, with the text under it; photographs are framed."""
 
     image: Image | None
     caption: str = ""
@@ -45,13 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class GridRow:
-    """One row of images.
-
-    Attributes:
-        label: text at the left, upright.
-        tiles: the images, left-aligned.
-        headers: text above each image, wrapped to its width; may be empty.
-    """
+    """One row of images, its upright label at the left, and text above each; may be empty."""
 
     label: str
     tiles: tuple[Tile, ...]
@@ -116,18 +104,9 @@ def _draw_tile(axis: Axes, tile: Tile) -> None:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the grids draw from.
+    """What the grids draw from: manifests with their folders, and embeddings of length 1."""
 
-    Attributes:
-        photographs: dataset manifest, kept rows; `file` is relative to `dataset`.
-        dataset: folder of the prepared images.
-        samples: manifest per variant; `file` is relative to the folder.
-        folders: folder of each variant's samples.
-        real: unit embeddings of the photographs.
-        synthetic: the same of each variant's samples.
-    """
-
-    photographs: pd.DataFrame
+    photographs: pd.DataFrame  # kept rows
     dataset: Path
     samples: Mapping[Source, pd.DataFrame]
     folders: Mapping[Source, Path]
@@ -221,7 +200,7 @@ def distinct_words(prompts: Sequence[str]) -> list[str]:
     """Prompts without the words that all of them share.
 
     A header has room for what differs: "neutral, forest" of "photo of person, neutral expression,
-    busy forest environment". Where nothing differs, the headers are empty.
+    busy forest environment". Where nothing differs, it is empty.
     """
     if len(prompts) < 2:
         return list(prompts)

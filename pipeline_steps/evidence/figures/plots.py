@@ -1,6 +1,7 @@
 """Plots from arrays: similarity distributions, head poses, and what prompts asked for.
 
-All take the methods' names and colours, method -> text, in the order of the legend.
+All take the methods' names and colours, method -> text, in the order of the legend, and the width
+in inches.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ATTRIBUTES = {
     "place": r"busy ([\w ]+) environment|, ([\w ]+) background",
     "view": r"face (side-portrait|portrait) photo",
 }
+ATTRIBUTE_COLUMNS = ["attribute", "value", "n", "faces", "similarity", "half_width"]
 NOT_NAMED = "none"
 REAL_COLOUR = "#d3d8dd"
 DASHES = (0, (3, 1.5))
@@ -48,8 +50,6 @@ def distributions_figure(
     Args:
         rows: row label to panel title to method to its cosine similarities; all rows have the same
             panels.
-        labels, colours: of the methods.
-        width: inches.
         bins: bins over the common range of all scores.
         judge: name of the recogniser, for the axis.
     """
@@ -102,8 +102,6 @@ def pose_figure(
     Args:
         rows: row label to method to pitch, yaw and roll in degrees [n, 3].
         real: the same of the photographs, grey behind each cloud.
-        labels, colours: of the methods.
-        width: inches.
     """
     n_columns = max(map(len, rows.values()))
     with matplotlib.rc_context(STYLE):
@@ -117,12 +115,7 @@ def pose_figure(
             for axis, (method, angles) in zip(row_axes, row.items(), strict=False):
                 for cloud, colour in ((real, REAL_COLOUR), (angles, colours[method])):
                     # As vectors, the dots of thousands of images would make a file of megabytes.
-                    dots: dict[str, Any] = {
-                        "s": 3,
-                        "alpha": 0.7,
-                        "lw": 0,
-                        "rasterized": True,
-                    }
+                    dots: dict[str, Any] = {"s": 3, "alpha": 0.7, "lw": 0, "rasterized": True}
                     axis.scatter(cloud[:, 1], cloud[:, 0], color=colour, **dots)
                 axis.set_title(labels[method])
                 spread = f"σ {angles[:, 1].std():.0f}° × {angles[:, 0].std():.0f}°"
@@ -158,18 +151,11 @@ def attribute_rows(
             own = similarity[values == value]
             faces = own[~np.isnan(own)]
             deviation = float(faces.std(ddof=1)) if len(faces) > 1 else float("nan")
-            found.append(
-                {
-                    "attribute": attribute,
-                    "value": value,
-                    "n": len(own),
-                    "faces": len(faces) / len(own),
-                    "similarity": float(faces.mean()) if len(faces) else float("nan"),
-                    "half_width": Z95 * deviation / np.sqrt(max(len(faces), 1)),
-                }
-            )
-    columns = ["attribute", "value", "n", "faces", "similarity", "half_width"]
-    return pd.DataFrame(found, columns=columns)
+            mean = float(faces.mean()) if len(faces) else float("nan")
+            half_width = Z95 * deviation / np.sqrt(max(len(faces), 1))
+            share = len(faces) / len(own)
+            found.append((attribute, value, len(own), share, mean, half_width))
+    return pd.DataFrame(found, columns=ATTRIBUTE_COLUMNS)
 
 
 def attributes_figure(
@@ -181,10 +167,7 @@ def attributes_figure(
 ) -> Figure:
     """Similarity to the person and share of images with a face, per named attribute and method.
 
-    Args:
-        tables: method to :func:`attribute_rows`.
-        labels, colours: of the methods.
-        width: inches.
+    `tables`: method to :func:`attribute_rows`.
     """
     every = pd.concat(tables.values())
     values = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,33 +19,19 @@ CHANCE = 0.5  # accuracy and equal error rate of guessing
 
 @dataclass(frozen=True)
 class OrderClaim:
-    """Whether the Fisher ratios of one comparison rise in the expected order.
+    """Whether the Fisher ratios of one comparison rise in the expected order."""
 
-    Attributes:
-        setting: (compared with, base model, prompts, recogniser) as shown.
-        ratios: (method as shown, Fisher ratio) in the expected order.
-        holds: each is larger than the one before.
-        overlap: whether the first and last interval overlap; None without intervals.
-        difference: last minus first with its paired interval; None where it was not computed.
-    """
-
-    setting: tuple[str, str, str, str]
-    ratios: tuple[tuple[str, Estimate], ...]
-    holds: bool
-    overlap: bool | None
-    difference: Estimate | None
+    setting: tuple[str, str, str, str]  # compared with, base model, prompts, recogniser, as shown
+    ratios: tuple[tuple[str, Estimate], ...]  # by method, as shown, in the expected order
+    holds: bool  # each is larger than the one before
+    overlap: bool | None  # of the first and last interval; None without intervals
+    difference: Estimate | None  # last minus first, paired; None where it was not computed
 
 
 def findings(
     frames: Mapping[str, pd.DataFrame], claims: Sequence[OrderClaim], names: Names
 ) -> dict[str, list[str]]:
-    """Sentences by the question that they answer.
-
-    Args:
-        frames: rows of the study's tables by kind.
-        claims: from :func:`order_claims`.
-        names: display names.
-    """
+    """Sentences by the question that they answer, from the study's tables by kind."""
     return {
         "Who judges?": judge_sentences(frames["identity"], names),
         "Do the generated people look like the consenting people?": order_sentences(claims, names),
@@ -99,8 +85,7 @@ def order_claims(
     """One claim per opponent, base model, prompt set and recogniser with two or more methods.
 
     Args:
-        identity: rows of the identity table.
-        comparison: rows of the comparison table; may be empty.
+        identity, comparison: rows of these tables; there may be none of the comparison.
         expected: methods in the order of rising Fisher ratio.
         names: display names.
     """
@@ -169,17 +154,14 @@ def error_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     sentences = []
     against_real = identity[identity["versus"] == "real"]
     for (recogniser, *setting), rows in sorted_groups(against_real, ["recogniser", *SETTING]):
-        found = _lowest_and_untuned(rows, "eer")
-        if found is None:
-            continue
-        method, lowest, untuned = found
-        text = (
-            f"{_prompts_of(setting, names)}, {names(recogniser)}: lowest equal error rate against "
-            f"the real images {lowest.text()} ({names(method)})"
-        )
-        if untuned is not None:
-            text += f"; untuned {untuned.text()}, {_against_chance(untuned, lower_is_better=True)}"
-        sentences.append(f"{text}.")
+        for method, lowest, untuned in _lowest_and_untuned(rows, "eer"):
+            told = f"{lowest.text()} ({names(method)})"
+            if untuned:
+                told += f"; untuned {untuned.text()}, {_against_chance(untuned, -1)}"
+            sentences.append(
+                f"{_prompts_of(setting, names)}, {names(recogniser)}: lowest equal error rate "
+                f"against the real images {told}."
+            )
     return sentences
 
 
@@ -188,17 +170,12 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
     sentences = []
     variants = quality[~quality["base_model"].isin(REFERENCES)]
     for (*setting, reference), rows in sorted_groups(variants, [*SETTING, "reference"]):
-        found = _lowest_and_untuned(rows, "fid")
-        if found is None:
-            continue
-        method, lowest, untuned = found
-        text = (
-            f"{_prompts_of(setting, names)}: closest to “{names(reference)}” is {names(method)}, "
-            f"Fréchet distance {lowest.text(2)}"
-        )
-        if untuned is not None:
-            text += f"; untuned {untuned.text(2)}"
-        sentences.append(f"{text}.")
+        for method, lowest, untuned in _lowest_and_untuned(rows, "fid"):
+            compared = f"; untuned {untuned.text(2)}" if untuned else ""
+            sentences.append(
+                f"{_prompts_of(setting, names)}: closest to “{names(reference)}” is "
+                f"{names(method)}, Fréchet distance {lowest.text(2)}{compared}."
+            )
     return sentences
 
 
@@ -230,19 +207,13 @@ def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
 
 def _lowest_and_untuned(
     rows: pd.DataFrame, metric: str
-) -> tuple[str, Estimate, Estimate | None] | None:
-    """Fine-tuning method of the lowest value, that value, and the untuned model's; None: no method.
-
-    Args:
-        rows: of one setting, a row per method.
-        metric: a column whose lower values are better.
-    """
+) -> Iterator[tuple[str, Estimate, Estimate | None]]:
+    """Of one setting's methods, if any, that of the lowest value, it, and the untuned model's."""
     tuned, untuned = _tuned(rows), rows[rows["method"] == UNTUNED]
-    if tuned.empty:
-        return None
-    best = tuned.iloc[int(tuned[metric].to_numpy(dtype=float).argmin())]
-    other = estimate_of(untuned.iloc[0], metric) if len(untuned) else None
-    return str(best["method"]), estimate_of(best, metric), other
+    if len(tuned):
+        best = tuned.iloc[int(tuned[metric].to_numpy(dtype=float).argmin())]
+        other = estimate_of(untuned.iloc[0], metric) if len(untuned) else None
+        yield str(best["method"]), estimate_of(best, metric), other
 
 
 def _tuned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -260,13 +231,12 @@ def _difference(comparison: pd.DataFrame, wanted: Mapping[str, str]) -> Estimate
 
 
 def _prompts_of(setting: Sequence[str], names: Names) -> str:
-    base_model, prompts = setting
-    return f"{names(base_model)}, {names(prompts)} prompts"
+    return f"{', '.join(map(names, setting))} prompts"
 
 
-def _against_chance(estimate: Estimate, *, lower_is_better: bool = False) -> str:
+def _against_chance(estimate: Estimate, better: int = 1) -> str:
+    """In words; `better`: 1 where more is better, -1 where less is."""
     if math.isnan(estimate.low):
         return "without interval"
-    side = estimate.beyond(CHANCE) * (-1 if lower_is_better else 1)
-    words = {1: "better than chance (0.5)", -1: "worse than chance (0.5)"}
-    return words.get(side, "not told apart from chance (0.5)")
+    words = {better: "better than chance (0.5)", -better: "worse than chance (0.5)"}
+    return words.get(estimate.beyond(CHANCE), "not told apart from chance (0.5)")

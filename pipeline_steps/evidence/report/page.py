@@ -34,12 +34,7 @@ JPEG_QUALITY = 90
 
 
 def render(template: str, **content: Any) -> str:
-    """A page of this folder: in HTML everything is escaped, an unknown name is an error.
-
-    Args:
-        template: file name of the template.
-        content: the names that it uses.
-    """
+    """A template of this folder, filled: HTML is escaped, an unknown name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -52,8 +47,7 @@ def render(template: str, **content: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["stylesheet"] = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
-    environment.filters["minus"] = minus
-    environment.filters["pipe_table"] = pipe_table
+    environment.filters |= {"minus": minus, "pipe_table": pipe_table}
     environment.filters["upper_first"] = lambda text: text[:1].upper() + text[1:]
     return environment.get_template(template).render(content)
 
@@ -69,17 +63,15 @@ def data_uri(path: Path) -> str:
     except FileNotFoundError as error:
         step = "figures" if path.suffix in (".png", ".svg") else "tables"
         raise StepError(f"{path} is missing: run the {step} step first") from error
-    return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
+    return _uri(MEDIA_TYPES[path.suffix], content)
 
 
 def with_pictures(
     pairs: Iterable[Mapping[Any, Any]], folders: Mapping[str, Path | None]
 ) -> list[dict[str, Any]]:
-    """Pairs with both images as data URIs, `picture` and `other_picture`; "" where there is none.
+    """Pairs of an audit with both images as data URIs, "" where there is none.
 
-    Args:
-        pairs: rows of an audit's pairs.
-        folders: set of images (generated, real, wild) to the folder of its aligned images.
+    `folders`: set of images (generated, real, wild) to the folder of its aligned images.
     """
     return [
         dict(pair)
@@ -93,20 +85,13 @@ def with_pictures(
 
 @dataclass(frozen=True)
 class ImageCount:
-    """Images of one manifest.
+    """Images of one manifest."""
 
-    Attributes:
-        kind: "photographs", "reference" (aligned) or "generated" (aligned).
-        what: name as shown.
-        images, kept: counts.
-        reasons: reasons of those left out with their counts, most frequent first.
-    """
-
-    kind: str
-    what: str
+    kind: str  # "photographs", "reference" (aligned) or "generated" (aligned)
+    what: str  # name as shown
     images: int
     kept: int
-    reasons: str
+    reasons: str  # of those left out with their counts, most frequent first
 
 
 def count_images(kind: str, what: str, manifest: pd.DataFrame) -> ImageCount:
@@ -153,4 +138,8 @@ def _picture(folder: Path | None, file: str) -> str:
         return ""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return _uri("image/jpeg", buffer.getvalue())
+
+
+def _uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

@@ -24,23 +24,10 @@ from pipeline_steps.naming import VARIANT
 from pipeline_steps.study.settings.evidence import IdentitySettings
 
 IDENTITY_COLUMNS = (
-    *VARIANT,
-    "versus",
-    "recogniser",
-    "n_genuine",
-    "n_impostor",
-    "eer",
-    "eer_low",
-    "eer_high",
-    "fmr100",
-    "fmr1000",
-    "impostor_mean",
-    "impostor_sd",
-    "genuine_mean",
-    "genuine_sd",
-    "fdr",
-    "fdr_low",
-    "fdr_high",
+    *(*VARIANT, "versus", "recogniser", "n_genuine", "n_impostor"),
+    *("eer", "eer_low", "eer_high", "fmr100", "fmr1000"),
+    *("impostor_mean", "impostor_sd", "genuine_mean", "genuine_sd"),
+    *("fdr", "fdr_low", "fdr_high"),
 )
 METRICS = ("eer", "fdr", "genuine_mean")
 REPLICATE_COLUMNS = (
@@ -65,8 +52,7 @@ def identity_numbers(
     """Error rates of a set against another one, or of its images among themselves.
 
     Args:
-        images: the set.
-        others: the other set; None compares within the set.
+        images, others: the set and the other one; None compares within the set.
         recogniser: whose embeddings are compared.
         settings: impostors, replicates and level.
         impostor_rng: draws impostors where they are drawn.

@@ -30,13 +30,7 @@ Numbers = Mapping[str, float]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Features of one set of images by several extractors.
-
-    Attributes:
-        files: relative file names, one per image [n].
-        identities: identity per image [n].
-        features: extractor -> float32 [n, d].
-    """
+    """One set of images: file and identity of each [n], features float32 [n, d] by extractor."""
 
     files: list[str]
     identities: list[str]
@@ -62,20 +56,13 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Sets:
-    """What a measure may look at.
+    """What a measure may look at."""
 
-    Attributes:
-        real, synthetic: the sets as they are compared (see `equal_sizes`).
-        whole: *all* images of the synthetic set, for what needs no reference.
-        settings: extractors and constants.
-        rng: purpose -> generator; a purpose more or less changes no other one's draws.
-    """
-
-    real: ImageSet
+    real: ImageSet  # as it is compared (see `equal_sizes`)
     synthetic: ImageSet
-    whole: ImageSet
+    whole: ImageSet  # *all* images of the synthetic set, for what needs no reference
     settings: QualitySettings
-    rng: Callable[[str], np.random.Generator]
+    rng: Callable[[str], np.random.Generator]  # by purpose: one more changes no other one's draws
 
     def pair(self, role: str) -> tuple[Rows, Rows]:
         """Features of both sets by the extractor that the settings name for a role."""
@@ -89,14 +76,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class Shown:
-    """A column of the table of further measures.
-
-    Attributes:
-        title: its head.
-        better: which direction is.
-        digits: after the point.
-        compares: whether it is about a reference set, or about the images alone.
-    """
+    """A column of the table of further measures; `compares`: with a reference set, not alone."""
 
     title: str
     better: Literal["lower", "higher"]
@@ -106,11 +86,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric on sets of images.
-
-    Attributes:
-        columns: of quality.csv; those that the table of further measures shows, with how.
-        numbers: the value of each column.
+    """A metric on sets of images: its columns of quality.csv, with how they are shown if they are,
+    and the value of each.
     """
 
     columns: Mapping[str, Shown | None]
@@ -250,14 +227,11 @@ def quality_row(sets: Sets) -> dict[str, Any]:
 
 
 def pose_row(angles: Rows, identities: Sequence[str]) -> dict[str, float]:
-    """Mean, sd, and the mean over identities of the sd within each.
+    """Mean, sd, and the mean over identities of the sd within each; NaN where none has two images.
 
     Args:
         angles: pitch, yaw and roll in degrees [n, 3].
-        identities: identity per row [n]; those with a single image have no spread and don't count.
-
-    Returns:
-        Nine columns; within_identity_sd is NaN where no identity has two images.
+        identities: identity per row [n].
 
     Raises:
         ValueError: `angles` is not [n, 3].
