@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,5 @@ def test_who_is_the_same_is_not_embedded_again(tmp_path, frozen, monkeypatch):
     (tmp_path / "other").replace(frozen.weights["recogniser"].source)
     embed.run(frozen, dataset=folder, device="cpu")
     assert embedded == [2, 1, 1, 2, 1]
+    embed.run(replace(frozen, code="edited"), dataset=folder, device="cpu")
+    assert embedded == [2, 1, 1, 2, 1, 2, 1]

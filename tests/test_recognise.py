@@ -145,9 +145,11 @@ def test_what_was_trained_is_not_trained_again_until_something_counts(
     assert (out / MODEL).read_bytes() != model
     benchmark(tmp_path / "plain.bin", seed=10)
     assert trains()
-    config(tmp_path / "recognise.json", weight_decay=0.1)
+    frozen = config(tmp_path / "recognise.json", weight_decay=0.1)
     assert trains()
     assert not trains()
+    frozen.write_text(json.dumps(json.loads(frozen.read_text()) | {"code": "edited"}))
+    assert trains()
 
 
 def test_the_same_inputs_give_the_same_bytes_and_repetitions_differ(tmp_path: Path) -> None:

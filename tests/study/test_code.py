@@ -120,6 +120,29 @@ def test_an_edit_counts_for_those_that_stand_on_it_alone(project: Path) -> None:
     assert changed == {"score:run", "report:run"}  # a metric's entry says how it is shown, too
 
 
+@pytest.mark.parametrize(
+    ("module", "line", "edited", "caches"),
+    [
+        ("faces/mtcnn.py", "PYRAMID_FACTOR = 0.709", "PYRAMID_FACTOR = 0.5", {"align", "embed"}),
+        ("faces/alignment.py", "TEMPLATE_SIZE = 112", "TEMPLATE_SIZE = 111", {"align", "features"}),
+        ("faces/recogniser.py", ".sub(0.5)", ".sub(0.4)", {"embed", "features", "recognise"}),
+        ("recognition/margins.py", "return ", "return 2 * ", {"recognise"}),
+        ("recognition/augmentation.py", "MAX_SHEAR = 0.3", "MAX_SHEAR = 0.4", {"recognise"}),
+    ],
+)
+def test_what_is_kept_is_kept_under_the_code_that_made_it(
+    project: Path, module: str, line: str, edited: str, caches: set[str]
+) -> None:
+    roots = [f"{step}:run" for step in ("align", "embed", "features", "recognise")]
+    before = hashes(project, *roots)
+    path = project / "pipeline_steps" / module
+    text = path.read_text("utf-8")
+    assert line in text
+    path.write_text(text.replace(line, edited), "utf-8")
+    after = hashes(project, *roots)
+    assert {root.partition(":")[0] for root in roots if after[root] != before[root]} == caches
+
+
 def test_templates_count_for_the_page_that_they_make(project: Path) -> None:
     before = hashes(project, *ROOTS)
     for template in (project / "pipeline_steps/evidence/report").glob("*.j2"):
