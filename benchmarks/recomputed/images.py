@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline_steps.faces.extractors import AttributeNet
 from pipeline_steps.faces.pose import SixDRepNet
 from pipeline_steps.faces.recogniser import build_network, read_state_dict, weights_file
-from pipeline_steps.io.weights import Weights, locate
+from pipeline_steps.io.weights import Weights, locate, placed
 from recomputed.landmarks import landmark_pose
 
 Array = np.ndarray[Any, Any]
@@ -88,7 +88,7 @@ def features_of(images: Images, config: Path, rows: list[int] | None = None) -> 
         float32 [n, d].
     """
     entry = json.loads(config.read_text("utf-8"))["weights"]["extractor"]
-    weights = Weights.model_validate(entry)
+    weights = Weights.model_validate(placed(entry))
     rows = list(range(len(images.files))) if rows is None else rows
     if weights.architecture == "landmarks":
         focal = float(str(weights.options.get("focal_lengths_per_side", 4.0)))
