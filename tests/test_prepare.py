@@ -45,9 +45,9 @@ def archive(path, members):
     return path
 
 
-def prepared(tmp_path, sources, **changes):
+def prepared(tmp_path, sources, code="", **changes):
     settings = {"resolution": 64, "detection_side": 192, "sources": [str(s) for s in sources]}
-    frozen = Frozen("test", "prepare", 0, PrepareSettings(**{**settings, **changes}))
+    frozen = Frozen("test", "prepare", 0, PrepareSettings(**{**settings, **changes}), code=code)
     out = tmp_path / "dataset"
     prepare.run(frozen, out=out, device="cpu")
     return read_manifest(out / "manifest.parquet").set_index("source"), out
@@ -282,6 +282,8 @@ def test_only_new_photographs_are_looked_at_again(tmp_path, monkeypatch):
     (root / "2" / "a.jpg").write_bytes(brighter(9))
     assert again() == 1
     assert again(margin=1.5) == 2
+    assert again(margin=1.5) == 0
+    assert again(margin=1.5, code="edited") == 2
 
 
 def files_of(out):
