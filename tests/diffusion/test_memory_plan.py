@@ -11,12 +11,7 @@ from torch import Tensor
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Runtime
 from pipeline_steps.diffusion.training import memory
 from pipeline_steps.diffusion.training.fleet import Fleet
-from pipeline_steps.diffusion.training.memory import (
-    Backoff,
-    MemoryNeed,
-    plan_size,
-    split_evenly,
-)
+from pipeline_steps.diffusion.training.memory import Backoff, plan_size
 from pipeline_steps.runtime.errors import StepError
 from tests.diffusion.toy_fleet import NAMES, a_fleet, relative
 
@@ -114,19 +109,12 @@ def test_a_device_too_small_for_one_identity_is_named(base: BaseModel) -> None:
     assert full.failures == 6  # graphs, pieces, three to two, two to one, recomputing, no more
 
 
-def test_the_need_is_a_straight_line_through_two_peaks() -> None:
-    need = MemoryNeed.of_peaks(10 * GIB, 12 * GIB)
-    assert (need.fixed, need.per_identity) == (8 * GIB, 2 * GIB)
-    assert need.largest(25 * GIB, 64) == 8
-    assert need.largest(25 * GIB, 5) == 5
-    assert need.largest(9 * GIB, 64) == 1
-
-
 @pytest.mark.parametrize(("room", "expected"), [(20 * GIB, 3), (8 * GIB, 2), (4 * GIB, 1)])
 def test_a_fleet_is_as_large_as_the_memory_allows(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch, room: int, expected: int
 ) -> None:
     monkeypatch.setattr(memory, "budget", lambda device: room)
+    # A straight line through two peaks: 1 GiB, and 3 for each identity.
     monkeypatch.setattr(memory, "_peak", lambda fleet, names, *rest: (1 + 3 * len(names)) * GIB)
     assert plan_size(NAMES, opener(base), device="cuda") == expected
     assert plan_size(NAMES, opener(base), device="cuda", at_once=2) == 2
@@ -147,8 +135,10 @@ def test_two_identities_that_do_not_fit_are_trained_one_by_one(
 
 def test_shares_are_of_even_sizes() -> None:
     names = [f"ID_{i}" for i in range(9)]
-    parts = split_evenly(names, 8)
-    assert sorted(len(part) for part in parts) == [4, 5]
-    assert [name for part in parts for name in part] == names
-    assert split_evenly(names[:8], 8) == [names[:8]]
-    assert split_evenly([], 8) == []
+    state = {"step": torch.arange(9)}
+    parts = memory._parts(names, state, 8)
+    assert sorted(len(part) for part, _ in parts) == [4, 5]
+    assert [name for part, _ in parts for name in part] == names
+    rows = [own["step"] for _, own in parts if own is not None]
+    assert torch.equal(torch.cat(rows), state["step"])
+    assert memory._parts(names[:8], None, 8) == [(names[:8], None)]

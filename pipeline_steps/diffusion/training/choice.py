@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,78 +104,75 @@ class Trials:
         if recipe.settings.choice is None:
             raise ValueError("the settings choose no step")
         self._settings = recipe.settings.choice
+        self._recipe = recipe
         self._held_out = held_out
         self._guide = guide
-        self._seed = recipe.seed
-        token = recipe.settings.token
-        self._prompts = [prompt.format(token=token) for prompt in self._settings.prompts]
-        self._trials: dict[str, list[Trial]] = {}
-        self._weights: dict[str, list[Tensor]] = {}
+        self._tried: dict[str, dict[int, tuple[Trial, Tensor]]] = {}  # by identity and step
 
     def __call__(self, fleet: Fleet) -> None:
         """Sample with a fleet's adapters if its step is one of those to be tried."""
-        step = fleet.step_number
-        if step not in (0, *self._settings.steps):
+        step, wanted = fleet.step_number, self._settings
+        if step not in (0, *wanted.steps):
             return
-        images: dict[str, list[Tensor]] = {identity: [] for identity in fleet.subjects}
-        wanted = [
+        requests = [
             self._request(fleet.base.name, identity, k, index)
             for k, identity in enumerate(fleet.subjects)
-            for index in range(self._settings.images)
+            for index in range(wanted.images)
         ]
-        how = Sampling(
-            self._settings.sampling_steps, self._settings.guidance, self._settings.scheduler, BATCH
-        )
-        for requests, batch in sample(fleet.base, wanted, how, bank=fleet.bank):
-            for request, image in zip(requests, batch, strict=True):
+        how = Sampling(wanted.sampling_steps, wanted.guidance, wanted.scheduler, BATCH)
+        images: dict[str, list[Tensor]] = {identity: [] for identity in fleet.subjects}
+        for made, batch in sample(fleet.base, requests, how, bank=fleet.bank):
+            for request, image in zip(made, batch, strict=True):
                 images[request.identity].append(image)
         fleet.bank.activate(None)
         for k, identity in enumerate(fleet.subjects):
             trial = self._score(step, identity, torch.stack(images[identity]), fleet.base.device)
-            self._keep(identity, trial, fleet.bank.weights.detach()[k].cpu().clone())
+            weights = fleet.bank.weights.detach()[k].cpu().clone()
+            # One of the same step, of an attempt that did not end, is replaced.
+            self._tried.setdefault(identity, {})[step] = trial, weights
 
     def apply(self, fleet: Fleet) -> None:
         """Give a finished fleet's adapters the weights of their chosen steps."""
         with torch.no_grad():
             for k, identity in enumerate(fleet.subjects):
-                chosen = choose(self._trials[identity], self._settings.min_diversity)
-                place = self._trials[identity].index(chosen)
-                fleet.bank.weights[k] = self._weights[identity][place].to(fleet.bank.weights)
+                _, weights = self._tried[identity][self._chosen(identity)]
+                fleet.bank.weights[k] = weights.to(fleet.bank.weights)
 
     def record(self, identity: str) -> dict[str, Any]:
         """What was tried and chosen, as JSON."""
-        trials = self._trials[identity]
-        return {
-            "trials": [asdict(trial) for trial in trials],
-            "chosen": choose(trials, self._settings.min_diversity).step,
-        }
+        trials = [asdict(trial) for trial, _ in self._tried[identity].values()]
+        return {"trials": trials, "chosen": self._chosen(identity)}
 
     def state(self, identities: Sequence[str]) -> State:
         """The trials so far, one row per identity; part of a checkpoint."""
-        scores = [
-            [[t.step, t.similarity, t.diversity, t.faces] for t in self._trials[identity]]
-            for identity in identities
-        ]
-        weights = [torch.stack(self._weights[identity]) for identity in identities]
+        tried = [list(zip(*self._tried[identity].values(), strict=True)) for identity in identities]
         return {
-            SCORES: torch.tensor(scores, dtype=torch.float64),
-            WEIGHTS: torch.stack(weights),
+            SCORES: torch.tensor(
+                [[astuple(trial) for trial in trials] for trials, _ in tried], dtype=torch.float64
+            ),
+            WEIGHTS: torch.stack([torch.stack(weights) for _, weights in tried]),
         }
 
     def load_state(self, identities: Sequence[str], state: State) -> None:
         """Go on from a checkpoint."""
-        rows = zip(identities, state[SCORES], state[WEIGHTS], strict=True)
+        rows = zip(identities, state[SCORES].tolist(), state[WEIGHTS], strict=True)
         for identity, scores, weights in rows:
-            self._trials[identity] = [Trial(int(s[0]), *s[1:]) for s in scores.tolist()]
-            self._weights[identity] = list(weights)
+            trials = [Trial(int(step), *others) for step, *others in scores]
+            tried = zip(trials, weights, strict=True)
+            self._tried[identity] = {trial.step: (trial, own) for trial, own in tried}
+
+    def _chosen(self, identity: str) -> int:
+        trials = [trial for trial, _ in self._tried[identity].values()]
+        return choose(trials, self._settings.min_diversity).step
 
     def _request(self, base_model: str, identity: str, row: int, index: int) -> ImageRequest:
+        prompts = self._settings.prompts
         return ImageRequest(
             identity=identity,
             index=index,
-            prompt=self._prompts[index % len(self._prompts)],
+            prompt=prompts[index % len(prompts)].format(token=self._recipe.settings.token),
             negative_prompt=self._settings.negative_prompt,
-            seed=seed_for(self._seed, "choice", base_model, identity, index),
+            seed=seed_for(self._recipe.seed, "choice", base_model, identity, index),
             adapter=row,
         )
 
@@ -188,16 +185,6 @@ class Trials:
         share = sum(face is not None for face in found) / len(found)
         return Trial(step, similarity(rows, held_out), diversity(images), share)
 
-    def _keep(self, identity: str, trial: Trial, weights: Tensor) -> None:
-        """Note a trial; one of the same step, after an attempt that did not end, is replaced."""
-        trials = self._trials.setdefault(identity, [])
-        kept = self._weights.setdefault(identity, [])
-        if trials and trials[-1].step == trial.step:
-            trials.pop()
-            kept.pop()
-        trials.append(trial)
-        kept.append(weights)
-
 
 def split_state(state: State) -> tuple[State, State | None]:
     """A checkpoint's state of the fleet, and of its trials where there is one."""
@@ -207,14 +194,7 @@ def split_state(state: State) -> tuple[State, State | None]:
 
 
 def plot_choice(path: Path, identity: str, choice: Mapping[str, Any], min_diversity: float) -> None:
-    """Write an SVG of what was tried and chosen.
-
-    Args:
-        path: The file.
-        identity: For the title.
-        choice: As ``training.json`` has it: trials, chosen.
-        min_diversity: Least share of the untuned model's diversity.
-    """
+    """Write an SVG of what was tried and chosen, ``choice`` as ``training.json`` has it."""
     trials = choice["trials"]
     steps = [trial["step"] for trial in trials]
     with matplotlib.rc_context(STYLE):

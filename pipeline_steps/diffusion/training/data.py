@@ -104,14 +104,7 @@ def load_training(
 ) -> TrainingData:
     """Load networks and encode images; an identity whose images cannot be read is a failure.
 
-    Args:
-        frozen: Configuration of the fine-tuning.
-        subjects: The identities.
-        dataset: Folder of the prepared dataset.
-        prior: Folder of the prior set.
-        device: "cpu" or "cuda".
-        guide: None: that of the configuration, where the method needs one.
-        stop: Whether somebody asked the process to stop.
+    Arguments are those of the finetune step; ``stop`` says whether somebody asked it to stop.
 
     Raises:
         StepError: weights or the prior set are missing or unfit.
@@ -150,34 +143,23 @@ def _encode_subject(
         held_out = tuple(compress(subject.files, ~trained))
         data.held_out[identity] = held_out, torch.from_numpy(embeddings[~trained])
         embeddings = embeddings[trained]
-    chosen = replace(
-        subject,
-        files=tuple(compress(subject.files, trained)),
-        sha256=tuple(compress(subject.sha256, trained)),
-    )
+    files, digests = compress(subject.files, trained), compress(subject.sha256, trained)
+    chosen = replace(subject, files=tuple(files), sha256=tuple(digests))
+    noted = {
+        dataset / file: digest for file, digest in zip(chosen.files, chosen.sha256, strict=True)
+    }
     prompt = settings.instance_prompt_for(subject.gender)
-    paths = [dataset / file for file in chosen.files]
-    contents = [
-        noted_bytes(path, digest, "prepare")
-        for path, digest in zip(paths, chosen.sha256, strict=True)
-    ]
-    data.images[identity] = encode_files(data.base, paths, contents, prompt, embeddings)
+    data.images[identity] = encode_files(data.base, noted, "prepare", prompt, embeddings)
     data.subjects[identity] = chosen
 
 
 def hold_out(
     embeddings: NDArray[np.float32], count: int, *, seed: int, identity: str
 ) -> NDArray[np.bool_]:
-    """Draw the images of an identity that are not trained on.
+    """Draw the images of an identity that are not trained on: bool [n], True for ``count``.
 
     Args:
         embeddings: float32 [n, d] of its images; NaN for one without a face, never held out.
-        count: How many are held out.
-        seed: The study seed.
-        identity: Its name.
-
-    Returns:
-        bool [n], True for ``count`` images.
 
     Raises:
         StepError: there are too few images.
@@ -194,10 +176,10 @@ def hold_out(
 
 
 def prior_latents(base: BaseModel, prior: Path, how: Mapping[str, str] | None = None) -> LatentSet:
-    """The prior set.
+    """The prior set, encoded by a base model whose autoencoder is in float32.
 
     Args:
-        base: Base model with its autoencoder in float32.
+        base: The base model.
         prior: Folder with manifest.parquet, images/ and embeddings.safetensors.
         how: The network of its embeddings, see ``weights.made_by``; None: none are needed.
 
@@ -215,42 +197,36 @@ def prior_latents(base: BaseModel, prior: Path, how: Mapping[str, str] | None = 
     embeddings = None if how is None else read_embeddings(path, files, how)
     if embeddings is not None and not np.isfinite(embeddings).all():
         raise StepError(f"{path} does not fit the manifest beside it: run prior again")
+    noted = {prior / file: digest for file, digest in zip(files, kept["sha256"], strict=True)}
     try:
-        paths = [prior / file for file in files]
-        contents = [
-            noted_bytes(path, digest, "prior")
-            for path, digest in zip(paths, kept["sha256"], strict=True)
-        ]
-        return encode_files(base, paths, contents, prompts[0], embeddings)
+        return encode_files(base, noted, "prior", prompts[0], embeddings)
     except BadImage as error:
         raise StepError(f"prior set {prior}: {error}; delete it and run prior again") from error
 
 
 def encode_files(
     base: BaseModel,
-    files: Sequence[Path],
-    contents: Sequence[bytes],
+    noted: Mapping[Path, str],
+    step: str,
     prompt: str,
-    embeddings: NDArray[np.float32] | None = None,
+    embeddings: NDArray[np.float32] | None,
 ) -> LatentSet:
     """Latents of square image files, resized to the base model's resolution where they differ.
 
     Args:
         base: Base model with its autoencoder in float32.
-        files: Names of the images, for messages.
-        contents: Their bytes.
+        noted: The files with the hashes that their manifest notes.
+        step: The step that made them.
         prompt: The one prompt of all of them.
         embeddings: float32 [n, d], row by row those of the files; NaN for none.
 
-    Returns:
-        Tensors on the CPU.
-
     Raises:
+        StepError: a file is missing or not the noted one.
         BadImage: an image is broken or not square.
     """
     pixels = [
-        _square(file, content, base.resolution)
-        for file, content in zip(files, contents, strict=True)
+        _square(file, noted_bytes(file, digest, step), base.resolution)
+        for file, digest in noted.items()
     ]
     mean, std = base.encode_images(
         to_signed(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
@@ -309,13 +285,9 @@ def step_noise(
     being instance image i mod n_instance and prior image i mod n_prior.
     """
     length = max(n_instance, n_prior)
-    places = torch.arange(step * batch_size, (step + 1) * batch_size)
-    pairs = torch.stack(
-        [
-            _epoch(seed, base_model, identity, int(place) // length, length)[int(place) % length]
-            for place in places
-        ]
-    )
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = [_epoch(seed, base_model, identity, place // length, length) for place in places]
+    pairs = torch.stack([epoch[p % length] for epoch, p in zip(epochs, places, strict=True)])
     generator = torch_generator(seed, "finetune", base_model, identity, step)
     shape = (2 * batch_size, *latent_shape)
     return StepNoise(

@@ -10,10 +10,11 @@ beyond float error.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from pipeline_steps.diffusion.base_models.base import Runtime
@@ -25,31 +26,6 @@ MOST = {"cpu": 8, "cuda": 64}  # beyond, an identity-step gets no faster
 MEMORY_SHARE = 0.9  # of the free memory; the rest is for fragmentation
 
 OpenFleet = Callable[[Sequence[str], Runtime], Fleet]
-
-
-@dataclass(frozen=True)
-class MemoryNeed:
-    """Peak memory of a step as a straight line over the fleet's size, bytes."""
-
-    fixed: int
-    per_identity: int
-
-    @classmethod
-    def of_peaks(cls, one: int, two: int) -> MemoryNeed:
-        """From the peaks of steps with one and with two identities."""
-        per_identity = max(1, two - one)
-        return cls(max(0, one - per_identity), per_identity)
-
-    def largest(self, budget: int, most: int) -> int:
-        """The largest fleet of at most ``most`` identities that fits, at least 1."""
-        return max(1, min(most, (budget - self.fixed) // self.per_identity))
-
-
-def split_evenly(items: Sequence[str], most: int) -> list[list[str]]:
-    """Parts of at most ``most`` items, as few as can be and of sizes that differ by one at most."""
-    parts = -(-len(items) // most)
-    bounds = [round(i * len(items) / parts) for i in range(parts + 1)] if parts else [0]
-    return [list(items[a:b]) for a, b in pairwise(bounds)]
 
 
 def plan_size(
@@ -74,35 +50,28 @@ def plan_size(
     most = max(1, min(len(identities), at_once or MOST.get(kind, MOST["cpu"])))
     if at_once is not None or most < 2 or kind != "cuda":
         return most
-    # Compiled steps take no more memory at their peak, and the probe should be short.
-    runtime = Runtime(compile="off")
-    peaks = []
-    for count in (1, 2):
-        try:
-            peaks.append(_peak(open_fleet, identities[:count], runtime, device))
-        except torch.OutOfMemoryError:
-            return 1
-        finally:
-            release(device)
-    room, need = budget(device), MemoryNeed.of_peaks(*peaks)
-    chosen = need.largest(int(MEMORY_SHARE * room), most)
+    try:
+        one, two = (_peak(open_fleet, identities[:count], device) for count in (1, 2))
+    except torch.OutOfMemoryError:
+        return 1
+    finally:
+        release(device)
+    room, each = budget(device), max(1, two - one)
+    fixed = max(0, one - each)
+    chosen = max(1, min(most, (int(MEMORY_SHARE * room) - fixed) // each))
     get_logger("finetune").info(
-        "memory: %.1f GiB, %.2f GiB per identity, of %.1f GiB: %d identities at once",
-        need.fixed / 2**30,
-        need.per_identity / 2**30,
-        room / 2**30,
-        chosen,
+        f"memory: {fixed / 2**30:.1f} GiB, {each / 2**30:.2f} GiB per identity, of "
+        f"{room / 2**30:.1f} GiB: {chosen} identities at once"
     )
     return chosen
 
 
-def _peak(
-    open_fleet: OpenFleet, identities: Sequence[str], runtime: Runtime, device: torch.device | str
-) -> int:
+def _peak(open_fleet: OpenFleet, identities: Sequence[str], device: torch.device | str) -> int:
     """Bytes at the peak of two steps of a fleet, what was held before included."""
     release(device)
     torch.cuda.reset_peak_memory_stats(device)
-    with open_fleet(identities, runtime) as fleet:
+    # Compiled steps take no more memory at their peak, and the probe should be short.
+    with open_fleet(identities, Runtime(compile="off")) as fleet:
         for _ in range(min(2, fleet.settings.steps)):
             fleet.step()
     torch.cuda.synchronize(device)
@@ -121,19 +90,16 @@ class Backoff:
 
     Attributes:
         runtime: How fleets run now.
-        largest: Identities that fit, as far as is known; None: none has failed.
+        largest: Identities that fit, as far as is known.
     """
 
     def __init__(
-        self,
-        open_fleet: OpenFleet,
-        device: torch.device | str,
-        runtime: Runtime | None = None,
+        self, open_fleet: OpenFleet, device: torch.device | str, runtime: Runtime | None = None
     ) -> None:
         self.open_fleet = open_fleet
         self.device = device
         self.runtime = runtime or Runtime()
-        self.largest: int | None = None
+        self.largest = sys.maxsize
 
     def run(
         self,
@@ -159,7 +125,7 @@ class Backoff:
         waiting = [(list(identities), state)]
         while waiting:
             members, state = waiting.pop(0)
-            if self.largest is not None and len(members) > self.largest:
+            if len(members) > self.largest:
                 waiting[:0] = _parts(members, state, self.largest)
                 continue
             done, state = self._attempt(members, state, train)
@@ -213,10 +179,11 @@ class Backoff:
 def _parts(
     members: Sequence[str], state: State | None, most: int
 ) -> list[tuple[list[str], State | None]]:
-    places: Mapping[str, int] = {identity: k for k, identity in enumerate(members)}
+    """Parts of at most ``most`` members, as few as can be, with their rows of the state."""
+    pieces = np.array_split(np.arange(len(members)), -(-len(members) // most))
     return [
-        (part, None if state is None else take_rows(state, [places[name] for name in part]))
-        for part in split_evenly(members, most)
+        ([members[k] for k in rows], None if state is None else take_rows(state, rows.tolist()))
+        for rows in pieces
     ]
 
 

@@ -11,12 +11,12 @@ import glob
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import Runtime, Switch
@@ -25,8 +25,7 @@ from pipeline_steps.diffusion.training.data import Recipe, TrainingData
 from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, State, join_rows, take_rows
 from pipeline_steps.diffusion.training.memory import Backoff, plan_size
 from pipeline_steps.io.atomic import atomic_path
-from pipeline_steps.io.hashes import sha256_bytes
-from pipeline_steps.io.tensors import canonical_safetensors, save_tensors
+from pipeline_steps.io.checkpoint import Checkpoint
 from pipeline_steps.runtime.errors import Interrupted
 from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.runtime.signals import StopRequest
@@ -87,13 +86,19 @@ def train(
     if recipe.settings.choice is not None and data.guide is not None:
         held_out = {identity: rows for identity, (_, rows) in data.held_out.items()}
         trials = Trials(recipe, held_out, data.guide)
-    fleet_run = FleetRun(recipe.method, saved, pace.save_seconds, stop, trials)
+
+    def finish(fleet: Fleet) -> None:
+        run_fleet(fleet, recipe.method, saved, pace.save_seconds, stop, trials)
+
     identities, device = list(data.images), data.base.device
     most = plan_size(identities, open_fleet, device=device, at_once=pace.at_once)
     backoff = Backoff(open_fleet, device, Runtime(compile=pace.compile))
     for members, state in plan_fleets(identities, saved, at_once=most):
-        own = fleet_run.take_over(members, state)
-        for identity, result in backoff.run(members, fleet_run, own).items():
+        if state is not None:
+            state, tried = split_state(state)
+            if trials is not None and tried is not None:
+                trials.load_state(members, tried)
+        for identity, result in backoff.run(members, finish, state).items():
             choice = None
             if trials is not None and result.finite:
                 choice = trials.record(identity) | {"held_out": data.held_out[identity][0]}
@@ -101,60 +106,39 @@ def train(
             saved.remove(identity)  # whoever took the result has kept it
 
 
-@dataclass(frozen=True)
-class FleetRun:
-    """How fleets are run.
+def run_fleet(
+    fleet: Fleet,
+    method: str,
+    saved: SavedStates,
+    save_seconds: float,
+    stop: StopRequest,
+    trials: Trials | None,
+) -> None:
+    """Step a fleet until it is finished; ``trials`` chooses the step that is kept, None: the last.
 
-    Attributes:
-        method: Name of the method, for the log.
-        saved: Where states are kept meanwhile.
-        interval: Seconds between two savings.
-        stop: Whether somebody asked the process to stop.
-        trials: Chooses the step that is kept; None: the last.
+    Raises:
+        Interrupted: somebody asked to stop; the state is saved.
     """
-
-    method: str
-    saved: SavedStates
-    interval: float
-    stop: StopRequest
-    trials: Trials | None = None
-
-    def take_over(self, identities: Sequence[str], saved: State | None) -> State | None:
-        """The state that a planned fleet goes on from, its trials taken out and noted."""
-        if saved is None:
-            return None
-        state, tried = split_state(saved)
-        if self.trials is not None and tried is not None:
-            self.trials.load_state(identities, tried)
-        return state
-
-    def __call__(self, fleet: Fleet) -> None:
-        """Step a fleet until it is finished.
-
-        Raises:
-            Interrupted: somebody asked to stop; the state is saved.
-        """
-        identities = list(fleet.subjects)
-        report = LossReport(self.method, identities, fleet.settings.steps)
-        saved_at = time.monotonic()
-        if self.trials is not None and fleet.step_number == 0:
-            self.trials(fleet)
-        while not fleet.finished:
-            report(fleet, fleet.step())
-            if self.trials is not None:
-                self.trials(fleet)
-            due = time.monotonic() - saved_at >= self.interval
-            if due or self.stop or fleet.finished:
-                more = {} if self.trials is None else self.trials.state(identities)
-                self.saved.save(identities, {**fleet.state(), **more})
-                saved_at = time.monotonic()
-            if self.stop and not fleet.finished:
-                raise Interrupted(
-                    f"{self.stop.name}: {len(identities)} identities are saved at step "
-                    f"{fleet.step_number} of {fleet.settings.steps}; run again to go on"
-                )
-        if self.trials is not None:
-            self.trials.apply(fleet)
+    identities = list(fleet.subjects)
+    report = LossReport(method, identities, fleet.settings.steps)
+    saved_at = time.monotonic()
+    if trials is not None and fleet.step_number == 0:
+        trials(fleet)
+    while not fleet.finished:
+        report(fleet, fleet.step())
+        if trials is not None:
+            trials(fleet)
+        if time.monotonic() - saved_at >= save_seconds or stop or fleet.finished:
+            more = {} if trials is None else trials.state(identities)
+            saved.save(identities, {**fleet.state(), **more})
+            saved_at = time.monotonic()
+        if stop and not fleet.finished:
+            raise Interrupted(
+                f"{stop.name}: {len(identities)} identities are saved at step "
+                f"{fleet.step_number} of {fleet.settings.steps}; run again to go on"
+            )
+    if trials is not None:
+        trials.apply(fleet)
 
 
 def plan_fleets(
@@ -173,7 +157,9 @@ def plan_fleets(
     Returns:
         The members of each fleet, and their state where they have one.
     """
-    size = fleet_size(len(saved), at_once) if len(identities) > at_once else at_once
+    size = at_once
+    if len(identities) > at_once:  # as few fleets as can be, all but the last equally large
+        size = -(-len(saved) // max(1, -(-len(saved) // at_once)))
     states = {identity: saved.latest(identity) for identity in identities}
     by_step: dict[int, list[str]] = {}
     for identity, state in states.items():
@@ -189,24 +175,13 @@ def plan_fleets(
     return plans
 
 
-def fleet_size(count: int, most: int) -> int:
-    """Size of fleets of at most ``most`` for ``count`` identities, as few and as equal as can be.
-
-    All but the last have this size, so that the fleets after the first are those of the rest.
-    """
-    fleets = -(-count // most)
-    return -(-count // max(1, fleets))
-
-
 class LossReport:
     """Called after each step; waits for the device only when it writes a line."""
 
     def __init__(self, method: str, identities: Sequence[str], steps: int) -> None:
         names = identities[0] + (f"..{identities[-1]}" if len(identities) > 1 else "")
-        self._log = get_logger("finetune")
         self._bar = progress(range(0), description=f"{method} {names}", total=steps, unit="step")
         self._steps = steps
-        self._every = max(1, steps // LINES)
         self._recent: list[Tensor] = []
 
     def __call__(self, fleet: Fleet, losses: Tensor) -> None:
@@ -214,17 +189,11 @@ class LossReport:
         done = fleet.step_number
         self._bar.update(done - self._bar.n)  # the first time, by what was done before
         self._recent.append(losses.mean(dim=0))
-        if done % self._every == 0 or done == self._steps:
-            mean = sum(self._recent[1:], self._recent[0]) / len(self._recent)
-            instance, prior, identity, found = mean.tolist()
-            self._log.info(
-                "step %d/%d instance %.4f prior %.4f identity %.3f faces %.0f %%",
-                done,
-                self._steps,
-                instance,
-                prior,
-                identity,
-                100 * found,
+        if done % max(1, self._steps // LINES) == 0 or done == self._steps:
+            instance, prior, identity, found = torch.stack(self._recent).mean(dim=0).tolist()
+            get_logger("finetune").info(
+                f"step {done}/{self._steps} instance {instance:.4f} prior {prior:.4f} "
+                f"identity {identity:.3f} faces {100 * found:.0f} %"
             )
             self._recent = []
         if done == self._steps:
@@ -252,26 +221,20 @@ class SavedStates:
         return len(self._keys)
 
     def latest(self, identity: str) -> State | None:
-        """The identity's state of most steps, as of a fleet of one; None where there is none.
-
-        A damaged file is passed over with a line in the log.
-        """
-        states = [_read(path, self._keys[identity]) for path in self._files(identity)]
-        return max(filter(None, states), key=lambda state: int(state["step"]), default=None)
+        """The identity's whole state of most steps, as of a fleet of one; None: there is none."""
+        found = [Checkpoint(path, self._keys[identity]).load() for path in self._files(identity)]
+        states = [state for state, _ in filter(None, found)]
+        return max(states, key=lambda state: int(state["step"]), default=None)
 
     def save(self, identities: Sequence[str], state: State) -> None:
-        """Write the state of a fleet, its rows being those of ``identities``.
-
-        What they had before is deleted afterwards.
-        """
+        """Write a fleet's state, its rows those of ``identities``; then delete what was before."""
         before = [path for identity in identities for path in self._files(identity)]
         # A name never used before: replacing a folder would not be one rename.
         name = f"{int(state['step'].max()):07d}-{secrets.token_hex(4)}"
         with atomic_path(self._folder / name) as folder:
             for k, identity in enumerate(identities):
-                own = take_rows(state, [k])
-                header = {"key": self._keys[identity], "sha256": _checksum(own)}
-                save_tensors(folder / f"{identity}.safetensors", own, header)
+                path = folder / f"{identity}.safetensors"
+                Checkpoint(path, self._keys[identity]).save(take_rows(state, [k]))
         _delete(before)
 
     def remove(self, identity: str) -> None:
@@ -284,31 +247,9 @@ class SavedStates:
         return [path for path in found if unfinished or not path.parent.name.startswith(".")]
 
 
-def _read(path: Path, key: str) -> State | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("key") != key:
-                return None
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        get_logger("finetune").warning("checkpoint %s is damaged and not used: %s", path, error)
-        return None
-    if header.get("sha256") != _checksum(state):
-        get_logger("finetune").warning("checkpoint %s is damaged and not used: checksum", path)
-        return None
-    return state
-
-
-def _checksum(state: State) -> str:
-    return sha256_bytes(canonical_safetensors(save(dict(state))))
-
-
 def _delete(paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-        for folder in (path.parent, path.parent.parent):  # gone with their last file
-            try:
-                folder.rmdir()
-            except OSError:
-                break
+        with suppress(OSError):  # folders go with their last file
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
