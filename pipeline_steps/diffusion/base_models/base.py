@@ -192,9 +192,8 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def to_arrays(images: Tensor) -> NDArray[np.uint8]:
-    """uint8 [n, 3, h, w] as a NumPy array [n, h, w, 3]."""
-    array: NDArray[np.uint8] = images.permute(0, 2, 3, 1).cpu().numpy()
-    return array
+    """uint8 [n, 3, h, w] as a contiguous NumPy array [n, h, w, 3]."""
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy(), dtype=np.uint8)
 
 
 @dataclass(frozen=True)

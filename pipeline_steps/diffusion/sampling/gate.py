@@ -6,7 +6,7 @@ Measuring an image and deciding on it are apart: a threshold that changes needs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,13 +79,11 @@ class Gate:
         self._open = lambda: FaceMeasure(frozen, dataset, subjects, device)
 
     def measure(self, identity: str, images: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """Measure images uint8 [n, h, w, 3] that shall show an identity."""
         if self._measure is None:
             self._measure = self._open()
         return [asdict(seen) for seen in self._measure.measure(identity, images)]
 
     def reason_against(self, facts: dict[str, Any]) -> str:
-        """Why an image is not usable; empty where it is."""
         return reason_against(Measured(**facts), self.settings)
 
 
@@ -93,25 +91,17 @@ def reason_against(measured: Measured, gate: GateSettings) -> str:
     """Why an image is not usable; empty where it is."""
     if not measured.face:
         return "no face"
-    limits = (
+    for name, value, least in (
         ("similarity", measured.similarity, gate.min_similarity),
         ("quality", measured.quality, gate.min_quality),
-    )
-    for name, value, least in limits:
+    ):
         if least is not None and (value is None or not value >= least):
             return f"low {name}"
     return ""
 
 
 class FaceMeasure:
-    """The align step's detector, and the networks that the gate asks for.
-
-    Args:
-        frozen: Configuration of the sample step, with a gate; its weights have the role recogniser
-            where similarity counts, and quality where quality does.
-        dataset: Folder of the dataset, with the embeddings of the identities.
-        subjects: The identities.
-        device: "cpu" or "cuda".
+    """The align step's detector, and the networks that the gate asks for; arguments as of Gate.
 
     Raises:
         StepError: weights or embeddings are missing or unfit, or by another network.
@@ -121,18 +111,16 @@ class FaceMeasure:
         self,
         frozen: Frozen[SampleSettings],
         dataset: Path,
-        subjects: Iterable[Subject],
+        subjects: Sequence[Subject],
         device: str,
     ) -> None:
         from pipeline_steps.faces.detection import Detector
         from pipeline_steps.faces.recogniser import embedded_by, load_recogniser
 
         gate = gate_of(frozen)
-        self._padding = gate.align.padding
-        self._detector = Detector(
-            device, gate.align.detector.min_face_size, gate.align.detector.thresholds
-        )
-        self._device = device
+        found = gate.align.detector
+        self._padding, self._device = gate.align.padding, device
+        self._detector = Detector(device, found.min_face_size, found.thresholds)
         self._recogniser = self._quality = None
         self._centres: dict[str, NDArray[np.float32]] = {}
         if gate.min_similarity is not None:
@@ -147,7 +135,6 @@ class FaceMeasure:
             self._quality = load_recogniser(frozen.weights["quality"], device)
 
     def measure(self, identity: str, images: NDArray[np.uint8]) -> list[Measured]:
-        """Measure images uint8 [n, h, w, 3] that shall show an identity."""
         found = self._detector.detect(list(images), padding=self._padding)
         where = [i for i, face in enumerate(found) if face is not None]
         faces = [face for face in found if face is not None]

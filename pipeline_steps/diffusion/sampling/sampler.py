@@ -127,9 +127,8 @@ def sample_latents(
     """
     fold = predict is None and can_fold(base.unet)
     batches = plan_batches(requests, how.batch_size, mixed=not fold)
-    shape = _largest(batches) if predict is not None else None
     for batch in batches:
-        filled = batch if shape is None else _fill(batch, *shape)
+        filled = batch if predict is None else _filled(batch, batches)
         layers: AbstractContextManager[None] = nullcontext()
         with torch.inference_mode():
             if fold:
@@ -165,15 +164,9 @@ def plan_batches(
     return batches
 
 
-def _largest(batches: Sequence[Batch]) -> tuple[int, int]:
-    """Groups and their length that every batch can be filled up to."""
-    return (
-        max((len(batch) for batch in batches), default=0),
-        max((len(batch[0]) for batch in batches), default=0),
-    )
-
-
-def _fill(batch: Batch, groups: int, length: int) -> Batch:
+def _filled(batch: Batch, batches: Sequence[Batch]) -> Batch:
+    """A batch with copies of its last requests, of the shape that all batches can have."""
+    groups, length = max(map(len, batches)), max(len(other[0]) for other in batches)
     longer = [group + [group[-1]] * (length - len(group)) for group in batch]
     return longer + [longer[-1]] * (groups - len(longer))
 

@@ -35,6 +35,8 @@ from pipeline_steps.study.store import Item, Store
 # as hundreds of images; 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
 AT_ONCE = {"cpu": 16, "cuda": 128}
 
+ASKED = ("identity", "index", "prompt", "negative_prompt", "seed")  # columns of a request
+
 Row = dict[str, Any]  # of a manifest
 Keyed = tuple[Row, str]  # a planned sample and its key
 Facts = dict[str, Any]  # what was measured of an image, as JSON
@@ -99,24 +101,20 @@ class Painter:
                 part = identities[start : start + at_once]
                 wanted = [row for row in rows if row["identity"] in part]
                 with self._handed.on(self._base.unet, part) as bank:
-                    asked = [_request(row, None if bank is None else part) for row in wanted]
+                    places = {} if bank is None else {name: k for k, name in enumerate(part)}
+                    asked = [
+                        ImageRequest(
+                            **{name: row[name] for name in ASKED},
+                            adapter=places.get(row["identity"]),
+                        )
+                        for row in wanted
+                    ]
                     predict = compiled_predict(self._base, self._compile)
                     for requests, images in sample(
                         self._base, asked, how, bank=bank, predict=predict
                     ):
                         yield requests, images
                         bar.update(len(requests))
-
-
-def _request(row: Row, identities: Sequence[str] | None) -> ImageRequest:
-    return ImageRequest(
-        identity=row["identity"],
-        index=row["index"],
-        prompt=row["prompt"],
-        negative_prompt=row["negative_prompt"],
-        seed=row["seed"],
-        adapter=None if identities is None else identities.index(row["identity"]),
-    )
 
 
 @dataclass
@@ -192,32 +190,27 @@ class Samples:
 
     def count_missing(self, rows: Sequence[Row], keys: Sequence[str]) -> int:
         """How many of the images have never been made, or are lost."""
-        found = [self._find(row, key) for row, key in zip(rows, keys, strict=True)]
-        return sum(
-            item is None or not (self._image(row, item) or self._reason(item))
-            for row, item in zip(rows, found, strict=True)
-        )
+        known = (self._found(row, key) for row, key in zip(rows, keys, strict=True))
+        return sum(item is None or not (whole or self._reason(item)) for item, whole in known)
 
-    def _find(self, row: Row, key: str) -> Item | None:
-        return self.stores[row["identity"]].find(_name(row), key, whole=False)
-
-    def _image(self, row: Row, item: Item) -> Path | None:
-        """The sample's image file, if it is there and whole."""
-        return self.out / _file(row) if self.stores[row["identity"]].is_whole(item) else None
+    def _found(self, row: Row, key: str) -> tuple[Item | None, bool]:
+        """What is noted of a sample, and whether its image is there as it was made."""
+        store = self.stores[row["identity"]]
+        item = store.find(_name(row), key, whole=False)
+        return item, item is not None and store.is_whole(item)
 
     def _known(self, row: Row, key: str) -> Item | None:
         """A sample that need not be made: whole, or measured and found unusable."""
-        item = self._find(row, key)
+        (item, whole), identity = self._found(row, key), row["identity"]
         if item is None:
             return None
-        image, identity = self._image(row, item), row["identity"]
         if self.checks is not None and item.facts["measured_by"] != self.checks.keys[identity]:
-            if image is None:
+            if not whole:
                 return None
-            [seen] = self.checks.measure(identity, read_image(image)[None])
+            [seen] = self.checks.measure(identity, read_image(self.out / _file(row))[None])
             item = replace(item, facts=self._facts(identity, seen))
             self.stores[identity].add({_name(row): item})
-        return item if image is not None or self._reason(item) else None
+        return item if whole or self._reason(item) else None
 
     def _make(self, missing: Sequence[Keyed]) -> list[Item]:
         """Make and keep samples, in their order."""
@@ -230,7 +223,7 @@ class Samples:
             writing: Future[None] | None = None
             for requests, images in self.painter.paint([row for row, _ in missing]):
                 batch = [planned[request.identity, request.index] for request in requests]
-                pixels = np.ascontiguousarray(to_arrays(images))
+                pixels = to_arrays(images)
                 seen = self._measure([row["identity"] for row, _ in batch], pixels)
                 if writing is not None:
                     writing.result()
@@ -247,12 +240,12 @@ class Samples:
 
     def _measure(self, identities: Sequence[str], pixels: NDArray[np.uint8]) -> list[Facts | None]:
         result: list[Facts | None] = [None] * len(identities)
-        if self.checks is not None:
-            for identity in dict.fromkeys(identities):
-                where = [i for i, name in enumerate(identities) if name == identity]
-                seen = self.checks.measure(identity, pixels[where])
-                for i, measured in zip(where, seen, strict=True):
-                    result[i] = measured
+        if self.checks is None:
+            return result
+        for identity in dict.fromkeys(identities):
+            where = [i for i, name in enumerate(identities) if name == identity]
+            for i, seen in zip(where, self.checks.measure(identity, pixels[where]), strict=True):
+                result[i] = seen
         return result
 
     def _write(
@@ -287,18 +280,11 @@ class Samples:
 
     def _result(self, row: Row, item: Item) -> Row:
         reason, [digest] = self._reason(item), item.files.values()
-        shown = self.checks.shown if self.checks is not None else ()
         facts = item.facts["measured"] or {}
-        return (
-            row
-            | {name: facts.get(name) for name in shown}
-            | {
-                "file": None if reason else _file(row).as_posix(),
-                "sha256": None if reason else digest,
-                "kept": not reason,
-                "reason": reason,
-            }
-        )
+        shown = {name: facts.get(name) for name in (self.checks.shown if self.checks else ())}
+        file = {"file": _file(row).as_posix(), "sha256": digest}
+        kept = dict.fromkeys(file) if reason else file
+        return row | shown | kept | {"kept": not reason, "reason": reason}
 
 
 def _name(row: Row) -> str:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,13 +78,10 @@ class Fleet(AbstractContextManager["Fleet"]):
         guide: Guide | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        self.base = base
-        self.subjects = dict(subjects)
-        self.prior = prior
-        self.settings = settings = recipe.settings
-        self.seed = recipe.seed
-        self.step_number = 0
-        self.sound = True
+        self.base, self.subjects, self.prior = base, dict(subjects), prior
+        self.settings, self.seed = recipe.settings, recipe.seed
+        self.step_number, self.sound = 0, True
+        settings = recipe.settings
         runtime = runtime or Runtime()
         self.loss = FleetLoss(base, self.subjects, prior, recipe, guide, runtime)
         self.bank = AdapterBank(
@@ -103,10 +101,6 @@ class Fleet(AbstractContextManager["Fleet"]):
             base.unet.enable_gradient_checkpointing()
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the base model its network back."""
         if self._checkpointing:
             self.base.unet.disable_gradient_checkpointing()
         self.bank.remove()
@@ -139,20 +133,16 @@ class Fleet(AbstractContextManager["Fleet"]):
 
     def noise(self, step: int) -> StepNoise:
         """All identities' noise of a step."""
+        shared: dict[str, Any] = {
+            "n_prior": len(self.prior),
+            "batch_size": self.settings.batch_size,
+            "latent_shape": self.base.latent_shape,
+            "train_timesteps": self.base.train_timesteps,
+        }
         return stack(
             [
-                step_noise(
-                    self.seed,
-                    self.base.name,
-                    identity,
-                    step,
-                    n_instance=len(subject),
-                    n_prior=len(self.prior),
-                    batch_size=self.settings.batch_size,
-                    latent_shape=self.base.latent_shape,
-                    train_timesteps=self.base.train_timesteps,
-                )
-                for identity, subject in self.subjects.items()
+                step_noise(self.seed, self.base.name, identity, step, n_instance=len(own), **shared)
+                for identity, own in self.subjects.items()
             ]
         )
 
@@ -179,10 +169,13 @@ class Fleet(AbstractContextManager["Fleet"]):
         held = {
             "weights": self.bank.weights,
             "losses": self._log[: self.step_number].transpose(0, 1),
+            "step": torch.full((len(self.bank),), self.step_number),
             **self._optimiser.moments(),
         }
-        state = {name: _copy(value) for name, value in held.items()}
-        return state | {"step": torch.full((len(self.bank),), self.step_number)}
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in held.items()
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state of the same identities, in the same order.
@@ -190,10 +183,7 @@ class Fleet(AbstractContextManager["Fleet"]):
         Raises:
             ValueError: it is of other shapes, or its rows are of different steps.
         """
-        steps = sorted(set(state["step"].tolist()))
-        if len(steps) != 1:
-            raise ValueError(f"the rows of a state are of one step, these of {steps}")
-        done = int(steps[0])
+        done = _one_step([state])
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         moments = self._optimiser.moments()
         expected = {name: tuple(value.shape) for name, value in moments.items()} | {
@@ -253,17 +243,17 @@ def join_rows(states: Sequence[State]) -> dict[str, Tensor]:
     Raises:
         ValueError: the states are of different steps, or of networks of other sizes.
     """
-    steps = sorted({int(step) for state in states for step in state["step"]})
-    if len(steps) != 1:
-        raise ValueError(f"states of one step can be joined, these are of {steps}")
-    names = set(states[0])
-    if any(set(state) != names for state in states):
+    _one_step(states)
+    if any(set(state) != set(states[0]) for state in states):
         raise ValueError("states with other contents cannot be joined")
     try:
-        return {name: torch.cat([state[name] for state in states]) for name in sorted(names)}
+        return {name: torch.cat([state[name] for state in states]) for name in sorted(states[0])}
     except RuntimeError as error:
         raise ValueError(f"states of other sizes cannot be joined: {error}") from error
 
 
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _one_step(states: Sequence[State]) -> int:
+    steps = sorted({int(step) for state in states for step in state["step"]})
+    if len(steps) != 1:
+        raise ValueError(f"states of one step are expected, these are of {steps}")
+    return steps[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,21 +66,12 @@ class FleetLoss:
             given = [images.embeddings is not None for images in (prior, *subjects.values())]
             if guide is None or not all(given):
                 raise ValueError(f"{recipe.method} needs a guide, and embeddings of all images")
-        self.base = base
-        self.subjects = subjects
-        self.prior = prior
-        self.settings = recipe.settings
-        self.guide = guide
-        self.runtime = runtime
+        self.base, self.subjects, self.prior = base, subjects, prior
+        self.settings, self.guide, self.runtime = recipe.settings, guide, runtime
         self._unet, self._decode = compiled_networks(base, runtime.compile)
         b = recipe.settings.batch_size
-        self.condition = base.encode_prompts(
-            [
-                prompt
-                for subject in subjects.values()
-                for prompt in [subject.prompt] * b + [prior.prompt] * b
-            ]
-        )
+        pairs = [[own.prompt] * b + [prior.prompt] * b for own in subjects.values()]
+        self.condition = base.encode_prompts(list(chain.from_iterable(pairs)))
 
     @property
     def compiled(self) -> bool:
@@ -92,9 +84,6 @@ class FleetLoss:
 
     def backward(self, drawn: StepNoise) -> Tensor:
         """Leave all identities' gradients with the adapters' layers.
-
-        Args:
-            drawn: Of all identities, stacked.
 
         Returns:
             float [K, 4] on the device, in the order of ``LOSSES``.
@@ -163,9 +152,9 @@ class FleetLoss:
     def _identity_weights(self, timesteps: Tensor) -> Tensor:
         """Factor of each instance sample's identity term, float64 [K * b]."""
         settings = self.settings
-        weights = torch.ones(len(timesteps), dtype=torch.float64, device=timesteps.device)
-        if settings.timestep_weighting == "quadratic":
-            weights = timestep_weight(timesteps, self.base.train_timesteps)
+        weights = timestep_weight(timesteps, self.base.train_timesteps)
+        if settings.timestep_weighting != "quadratic":
+            weights = torch.ones_like(weights)
         return weights * (settings.identity_weight or 0.0) / settings.batch_size
 
     def _arithmetic(self) -> Any:
