@@ -36,9 +36,8 @@ from random_models import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models.base import PRECISIONS, BaseModel, Conditioning
+from pipeline_steps.diffusion.lora import AdapterBank, save_lora
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe

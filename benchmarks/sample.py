@@ -129,9 +129,9 @@ def reference_loop(task: Task) -> Timed:
 
 def our_sampler(task: Task) -> Timed:
     """One base model, all adapters, static batches."""
-    from pipeline_steps.diffusion.adapters.files import load_bank
     from pipeline_steps.diffusion.base_models import load_base_model
     from pipeline_steps.diffusion.base_models.base import compiled_predict
+    from pipeline_steps.diffusion.lora import load_bank
     from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 
     start = time.perf_counter()
@@ -166,9 +166,8 @@ def random_adapters(task_weights: Weights, folder: Path, identities: Sequence[st
     """Adapters of the paper's size, weak enough to leave half precision in its range."""
     import torch
 
-    from pipeline_steps.diffusion.adapters.bank import AdapterBank
-    from pipeline_steps.diffusion.adapters.files import save_lora
     from pipeline_steps.diffusion.base_models import load_base_model
+    from pipeline_steps.diffusion.lora import AdapterBank, save_lora
 
     base = load_base_model(task_weights)
     bank = AdapterBank(base.unet, count=len(identities), rank=RANK, alpha=RANK, targets=TARGETS)

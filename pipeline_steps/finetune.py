@@ -191,7 +191,7 @@ def _save(
     frozen: Frozen[FinetuneSettings], subject: Subject, trained: Trained, folder: Path, own_key: str
 ) -> None:
     """Write an identity's weights and record, then note that they are finished."""
-    from pipeline_steps.diffusion.adapters.files import save_lora
+    from pipeline_steps.diffusion.lora import save_lora
     from pipeline_steps.diffusion.training.choice import plot_choice
 
     settings, result = frozen.settings, trained.result

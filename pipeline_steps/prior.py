@@ -81,7 +81,7 @@ def run(
     import torch
     from torch.nn.functional import normalize
 
-    from pipeline_steps.diffusion.sampling.handed import hand
+    from pipeline_steps.diffusion.sampling.plan import hand
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
     from pipeline_steps.faces.recogniser import embedded_by
 

@@ -33,7 +33,7 @@ from pipeline_steps.study.store import Store
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.sampling.gate import Measure
-    from pipeline_steps.diffusion.sampling.samples import Row
+    from pipeline_steps.diffusion.sampling.plan import Row
 
 BATCH_SIZE = {"cpu": 16, "cuda": 24}
 
@@ -74,8 +74,13 @@ def run(
         Interrupted: a signal asked to stop; finished images are kept.
     """
     from pipeline_steps.diffusion.sampling.gate import Gate
-    from pipeline_steps.diffusion.sampling.handed import hand
-    from pipeline_steps.diffusion.sampling.plan import COLUMNS, keys_of, plan_images, try_again
+    from pipeline_steps.diffusion.sampling.plan import (
+        COLUMNS,
+        hand,
+        keys_of,
+        plan_images,
+        try_again,
+    )
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
 
     handed = hand(frozen.variant.get("method", ""), loras)

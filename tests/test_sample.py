@@ -14,9 +14,8 @@ import torch
 
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import sample
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.lora import AdapterBank, save_lora
 from pipeline_steps.diffusion.sampling.plan import COLUMNS
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import read_image

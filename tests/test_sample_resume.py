@@ -16,9 +16,8 @@ import torch
 
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import sample
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.files import FILE_NAME
 from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.lora import FILE_NAME, AdapterBank
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import save_tensors

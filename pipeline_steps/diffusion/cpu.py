@@ -85,7 +85,7 @@ def is_written_out(x: Tensor, weight: Tensor) -> bool:
 def written_out_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
 ) -> Tensor:
-    """``adapters.bank.grouped_linear`` with its derivatives, in the orders that are fast here.
+    """``lora.grouped_linear`` with its derivatives, in the orders that are fast here.
 
     Low-rank factors are kept as rows: a thin matrix as the left factor is up to five times faster
     than as the right one. Sums go into the frozen product in place.

@@ -106,7 +106,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "prior/{base_model}/manifest.parquet",
         "prior",
         NONE,
-        code=("prior:run", BASE_MODEL, "diffusion.sampling.handed:BaseAlone"),
+        code=("prior:run", BASE_MODEL, "diffusion.sampling.plan:BaseAlone"),
     ),
     "prior_embeddings": A("prior/{base_model}/embeddings.safetensors", "prior", NONE),
     "prior_images": A("prior/{base_model}/{file}", "prior", NONE),

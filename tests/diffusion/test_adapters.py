@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.files import load_lora, save_lora
+from pipeline_steps.diffusion.lora import AdapterBank, load_lora, save_lora
 from pipeline_steps.runtime.errors import StepError
 
 TARGETS = ("to_q", "to_out.0")

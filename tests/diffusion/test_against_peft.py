@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.lora import Adapter, AdapterBank
 from pipeline_steps.diffusion.training import fleet
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise, step_noise
 from pipeline_steps.seeds import torch_generator

@@ -20,10 +20,9 @@ from benchmarks.random_models import (
     reduced,
     write_pipeline,
 )
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models import ARCHITECTURES, load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_arrays
+from pipeline_steps.diffusion.lora import AdapterBank, save_lora
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe

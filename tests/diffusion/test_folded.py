@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.cpu import (
     FrozenGeglu,
@@ -14,6 +13,7 @@ from pipeline_steps.diffusion.cpu import (
     can_fold,
     folded,
 )
+from pipeline_steps.diffusion.lora import AdapterBank
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj")
 

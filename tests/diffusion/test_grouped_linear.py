@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.adapters.bank import grouped_linear
 from pipeline_steps.diffusion.cpu import frozen_linear
+from pipeline_steps.diffusion.lora import grouped_linear
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
-from pipeline_steps.diffusion.adapters.files import (
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.lora import (
     FILE_NAME,
     METADATA_KEY,
+    Adapter,
+    AdapterBank,
     load_bank,
     load_lora,
     parse_key,
     save_lora,
 )
-from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.runtime.errors import StepError
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline_steps.diffusion.adapters.bank import AdapterBank
-from pipeline_steps.diffusion.adapters.files import save_lora
 from pipeline_steps.diffusion.base_models.base import (
     BaseModel,
     Conditioning,
@@ -19,6 +17,7 @@ from pipeline_steps.diffusion.base_models.base import (
     to_arrays,
     with_fallback,
 )
+from pipeline_steps.diffusion.lora import AdapterBank, save_lora
 from pipeline_steps.diffusion.sampling.sampler import (
     SCHEDULERS,
     ImageRequest,

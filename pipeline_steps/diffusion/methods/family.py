@@ -33,7 +33,7 @@ class Family:
         shows_people: Whether images show given people; if not, nobody looks for a likeness.
         named: Whether a person enters as the rare word of the prompts.
         handed: ``<module below the package>:<definition>`` of what the sampler is handed, a
-            ``sampling.handed.Handed``; by name, for it loads torch. It is a root of the code that
+            ``sampling.plan.Handed``; by name, for it loads torch. It is a root of the code that
             samples stand on.
     """
 
@@ -43,8 +43,8 @@ class Family:
     handed: str
 
 
-UNTUNED = Family("nothing", False, False, "diffusion.sampling.handed:BaseAlone")
-ADAPTERS = Family("adapters", True, True, "diffusion.sampling.handed:Adapters")
+UNTUNED = Family("nothing", False, False, "diffusion.sampling.plan:BaseAlone")
+ADAPTERS = Family("adapters", True, True, "diffusion.sampling.plan:Adapters")
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Predict, to_uint8
 from pipeline_steps.diffusion.cpu import can_fold, folded
-from pipeline_steps.diffusion.sampling.handed import OnNetwork
 from pipeline_steps.io.tensors import send
 
 DECODE_CHUNK = 8
@@ -79,6 +78,13 @@ class Sampling:
     guidance: float
     scheduler: str
     batch_size: int
+
+
+class OnNetwork(Protocol):
+    """What lies on the network while images of some identities are sampled."""
+
+    def activate(self, rows: Sequence[int] | None) -> None:
+        """Choose who the groups of the following batches are, by place among the identities."""
 
 
 # A batch: groups of requests, one group per adapter, all groups equally long.

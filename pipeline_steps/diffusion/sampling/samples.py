@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, Switch, compiled_predict, to_arrays
-from pipeline_steps.diffusion.sampling.handed import Handed
+from pipeline_steps.diffusion.sampling.plan import Handed, Row
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.io.hashes import sha256_bytes
@@ -37,7 +37,6 @@ AT_ONCE = {"cpu": 16, "cuda": 128}
 
 ASKED = ("identity", "index", "prompt", "negative_prompt", "seed")  # columns of a request
 
-Row = dict[str, Any]  # of a manifest
 Keyed = tuple[Row, str]  # a planned sample and its key
 Facts = dict[str, Any]  # what was measured of an image, as JSON
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline_steps.diffusion.adapters.bank import Adapter, AdapterBank
 from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
+from pipeline_steps.diffusion.lora import Adapter, AdapterBank
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise, stack, step_noise
 from pipeline_steps.diffusion.training.guide import Guide
 from pipeline_steps.diffusion.training.losses import LOSSES, FleetLoss

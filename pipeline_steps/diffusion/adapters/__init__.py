@@ -1,1 +1,0 @@
-"""Low-rank adapters: stacked while they train, folded in to sample, files for diffusers."""
