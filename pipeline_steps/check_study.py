@@ -97,15 +97,15 @@ def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> No
         raise StepError(f"study {plan.study.name} cannot start. " + "\n".join(listing(lacking)))
 
 
-def notice(plan: Plan, root: Path = Path()) -> str:
-    """One line about data that are not there; empty where all are."""
+def refuse_missing(plan: Plan, root: Path = Path()) -> None:
+    """Stop a workflow, finished or not, whose study names data that are not there.
+
+    Raises:
+        StepError: naming each missing thing and how to get it.
+    """
     lacking = missing_data(plan, root)
-    if not lacking:
-        return ""
-    return (
-        f"study {plan.study.name}: {len(lacking)} inputs are not there, {lacking[0].where} is the "
-        "first. All of them, and how to get them: python -m pipeline_steps.check_study --study ..."
-    )
+    if lacking:
+        raise StepError(f"study {plan.study.name} cannot start. " + "\n".join(listing(lacking)))
 
 
 def headline(plan: Plan, costs: Costs) -> str:

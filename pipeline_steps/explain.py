@@ -1,10 +1,13 @@
-"""Tell where a result comes from: from a table or figure down to the photographs, by hashes.
+"""Tell where a result comes from, or what runs again after which change.
 
 In:  a file of a study's results: a table (with --row one of its rows), score, figure, feature file,
      generated or aligned image, recogniser, or fine-tuned weights; and the records, manifests and
      headers that the steps wrote.
 Out: a tree on standard output, as text or JSON (--json). Every link is checked against the files as
      they are now; the exit status is 1 where one does not hold.
+
+With --matrix: everything that a user can change in a study (--study) against the rules of the jobs
+that run again. Settings are tried one by one, which takes minutes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ import tyro
 from pipeline_steps.evidence.ancestry import Ancestry, Node
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import ExitStatus, command, run_main
+from pipeline_steps.study.plan import make_plan
+from pipeline_steps.study.reruns import as_text as as_matrix
+from pipeline_steps.study.reruns import matrix as rows_of
+from pipeline_steps.study.settings.study import read_configs
 
 SHOWN = 3  # of many like parts, where not all are asked for
 
@@ -87,23 +94,36 @@ def _plain(value: Any) -> str:
 
 
 def tell(
-    file: Annotated[Path, tyro.conf.Positional],
+    file: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     row: int | None = None,
     full: bool = False,
     json: bool = False,
+    matrix: bool = False,
+    study: Sequence[Path] = (Path("config/demo.yaml"),),
 ) -> ExitStatus:
-    """Print the tree of a file.
+    """Print the tree of a file, or the matrix of a study.
 
     Args:
         file: A file below results/<study>.
         row: Row of a table, counted from 0.
         full: Show every image.
         json: Print the whole tree as JSON.
+        matrix: What runs again after which change, instead of a file's tree.
+        study: Study configuration of the matrix (YAML); of several the later ones win, key by key.
 
     Returns:
         1 where a link does not hold, else 0.
+
+    Raises:
+        StepError: neither a file nor a matrix is asked for, or see :func:`run`.
     """
+    if matrix:
+        config = read_configs(study)
+        print(as_matrix(rows_of(make_plan(config, ", ".join(map(str, study))), config)))
+        return ExitStatus(0)
+    if file is None:
+        raise StepError("name a file below results/<study>, or pass --matrix")
     node = run(file, row=row)
     doubts = node.all_doubts()
     if json:

@@ -10,7 +10,7 @@ Out: provenance.json with
      machines   the machines and GPUs that jobs ran on, with the number of jobs of each step
      config     every frozen configuration with its SHA-256
      weights    per registry entry: source, revision, licence, SHA-256 of every file found
-     sources    SHA-256 of files; of folders that of their listing
+     sources    SHA-256 of files; of folders that of their files' names and contents
      steps      jobs, wall seconds, processor seconds, seconds with a GPU and largest memory per
                 step
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.io.atomic import write_json
-from pipeline_steps.io.hashes import sha256_file, sha256_json
+from pipeline_steps.io.hashes import folder_listing, remembered_sha256, sha256_json
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights, content_hashes, placed
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, machine_of_log, this_machine
@@ -118,26 +118,16 @@ def weights(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def source_hash(path: Path) -> dict[str, Any]:
-    """SHA-256 of a file, or of a folder's listing (names and sizes), with the size in bytes.
+    """SHA-256 of a file, or of the names and contents of a folder's files, with the size in bytes.
 
     Raises:
         StepError: nothing is there.
     """
     if path.is_file():
-        return {"kind": "file", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        return {"kind": "file", "bytes": path.stat().st_size, "sha256": remembered_sha256(path)}
     if not path.is_dir():
         raise StepError(f"source {path} is missing")
-    listing = {
-        file.relative_to(path).as_posix(): file.stat().st_size
-        for file in path.rglob("*")
-        if file.is_file()
-    }
-    return {
-        "kind": "folder",
-        "files": len(listing),
-        "bytes": sum(listing.values()),
-        "sha256": sha256_json(listing),
-    }
+    return {"kind": "folder", **folder_listing(path)}
 
 
 def jobs(benchmarks: Path, logs: Path) -> Iterator[tuple[str, Path, dict[str, Any] | None]]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline_steps import check_study
-from pipeline_steps.check_study import notice, refuse_unready
+from pipeline_steps.check_study import refuse_missing, refuse_unready
 from pipeline_steps.io.weights import FOLDER_VARIABLE
 from pipeline_steps.preflight import needs
 from pipeline_steps.runtime.errors import StepError
@@ -81,10 +81,11 @@ def test_nothing_is_missing_in_a_study_of_rendered_people(empty_machine):
 def test_data_that_are_there_are_not_missing(empty_machine):
     plan = paper()
     assert len(needs.missing_data(plan, empty_machine)) == 11
-    assert "11 inputs are not there" in notice(plan, empty_machine)
+    with pytest.raises(StepError, match=r"Missing \(11\)"):
+        refuse_missing(plan, empty_machine)
     put_data(plan, empty_machine)
     assert needs.missing_data(plan, empty_machine) == []
-    assert notice(plan, empty_machine) == ""
+    refuse_missing(plan, empty_machine)
 
 
 def test_a_folder_in_the_place_of_a_file_is_told(empty_machine):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.plan import WORLD, Plan
+from pipeline_steps.study.plan import Plan, is_rendered
 
 STEP_TIMES = Path(__file__).with_name("step_times.yaml")
 ON_A_CARD = frozenset(
@@ -69,22 +69,18 @@ def amounts_of(plan: Plan, root: Path = Path()) -> Amounts:
     """Counts of a study: from its prepared dataset where that is done, else what is expected."""
     study = plan.study
     table = root / plan.at("identities")
-    wild = study.render_demo_world.in_the_wild if _rendered(study.in_the_wild) else WILD_IMAGES
+    wild = study.render_demo_world.in_the_wild if is_rendered(study.in_the_wild) else WILD_IMAGES
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as stream:
             counts = [int(row["n_images"]) for row in csv.DictReader(stream)]
         return Amounts(len(counts), sum(counts), sum(counts), wild, "the prepared dataset")
     expected = study.prepare.expected
     people = expected.identities[0] if expected.identities else PEOPLE
-    if any(map(_rendered, study.prepare.sources)):
+    if any(map(is_rendered, study.prepare.sources)):
         people = study.render_demo_world.participants
     each = expected.images_per_identity or IMAGES_PER_PERSON
     photographs = people * PHOTOGRAPHS_PER_PERSON
     return Amounts(people, photographs, people * each, wild, "what is expected of the database")
-
-
-def _rendered(path: str) -> bool:
-    return path.startswith(f"{WORLD}/")
 
 
 def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:

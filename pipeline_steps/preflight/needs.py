@@ -12,7 +12,7 @@ import yaml
 
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.lease import candidate_gpus
-from pipeline_steps.study.plan import WORLD, Plan
+from pipeline_steps.study.plan import Plan, is_rendered
 from pipeline_steps.study.registry import missing_weights, needed_weights, unaccepted
 
 # One identity at a time, in bytes; estimates. More identities at once are faster.
@@ -87,7 +87,7 @@ def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
     found = []
     for path, (what, (source, size, licence)) in kinds.items():
         place = root / path
-        if path.startswith(f"{WORLD}/") or (place.is_file() if what in FILES else place.exists()):
+        if is_rendered(path) or (place.is_file() if what in FILES else place.exists()):
             continue
         address = study.fetch_dataset.archives.get(path, "")
         how = _advice(path, what, address, root)

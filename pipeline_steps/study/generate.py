@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -24,7 +24,7 @@ from pipeline_steps.io.atomic import json_text, write_text
 from pipeline_steps.io.weights import PROJECT_ROOT, content_hashes
 from pipeline_steps.study.command import ExitStatus, command, run_main
 from pipeline_steps.study.registry import read_models
-from pipeline_steps.study.settings.base import Section
+from pipeline_steps.study.settings.base import Section, choices
 from pipeline_steps.study.settings.study import Study, read_study
 
 WIDTH = 100
@@ -128,9 +128,9 @@ def _meaning(field: FieldInfo) -> str:
         if (value := getattr(item, bound, None)) is not None
     ]
     remarks = [", ".join(limits)] if limits else []
-    choices = _choices(field.annotation)
-    if choices:
-        remarks.append("one of " + ", ".join(map(str, choices)))
+    words = choices(field.annotation)
+    if words:
+        remarks.append("one of " + ", ".join(map(str, words)))
     if not field.is_required():
         default = field.get_default(call_default_factory=True, validated_data={})
         remarks.append(f"default {_flow(_plain(default))}")
@@ -143,12 +143,6 @@ def _limit(value: float) -> str:
     if isinstance(value, int) and value > 2**31 and value & (value - 1) == 0:
         return f"2^{value.bit_length() - 1}"
     return f"{value:g}"
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return tuple(choice for part in get_args(annotation) for choice in _choices(part))
 
 
 def _assignment(name: str, value: Any, indent: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.atomic import json_text, write_text
-from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.hashes import folder_listing, sha256_bytes
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
 from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.study.artefacts import ARTEFACTS, at, entry_of
@@ -37,6 +37,16 @@ from pipeline_steps.study.settings.study import (
 )
 
 WORLD = "data/demo_world"
+RENDERED = {
+    "photographs": [f"{WORLD}/tfd/TD_RGB_A_Set{number}.zip" for number in range(1, 5)],
+    "gender": [f"{WORLD}/tfd/gender.csv"],
+    "in_the_wild": [f"{WORLD}/in_the_wild.zip"],
+    "benchmarks": [
+        f"{WORLD}/benchmarks/{name}.bin"
+        for name in ("plain", "cross_age", "cross_pose", "frontal_profile", "age_gap", "validation")
+    ],
+}
+"""What the rule that renders the embedded world makes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Plan:
     @property
     def rendered(self) -> bool:
         """Whether the study uses data of the rendered world."""
-        return any(path.startswith(f"{WORLD}/") for path in self.put_in)
+        return any(map(is_rendered, self.put_in))
 
     def at(self, artefact: str, **fields: Any) -> str:
         """Path of one of the study's artefacts, see :func:`artefacts.at`."""
@@ -283,6 +293,11 @@ class Plan:
         return [path for path, entry in below.items() if entry and entry.artefact.step not in used]
 
 
+def is_rendered(path: str) -> bool:
+    """Whether a file is one of the rendered world's."""
+    return any(path in paths for paths in RENDERED.values())
+
+
 def project_file(path: str) -> str:
     """Path of one of the project's files from the working folder, so that both can move."""
     return os.path.normpath(os.path.join(os.path.relpath(PROJECT_ROOT), path))
@@ -311,6 +326,8 @@ def make_plan(config: Mapping[str, Any], where: str) -> Plan:
 SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows
 SNAPSHOTS = Path(".snakemake") / "studies"
 MARKERS = Path(".snakemake") / "frozen"
+KEPT = Path(".snakemake") / "configurations"  # every frozen configuration that was, by its hash
+LISTINGS = Path(".snakemake") / "listings"
 LONG_AGO = 1.0  # seconds since 1970
 
 
@@ -339,6 +356,7 @@ def open_plan(config: Mapping[str, Any], configfiles: Sequence[Any], *, main: bo
         write_text(path, text)
     os.environ[SNAPSHOT_VARIABLE] = str(path.resolve())
     mark_changes(plan)
+    write_listings(plan)
     return plan
 
 
@@ -353,7 +371,28 @@ def mark_changes(plan: Plan) -> None:
         same = frozen.is_file() and frozen.read_text(encoding="utf-8") == text
         if not marker.is_file() or marker.read_text(encoding="utf-8") != text:
             write_text(marker, text)
+            write_text(KEPT / f"{sha256_bytes(text.encode())}.json", text)
         os.utime(marker, (LONG_AGO, LONG_AGO) if same else None)
+
+
+def listed(path: str) -> str:
+    """What a rule takes in where a study names a file or a folder: of a folder its listing."""
+    if not Path(path).is_dir():
+        return path
+    return (LISTINGS / f"{sha256_bytes(path.encode())[:16]}.json").as_posix()
+
+
+def write_listings(plan: Plan) -> None:
+    """Write the listing of every folder that a study names, where its content has changed.
+
+    Snakemake itself looks at a folder's own time alone, not at the files below it.
+    """
+    for folder in plan.put_in:
+        listing = Path(listed(folder))
+        if listing.parent == LISTINGS:
+            text = json_text({"folder": folder, **folder_listing(folder)})
+            if not listing.is_file() or listing.read_text(encoding="utf-8") != text:
+                write_text(listing, text)
 
 
 def plan_text(plan: Plan) -> str:

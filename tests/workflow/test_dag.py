@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -151,6 +152,93 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: Path) -> 
         "report": 1,
         "all": 1,
     }
+
+
+@pytest.fixture(scope="module")
+def of_folders(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The finished study with folders as sources and large files, and its configuration."""
+    folder = tmp_path_factory.mktemp("folders") / "study"
+    shutil.copytree(finished, folder)
+    for name in ("photos/ID_1/0.jpg", "photos/ID_2/0.jpg", "wild/deep/0.png", "ijb/faces/0.png"):
+        write_text(folder / name, name)
+    sources = {"prepare__sources": ["photos"], "in_the_wild": "wild", "template_sets": ["ijb"]}
+    config = write_config(folder / "folders.yaml", **sources)
+    write_text(folder / LARGE, "large" * 300_000)
+    for target in ("recognition/real/seed0", "recognition/demo-idbooth-base/seed0"):
+        write_text(folder / f"results/demo/{target}/templates.csv", "finished")
+    for name, text in make_plan(yaml.safe_load(config.read_text()), "").frozen.items():
+        write_text(folder / name, text)
+    snakemake(folder, "--configfile", config, "--touch")
+    return folder, config
+
+
+LARGE = "results/demo/features/real/demo_quality.safetensors"
+PREPARED = {"prepare", "check_dataset", "embed", "finetune", "sample", "align_photographs"}
+JUDGED = {"align_in_the_wild", "features_of_reference", "score", "score_references", "audit"}
+
+
+OTHER_CONTENTS = [
+    (["photos/ID_1/1.jpg"], PREPARED, {"align_in_the_wild", "prior"}),
+    (["wild/deep/0.png"], JUDGED, PREPARED | {"figures", "verify_templates"}),
+    (["ijb/faces/0.png", LARGE], {"verify_templates", "score"}, {*PREPARED, "verify", "features"}),
+]
+
+
+def test_times_run_nothing_again_whatever_the_size_of_the_file(
+    of_folders: tuple[Path, Path],
+) -> None:
+    folder, config = of_folders
+    for path in (folder / name for name in ("photos", "wild", "ijb", "results")):
+        for file in filter(Path.is_file, path.rglob("*")):
+            os.utime(file)
+    assert "Nothing to be done" in snakemake(folder, "--configfile", config, "-n")
+
+
+@pytest.mark.parametrize(("changed", "again", "not_again"), OTHER_CONTENTS)
+def test_other_contents_run_again_whatever_their_size_and_however_deep_they_lie(
+    of_folders: tuple[Path, Path], changed: list[str], again: set[str], not_again: set[str]
+) -> None:
+    folder, config = of_folders
+    before = {name: (folder / name).read_bytes() for name in changed if (folder / name).is_file()}
+    for name in changed:
+        (folder / name).write_bytes(before.get(name, b"new")[::-1])  # of equal size
+    output = snakemake(folder, "--configfile", config, "-n")
+    planned = job_counts(output).keys()
+    assert again <= planned
+    assert not not_again & planned
+    for name in changed:
+        assert f"{name if name == LARGE else name.split('/')[0]}: other content" in output
+        (folder / name).write_bytes(before[name]) if name in before else (folder / name).unlink()
+
+
+MISSPELT = {
+    "in_the_wild": "data/demo_world/in_the_wlid.zip",
+    "benchmarks": ["data/benchmarks/fwl.bin"],
+    "prepare__sources": ["data/demo_world/photos"],
+    "prepare__gender_table": "data/demo_world/tfd/genders.csv",
+    "template_sets": ["data/ibj"],
+}
+
+
+@pytest.mark.parametrize(("key", "dry"), [(key, ["-n"]) for key in MISSPELT] + [("benchmarks", [])])
+def test_an_input_that_is_not_there_ends_a_finished_study_with_a_list(
+    finished: Path, key: str, dry: list[str]
+) -> None:
+    config = write_config(finished / "misspelt.yaml", **{key: MISSPELT[key]})
+    result = run(finished, "--configfile", config, *dry)
+    told = result.stdout + result.stderr
+    assert result.returncode != 0
+    name = MISSPELT[key] if isinstance(MISSPELT[key], str) else MISSPELT[key][0]
+    assert re.search(rf"cannot start\. Missing \(\d\):\n +1\. .*: {name}\n", told)
+    assert "MissingInput" not in told
+
+
+def test_a_dry_run_says_which_settings_changed(finished: Path) -> None:
+    config = write_config(finished / "told.yaml", finetune__margin=0.5, figures__dpi=99)
+    told = snakemake(finished, "--configfile", config, "-n").partition("What changed:")[2]
+    assert "finetune.margin: 1.0 -> 0.5\n    finetune demo idbooth 0 2, finetune demo" in told, told
+    assert re.search(r"figures\.dpi: \d+ -> 99\n    figures\n", told)
+    assert told.count("->") == 2
 
 
 def test_frozen_files_are_rewritten_only_when_their_content_changes(finished: Path) -> None:

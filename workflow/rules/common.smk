@@ -4,16 +4,25 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline_steps.check_study import notice, refuse_unready
+from pipeline_steps.check_study import refuse_missing, refuse_unready
 from pipeline_steps.identities.consent.withdrawal import remove_refused
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import candidate_gpus
 from pipeline_steps.runtime.run_lock import claim_run, clear_stale_locks, release_run
-from pipeline_steps.study.plan import WORLD, project_file
-from pipeline_steps.study.plan import MARKERS, open_plan
+from pipeline_steps.study.plan import (
+    MARKERS,
+    RENDERED,
+    WORLD,
+    listed,
+    open_plan,
+    project_file,
+)
+from pipeline_steps.study.reruns import compare_contents, tell_reasons
 
 try:
     PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
+    if workflow.is_main_process:
+        refuse_missing(PLAN)
 except (
     StepError
 ) as error:  # one sentence, without the traceback that Snakemake would print
@@ -23,10 +32,10 @@ S = PLAN.results
 at, conf = PLAN.at, PLAN.config  # paths of artefacts and of frozen configurations
 LOGS, BENCHMARKS = (str(Path(at(of, file="x")).parent) for of in ("log", "benchmark"))
 VARIANT = "{base_model}/{method}/{prompts}"
-if workflow.is_main_process and notice(PLAN):
-    print(notice(PLAN), file=sys.stderr)
 if workflow.is_main_process:
     clear_stale_locks(S)
+    compare_contents()
+    tell_reasons(workflow, PLAN)
 ENVIRONMENT = workflow.source_path("../../envs/environment.yaml")
 
 # Jobs run `python` of the environment that runs Snakemake, activated or not.

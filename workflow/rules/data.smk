@@ -5,22 +5,7 @@ rule render_demo_world:
     input:
         config=f"{WORLD}/render_demo_world.json",
     output:
-        photographs=expand(
-            f"{WORLD}/tfd/TD_RGB_A_Set{{number}}.zip", number=[1, 2, 3, 4]
-        ),
-        gender=f"{WORLD}/tfd/gender.csv",
-        in_the_wild=f"{WORLD}/in_the_wild.zip",
-        benchmarks=expand(
-            f"{WORLD}/benchmarks/{{name}}.bin",
-            name=[
-                "plain",
-                "cross_age",
-                "cross_pose",
-                "frontal_profile",
-                "age_gap",
-                "validation",
-            ],
-        ),
+        **RENDERED,
     log:
         "<logs>/render_demo_world.log",
     benchmark:
@@ -33,7 +18,7 @@ rule render_demo_world:
         mem_mb=2000,
         runtime=30,
     params:
-        out=subpath(output.in_the_wild, parent=True),
+        out=WORLD,
     message:
         "Embedded world: render photographs, in-the-wild images and benchmarks"
     shell:
@@ -44,7 +29,7 @@ rule render_demo_world:
 rule prepare:
     input:
         config=conf("prepare"),
-        sources=PLAN.photographs,
+        sources=map(listed, PLAN.photographs),
         withdrawn=PLAN.withdrawn,
     output:
         manifest=at("manifest"),

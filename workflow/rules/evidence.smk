@@ -89,7 +89,7 @@ rule provenance:
     input:
         configs=list(PLAN.frozen),
         licences=project_file("config/models.yaml"),
-        sources=PLAN.put_in,
+        sources=map(listed, PLAN.put_in),
         tables=rules.tables.output,
         figures=rules.figures.output,
     output:
@@ -106,12 +106,13 @@ rule provenance:
         mem_mb=1000,
         runtime=60,
     params:
+        sources=PLAN.put_in,
         benchmarks=BENCHMARKS,
         logs=LOGS,
     message:
         "Provenance"
     shell:
-        "python -m pipeline_steps.provenance --configs {input.configs} --sources {input.sources}"
+        "python -m pipeline_steps.provenance --configs {input.configs} --sources {params.sources}"
         " --benchmarks {params.benchmarks} --logs {params.logs} --out {output} &> {log}"
 
 

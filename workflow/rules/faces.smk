@@ -30,7 +30,7 @@ rule align_photographs:
 rule align_in_the_wild:
     input:
         config=conf("align"),
-        images=STUDY.in_the_wild,
+        images=listed(STUDY.in_the_wild),
     output:
         at("aligned", source="wild"),
     log:
@@ -45,11 +45,12 @@ rule align_in_the_wild:
         mem_mb=4000,
         runtime=480,
     params:
+        images=STUDY.in_the_wild,
         out=subpath(output[0], parent=True),
     message:
         "wild: align faces"
     shell:
-        "python -m pipeline_steps.align --config {input.config} --images {input.images}"
+        "python -m pipeline_steps.align --config {input.config} --images {params.images}"
         " --out {params.out} &> {log}"
 
 

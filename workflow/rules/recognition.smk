@@ -61,7 +61,7 @@ rule verify_templates:
     input:
         config=conf("verify_templates"),
         model=rules.recognise.output.model,
-        sets=STUDY.template_sets,
+        sets=map(listed, STUDY.template_sets),
     output:
         at("templates"),
     log:
@@ -75,8 +75,10 @@ rule verify_templates:
         gpu=GPU,
         mem_mb=16000,
         runtime=720,
+    params:
+        sets=STUDY.template_sets,
     message:
         "Templates by the recogniser trained on {wildcards.trained_on}, {wildcards.repetition}"
     shell:
         "python -m pipeline_steps.verify_templates --config {input.config} --model {input.model}"
-        " --sets {input.sets} --out {output} &> {log}"
+        " --sets {params.sets} --out {output} &> {log}"

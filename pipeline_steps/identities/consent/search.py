@@ -27,7 +27,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import ARTEFACTS, People, entry_of
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
-SNAKEMAKE = ("metadata", "incomplete", "log", "slurm_logs")
+SNAKEMAKE = ("metadata", "incomplete", "log", "slurm_logs", "hashes", "listings")
 """Folders of .snakemake in which jobs leave something."""
 
 

@@ -169,5 +169,13 @@ def keys_at(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     return list(model.model_fields)
 
 
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """The words of a setting that is one of a few."""
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return parts
+    return tuple(choice for part in parts for choice in choices(part))
+
+
 def _is_model(part: object) -> typing.TypeGuard[type[BaseModel]]:
     return isinstance(part, type) and issubclass(part, BaseModel)

@@ -6,6 +6,7 @@ The defaults are the paper's values. A configuration file states what differs fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,18 +195,17 @@ def read_configs(paths: Sequence[Path]) -> dict[str, Any]:
     Raises:
         StepError: a file is missing or no YAML mapping.
     """
-    merged: dict[str, Any] = {}
-    for path in paths:
-        _merge(merged, read_mapping(path, "configuration"))
-    return merged
+    return reduce(merged, (read_mapping(path, "configuration") for path in paths), {})
 
 
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, key by key; where both have a value, the other's."""
+    inner = {
+        key: merged(one[key], value)
+        for key, value in other.items()
+        if isinstance(value, Mapping) and isinstance(one.get(key), Mapping)
+    }
+    return {**one, **other, **inner}
 
 
 def audit_recogniser(study: Study) -> str:
