@@ -15,8 +15,8 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import ARTEFACTS, code_of
 from pipeline_steps.study.code import code_hash
 from pipeline_steps.study.registry import pick
-from pipeline_steps.study.settings.base import Section
-from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet, SampleSettings
+from pipeline_steps.study.settings.base import Section, validated
+from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
 from pipeline_steps.study.settings.study import (
     Study,
@@ -74,14 +74,7 @@ def _entry(
     """Path and content of one frozen configuration; the path follows the variant's values."""
     named = dict(variant or {})
     path = path or "/".join((step, *named.values()))
-    fields, taken = dict(named), set[str]()
-    if weights and "base_model" in weights:
-        fields["architecture"] = weights["base_model"].architecture.replace("-", "_")
-    if isinstance(settings, FinetuneSettings):
-        taken = METHODS[named["method"]].branches(settings)
-    if isinstance(settings, SampleSettings) and settings.gate is not None:
-        taken = {"gate"}
-    return f"{path}.json", {
+    content = {
         "study": study.name,
         "step": step,
         "seed": study.seed,
@@ -90,8 +83,23 @@ def _entry(
             role: entry.with_contents().frozen() for role, entry in (weights or {}).items()
         },
         "variant": named,
-        "code": code_hash(*code_of(step, taken, **fields)),
     }
+    return f"{path}.json", content | {"code": code_hash(*code_behind(content))}
+
+
+def code_behind(frozen: JsonObject) -> tuple[list[str], list[str]]:
+    """The code that computes what a frozen configuration asks for, see ``artefacts.code_of``."""
+    step, settings, fields = frozen["step"], frozen["settings"], dict(frozen["variant"])
+    taken = set[str]()
+    if "base_model" in frozen["weights"]:
+        architecture = frozen["weights"]["base_model"]["architecture"]
+        fields["architecture"] = architecture.replace("-", "_")
+    if step == "finetune":
+        tuning = validated(FinetuneSettings, settings, "finetune")
+        taken = METHODS[fields["method"]].branches(tuning)
+    if step == "sample" and settings["gate"] is not None:
+        taken = {"gate"}
+    return code_of(step, taken, **fields)
 
 
 def _guide(study: Study, models: Mapping[str, Weights]) -> Weights:

@@ -27,8 +27,8 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import remembered_sha256
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import roots_of
 from pipeline_steps.study.code import modules_behind
+from pipeline_steps.study.freeze import code_behind
 from pipeline_steps.study.plan import KEPT, LISTINGS, Plan, is_rendered
 from pipeline_steps.study.settings.base import Section, choices, validated
 from pipeline_steps.study.settings.study import merged, read_study
@@ -220,7 +220,7 @@ def matrix(plan: Plan, config: Mapping[str, Any]) -> dict[str, list[str] | None]
         for entry in frozen["weights"].values():
             for part in validated(Weights, entry, path).with_components():
                 reading[part.name].add(path)
-        for module in modules_behind(roots_of(frozen["step"], **frozen["variant"])):
+        for module in modules_behind(*code_behind(frozen)):
             behind[module].add(path)
     rows |= {f"weights {name}": run_again(graph, reading[name]) for name in sorted(reading)}
     for what, paths, rule in (
