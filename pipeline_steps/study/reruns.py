@@ -25,7 +25,7 @@ import yaml
 
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.hashes import remembered_sha256
-from pipeline_steps.io.weights import PROJECT_ROOT, Weights
+from pipeline_steps.io.weights import PROJECT_ROOT, Weights, placed
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.code import modules_behind
 from pipeline_steps.study.freeze import code_behind
@@ -207,8 +207,9 @@ def matrix(plan: Plan, config: Mapping[str, Any]) -> dict[str, list[str] | None]
     """
     graph, study = job_graph(plan, config), plan.study
 
-    def differing(other: Plan) -> list[str]:
-        return run_again(graph, (p for p, text in plan.frozen.items() if other.frozen[p] != text))
+    def differing(other: Plan, *rules: str) -> list[str]:
+        changed = [path for path, text in plan.frozen.items() if other.frozen[path] != text]
+        return run_again(graph, [*changed, *rules])
 
     rows: dict[str, list[str] | None] = {}
     for key, other in _other_studies(plan, type(study), config):
@@ -218,7 +219,7 @@ def matrix(plan: Plan, config: Mapping[str, Any]) -> dict[str, list[str] | None]
     for path, text in plan.frozen.items():
         frozen = json.loads(text)
         for entry in frozen["weights"].values():
-            for part in validated(Weights, entry, path).with_components():
+            for part in validated(Weights, placed(entry), path).with_components():
                 reading[part.name].add(path)
         for module in modules_behind(*code_behind(frozen)):
             behind[module].add(path)
@@ -236,7 +237,7 @@ def matrix(plan: Plan, config: Mapping[str, Any]) -> dict[str, list[str] | None]
     others = {
         name: entry.model_copy(update={"licence": "other"}) for name, entry in plan.models.items()
     }
-    rows["licence texts"] = differing(Plan(study, others, plan.prompt_sets))
+    rows["licence texts"] = differing(Plan(study, others, plan.prompt_sets), "provenance")
     return rows | {what: [] for what in WITHOUT_EFFECT}
 
 
