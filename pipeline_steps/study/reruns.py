@@ -29,9 +29,10 @@ from pipeline_steps.io.weights import PROJECT_ROOT, Weights, placed
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.code import modules_behind
 from pipeline_steps.study.freeze import code_behind
-from pipeline_steps.study.plan import KEPT, LISTINGS, Plan, is_rendered
+from pipeline_steps.study.plan import Plan, is_rendered
 from pipeline_steps.study.settings.base import Section, choices, validated
 from pipeline_steps.study.settings.study import merged, read_study
+from pipeline_steps.study.snapshot import KEPT, LISTINGS
 
 
 def compare_contents() -> None:

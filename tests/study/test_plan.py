@@ -9,14 +9,12 @@ import pytest
 import yaml
 
 from pipeline_steps.io.atomic import write_text
-from pipeline_steps.study.plan import (
+from pipeline_steps.study.plan import Plan, make_plan, project_file
+from pipeline_steps.study.snapshot import (
     MARKERS,
     SNAPSHOT_VARIABLE,
-    Plan,
-    make_plan,
     open_plan,
     plan_text,
-    project_file,
     read_plan,
 )
 

@@ -9,15 +9,9 @@ from pipeline_steps.identities.consent.withdrawal import remove_refused
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import candidate_gpus
 from pipeline_steps.runtime.run_lock import claim_run, clear_stale_locks, release_run
-from pipeline_steps.study.plan import (
-    MARKERS,
-    RENDERED,
-    WORLD,
-    listed,
-    open_plan,
-    project_file,
-)
+from pipeline_steps.study.plan import RENDERED, WORLD, project_file
 from pipeline_steps.study.reruns import compare_contents, tell_reasons
+from pipeline_steps.study.snapshot import MARKERS, listed, open_plan
 
 try:
     PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
