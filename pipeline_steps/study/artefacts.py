@@ -117,7 +117,10 @@ ARTEFACTS: dict[str, Artefact] = {
         ("manifest", "identities", "prior", "embeddings_index"),
         code=("finetune:run", "diffusion.methods.{method}:METHOD", BASE_MODEL),
         branches={
-            "faces": ("diffusion.training.guide:load_guide",),
+            "faces": (
+                "diffusion.training.guide:load_guide",
+                "faces.recogniser:embedded_by",
+            ),
             "identity_term": ("diffusion.training.losses:identity_term",),
             "choice": (
                 "diffusion.training.choice:Trials",

@@ -210,7 +210,7 @@ def test_the_published_depth_is_found_in_the_graph(tmp_path: Path) -> None:
     path = export(random_network(layers), tmp_path / "r100.onnx")
     state = state_dict_of_onnx(path)
     assert state.keys() == random_network(layers).state_dict().keys()
-    with pytest.raises(StepError, match="does not fit"):
+    with pytest.raises(StepError, match="is not this network's"):
         load_recogniser(twin(path))  # an entry that says another depth
 
 

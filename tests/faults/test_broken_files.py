@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline_steps.io.images import encode_png
+from pipeline_steps.io.weights import placed
 from tests.workflow.small_study import snakemake, start, write_config
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -172,8 +173,9 @@ def test_missing_weights_are_named_with_what_to_do(study: Path, tmp_path: Path) 
     config = study / R / "config/features/demo_recogniser.json"
     whole = config.read_text("utf-8")
     content = json.loads(whole)
-    gone = Path(content["weights"]["extractor"]["source"])
-    content["weights"]["extractor"]["source"] = f"{gone}.gone"
+    entry = placed(content["weights"]["extractor"])
+    gone = entry["source"]
+    content["weights"]["extractor"] = entry | {"source": f"{gone}.gone"}
     try:
         config.write_text(json.dumps(content))
         ended = run_step(study, FEATURES, tmp_path / "log.txt")
