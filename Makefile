@@ -1,5 +1,5 @@
 # make demo      environment, then the whole study of config/demo.yaml
-# make test      environment, then all tests
+# make test      environment, then all tests, in two processes
 # make check     what to run between two edits: style, types, the quickest telling tests (2 minutes)
 # make lint      style, types, workflow
 # make clean     remove results, rendered data and the workflow's notes (the environment stays)
@@ -37,7 +37,7 @@ demo: $(READY)
 	@echo "Everything on one page: results/demo/report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check -q .

@@ -29,6 +29,7 @@ docstring-parser==0.18.0
 docutils==0.22.4
 dpath==2.2.0
 facenet-pytorch==2.6.0
+execnet==2.1.2
 fastjsonschema==2.22.3
 filelock==4.2.11
 flatbuffers==25.12.19
@@ -109,6 +110,7 @@ pyeer==0.5.6
 pygments==2.21.0
 pyparsing==3.3.3
 pytest==9.2.0
+pytest-xdist==3.8.0
 python-dateutil==4.0.0
 pytokens==0.4.1
 pyyaml==6.0.3

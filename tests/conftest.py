@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 # One thread, as the workflow gives its steps: sums then do not depend on what is computed together,
@@ -11,16 +13,65 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.workflow.small_study import make_project, snakemake, watched, without_network
+from tests.workflow.small_study import ROOT, make_project, snakemake, watched, without_network
+
+# Files that take longest, longest first: two processes then end at about the same time. All tests
+# of one file are run by one process, for what they share; so are those of the one cluster.
+LONGEST = (
+    "tests/workflow/test_stale_numbers.py",
+    "tests/cluster",
+    "tests/workflow/test_dag.py",
+    "tests/workflow/test_rerun_matrix.py",
+    "tests/devices/test_device_paths.py",
+    "tests/faults/test_random_kills.py",
+    "tests/test_followed_guides.py",
+    "tests/demo_world/test_pretrain.py",
+    "tests/faults/test_disk.py",
+    "tests/workflow/test_withdrawal.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests go together and which come first (`pytest -n 2 --dist loadgroup`)."""
+
+    def group(item: pytest.Item) -> str:
+        path = item.path.relative_to(ROOT).as_posix()
+        return "tests/cluster" if path.startswith("tests/cluster/") else path
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(group(item), len(rank)))
 
 
 @pytest.fixture(scope="session")
-def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a finished small study, made without a network; tests leave it as it is."""
+def finished_study(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """A project with a finished small study, made without a network; tests leave it as it is.
+
+    It is made once: of several processes each gets a copy.
+    """
     folder = tmp_path_factory.mktemp("study") / "project"
+    if not hasattr(request.config, "workerinput"):
+        make_study(folder)
+        return folder
+    made = tmp_path_factory.getbasetemp().parent / "finished_study"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            making = made.with_suffix(".making")
+            shutil.rmtree(making, ignore_errors=True)
+            make_study(making)
+            making.rename(made)
+    shutil.copytree(made, folder, symlinks=True)
+    return folder
+
+
+def make_study(folder: Path) -> None:
+    """A small study, from archives to report."""
     make_project(folder)
     snakemake(folder, before=without_network(), **watched(folder))
-    return folder
 
 
 def pytest_report_header() -> str:

@@ -23,6 +23,7 @@ NOT_IMPORTED = {
     "insightface": "the tools and conventions of the recognisers and benchmarks that users bring",
     "mypy": "a command",
     "pandas-stubs": "for mypy",
+    "pytest-xdist": "of pytest -n",
     "ruff": "a command",
     "setuptools": "insightface and others import pkg_resources",
     "snakefmt": "a command",
