@@ -175,10 +175,10 @@ def inputs_of_images(source: Path) -> list[Input]:
     from pipeline_steps.identities.photographs import file_stem, list_photographs, unique_stems
 
     photographs = list_photographs(source).photographs
-    shelves = shelf_folders((item.folder, item.name) for item in photographs)
+    shelves = shelf_folders((item.where.folder, item.name) for item in photographs)
     folders = [
-        "" if item.folder in shelves or not item.folder else file_stem(f"{item.folder}.x")
-        for item in photographs
+        "" if folder in shelves or not folder else file_stem(f"{folder}.x")
+        for folder in (item.where.folder for item in photographs)
     ]
     stems = unique_stems([(f, item.name) for f, item in zip(folders, photographs, strict=True)])
     return [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_steps.identities.photographs import contents_of
+from pipeline_steps.identities.containers import contents_of
 from pipeline_steps.io.download import download
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.runtime.errors import StepError

@@ -7,7 +7,8 @@ Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's res
      dataset/manifest.parquet               a row for every photograph, kept or not, with the reason
                                             in few words; box and landmarks in the prepared image's
                                             pixels; sha256 of the prepared image;
-     dataset/identities.csv                 identity, gender, n_images, source, consent;
+     dataset/identities.csv                 identity, gender, n_images, source, consent, and the
+                                            name of the folder;
      dataset/items.json                     what is finished: the same photographs are not prepared
                                             again;
      dataset/report.json                    counts, reasons, and how the set differs from what is
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline_steps.faces.detection import Detection, Detector
-    from pipeline_steps.identities.participants import Candidate
+    from pipeline_steps.identities.candidates import Candidate
 
 Row = dict[str, Any]
 
@@ -73,16 +74,16 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         StepError: a source is missing or broken, or no photograph at all can be used.
     """
     from pipeline_steps.faces.detection import Detector
+    from pipeline_steps.identities.candidates import collect
     from pipeline_steps.identities.dataset import drop_duplicates, identity_table
     from pipeline_steps.identities.dataset_report import dataset_report, sentences
-    from pipeline_steps.identities.participants import collect, read_participants
+    from pipeline_steps.identities.participants import read_participants
     from pipeline_steps.naming import natural_key
 
     settings = frozen.settings
     log = get_logger("prepare")
     table = settings.gender_table
-    participants = read_participants(Path(table)) if table else {}
-    collection = collect(settings, participants)
+    collection = collect(settings, read_participants(Path(table)) if table else {})
     detector = Detector(device, **settings.detector.model_dump())
     groups: dict[str | None, list[Candidate]] = defaultdict(list)
     for candidate in collection.candidates:
@@ -115,10 +116,8 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
         raise StepError(f"no photograph in {', '.join(settings.sources)} can be used{why}")
     write_manifest(out / "manifest.parquet", rows, COLUMNS)
-    genders = {name: entry.gender for name, entry in participants.items()}
-    write_text(out / "identities.csv", identity_table(rows, kept, genders, settings.consent))
-    sets = (rows, identities, collection.listings, participants)
-    report = dataset_report(*sets, settings.expected, settings.resolution)
+    write_text(out / "identities.csv", identity_table(rows, kept, collection, settings.consent))
+    report = dataset_report(rows, identities, collection, settings.expected, settings.resolution)
     write_json(out / "report.json", report)
     for sentence in sentences(report):
         log.warning("%s", sentence)
@@ -147,14 +146,13 @@ def prepare_some(
     rows = [row_of(candidate) for candidate in candidates]
     contents: dict[int, bytes] = {}
     for index, candidate in enumerate(candidates):
-        if candidate.reason and candidate.identity is not None:
+        if candidate.reason:
             continue
         try:
             content = candidate.photograph.read()
             if not content:
                 raise BadImage("empty file")
-            if candidate.identity is not None:
-                contents[index] = content
+            contents[index] = content
         except BadImage as error:
             rows[index]["reason"] = error.reason
     digests = [sha256_bytes(contents[k]) if k in contents else "" for k in range(len(rows))]
@@ -206,11 +204,11 @@ def frame(
     from pipeline_steps.io.images import encode_png
 
     if face is None:
-        row["reason"] = "no face"
+        row["reason"] = "no face (prepare.detector)"
         return None
     box = unshrunk(face.box.reshape(2, 2), *factors)
     if (box[1] - box[0]).min() < settings.min_face_side:
-        row["reason"] = "face too small"
+        row["reason"] = "face too small (prepare.min_face_side)"
         return None
     square = Square.about_face(box.ravel(), image.shape[0], image.shape[1], settings.margin)
     size = settings.resolution

@@ -85,7 +85,10 @@ def test_archives_of_the_database_become_square_images_with_a_row_each(tmp_path)
     assert row["reason"] == ""
     assert row["sha256"] == sha256_file(out / row["file"])
     excluded = table.loc["TD_RGB_A_Set1.zip/TD_RGB_A_Set1/1/TD_RGB_A_1_0.jpg"]
-    assert (excluded["kept"], excluded["reason"]) == (False, "position excluded")
+    assert (excluded["kept"], excluded["reason"]) == (
+        False,
+        "position excluded (prepare.positions)",
+    )
     assert pd.isna(excluded["file"])
 
     image = read_image(out / row["file"])
@@ -103,6 +106,7 @@ def test_archives_of_the_database_become_square_images_with_a_row_each(tmp_path)
             "n_images": "2",
             "source": "TD_RGB_A_Set1.zip",
             "consent": "research use",
+            "folder": "1",
         },
         {
             "identity": "ID_10",
@@ -110,6 +114,7 @@ def test_archives_of_the_database_become_square_images_with_a_row_each(tmp_path)
             "n_images": "1",
             "source": "TD_RGB_A_Set2.zip",
             "consent": "research use",
+            "folder": "10",
         },
     ]
 
@@ -130,7 +135,7 @@ def bad_photographs():
         "truncated.jpg": (brighter(3)[:4000], False, "truncated"),
         "empty.jpg": (b"", False, "empty file"),
         "text.jpg": (b"no photograph", False, "not an image"),
-        "cat.jpg": (encoded(CAT), False, "no face"),
+        "cat.jpg": (encoded(CAT), False, "no face (prepare.detector)"),
         "two.png": (encoded(two, "PNG"), True, "2 faces, largest kept"),
         "gray.jpg": (encoded(gray), True, ""),
         "cmyk.jpg": (encoded(upright.convert("CMYK")), True, ""),
@@ -139,7 +144,7 @@ def bad_photographs():
         "palette.png": (encoded(upright.convert("P"), "PNG"), True, ""),
         "turned.jpg": (encoded(turned, exif=exif), True, ""),
         "tiny.png": (encoded(small[:8, :8], "PNG"), False, "too small"),
-        "far.png": (encoded(small, "PNG"), False, "face too small"),
+        "far.png": (encoded(small, "PNG"), False, "face too small (prepare.min_face_side)"),
         "copy of good.jpg": (encoded(), False, "duplicate"),
         "ünïcode (1).jpg": (brighter(5), True, ""),
     }
@@ -165,7 +170,10 @@ def test_bad_photographs_are_rows_with_a_reason_and_harm_no_neighbour(tmp_path):
     assert copies["kept"].tolist() == [True, False]
     assert copies["reason"].iloc[1] == "duplicate of faces/anna/copy of good.jpg"
     stray = table.loc["faces/stray.jpg"]
-    assert (stray["kept"], stray["reason"]) == (False, "not in a participant's folder")
+    assert (stray["kept"], stray["reason"]) == (
+        False,
+        "not in a participant's folder (prepare.participant_level)",
+    )
 
     kept = table[table["kept"]]
     assert sorted(out / file for file in kept["file"]) == sorted((out / "images").rglob("*.png"))
@@ -185,9 +193,9 @@ def test_names_outside_the_pattern_are_rows_too(tmp_path):
     }
     table, _ = prepared(tmp_path, [archive(tmp_path / "s.zip", members)])
     assert table["reason"].to_dict() == {
-        "s.zip/S/1/IMG_0001.jpg": "odd name",
+        "s.zip/S/1/IMG_0001.jpg": "odd name (prepare.file_pattern)",
         "s.zip/S/1/TD_RGB_A_1_1.jpg": "",
-        "s.zip/S/1/TD_RGB_A_1_1.jpg.png": "odd name",
+        "s.zip/S/1/TD_RGB_A_1_1.jpg.png": "odd name (prepare.file_pattern)",
     }
 
 
@@ -207,17 +215,21 @@ def test_identities_without_a_usable_photograph_are_named_and_the_others_are_don
             (root / folder / "a.jpg").write_bytes(content)
     table, out = prepared(tmp_path, [root], file_pattern=None)
     assert [row["identity"] for row in identities(out)] == ["ID_1"]
-    assert table.loc["faces/2/a.jpg", "reason"] == "no face"
+    assert table.loc["faces/2/a.jpg", "reason"] == "no face (prepare.detector)"
 
     def checked(reaction):
         settings = CheckDatasetSettings(on_empty_identity=reaction)
         return check_dataset.run(Frozen("test", "check_dataset", 0, settings), dataset=out)
 
-    named = r"ID_2 \(no face\); ID_3 \(empty file\); ID_12 \(empty folder\)"
+    named = r"ID_2 \(no face \(prepare.detector\)\); ID_3 \(empty file\); ID_12 \(empty folder\)"
     with pytest.raises(StepError, match=f"3 of 4 identities: {named}"):
         checked("error")
     assert not (out / "complete.json").exists()
-    assert checked("skip")["left_out"] == {"ID_2": ["no face"], "ID_3": ["empty file"], "ID_12": []}
+    assert checked("skip")["left_out"] == {
+        "ID_2": ["no face (prepare.detector)"],
+        "ID_3": ["empty file"],
+        "ID_12": [],
+    }
 
 
 def test_no_photograph_at_all_is_an_error(tmp_path):

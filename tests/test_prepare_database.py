@@ -157,14 +157,14 @@ def test_every_irregularity_is_a_row_and_the_counts_are_right(prepared):
     table, report, _ = prepared
     reasons = Counter(reason.split(" of ")[0] for reason in table[~table["kept"]]["reason"])
     assert reasons == {
-        "no consent": 1,
+        "no consent (prepare.gender_table)": 1,
         "empty file": 1,
         "truncated": 2,  # a photograph, and what the download had begun
-        "position excluded": 1,  # 12
-        "odd name": 1,
-        "not in a participant's folder": 1,
+        "position excluded (prepare.positions)": 1,  # 12
+        "odd name (prepare.file_pattern)": 1,
+        "not in a participant's folder (prepare.participant_level)": 1,
         "unsafe path": 1,
-        "no face": 1,
+        "no face (prepare.detector)": 1,
         "encrypted": 1,
         "duplicate": 1,
     }
@@ -218,7 +218,7 @@ def test_system_files_are_counted_and_photographs_without_consent_are_not_read(p
     table, report, _ = prepared
     assert [source["system_files"] for source in report["sources"]] == [3, 0, 0, 0]
     row = table[table["identity"] == f"ID_{WITHDRAWN}"].iloc[0]
-    assert row["reason"] == "no consent"
+    assert row["reason"] == "no consent (prepare.gender_table)"
     assert row[["file", "sha256", "box", "probability"]].isna().all()
     images = database / "dataset" / "images"
     assert not (images / f"ID_{WITHDRAWN}").exists()

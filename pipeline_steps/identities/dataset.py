@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.errors import StepError
+
+if TYPE_CHECKING:
+    from pipeline_steps.identities.candidates import Collection
 
 AGAIN = "delete it and run again"
 
@@ -40,17 +43,19 @@ def drop_duplicates(prepared: Sequence[tuple[Row, str]]) -> list[Row]:
 
 
 def identity_table(
-    rows: Sequence[Row], identities: Sequence[str], genders: Mapping[str, str], consent: str
+    rows: Sequence[Row], identities: Sequence[str], collection: Collection, consent: str
 ) -> str:
     """The text of identities.csv."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["identity", "gender", "n_images", "source", "consent"])
+    table.writerow(["identity", "gender", "n_images", "source", "consent", "folder"])
     for identity in identities:
         own = [row for row in rows if row["kept"] and row["identity"] == identity]
         sources = dict.fromkeys(row["source"].split("/", 1)[0] for row in own)
-        gender = genders.get(identity, "")
-        table.writerow([identity, gender, len(own), ";".join(sources), consent])
+        said = collection.participants.get(identity)
+        gender = said.gender if said else ""
+        folder = collection.folders[identity]
+        table.writerow([identity, gender, len(own), ";".join(sources), consent, folder])
     return buffer.getvalue()
 
 

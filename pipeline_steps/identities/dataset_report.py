@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_steps.faces.pose import head_pose
+from pipeline_steps.identities.candidates import Collection
 from pipeline_steps.identities.participants import NO_CONSENT, Participant
 from pipeline_steps.identities.photographs import Listing
 from pipeline_steps.naming import natural_key
@@ -29,8 +30,7 @@ Findings = Iterator[tuple[str, Sequence[str]]]  # sentences with the names of th
 def dataset_report(
     rows: Sequence[Row],
     identities: Sequence[str],
-    listings: Sequence[Listing],
-    participants: Mapping[str, Participant],
+    collection: Collection,
     expected: ExpectedSettings,
     resolution: int,
 ) -> Json:
@@ -40,8 +40,7 @@ def dataset_report(
     Args:
         rows: the manifest.
         identities: all identities that the sources name, usable or not.
-        listings: the sources.
-        participants: the user's table.
+        collection: the sources, and the user's table.
         expected: what the database should hold.
         resolution: side of the prepared images in pixels.
     """
@@ -50,10 +49,12 @@ def dataset_report(
     for row in rows:
         if not row["kept"]:
             left_out[row["reason"].split(" of ")[0]].append(row["source"])
+    listings, participants = collection.listings, collection.participants
     correlations = yaw_by_position(rows, resolution)
+    empty = without_image(rows, identities, collection.without_files)
     findings = [
         *_about_sources(rows, listings),
-        *_about_people(rows, identities, kept, expected),
+        *_about_people(rows, identities, kept, empty, expected),
         *_about_the_table(identities, kept, participants),
         *_about_views(rows, expected),
         *_about_positions(correlations),
@@ -71,7 +72,8 @@ def dataset_report(
                 "source": listing.source,
                 "photographs": len(listing.photographs),
                 "system_files": listing.junk,
-                "other_files": listing.ignored,
+                "other_files": len(listing.others),
+                "folders_of_nobody": listing.nobody,
                 "broken": listing.broken,
             }
             for listing in listings
@@ -80,7 +82,7 @@ def dataset_report(
             reason: {"count": len(files), "files": files}
             for reason, files in sorted(left_out.items())
         },
-        "without_image": without_image(rows, identities),
+        "without_image": empty,
         "findings": [
             {"finding": text, "count": len(which) or 1, "which": sorted(which, key=natural_key)}
             for text, which in findings
@@ -88,14 +90,22 @@ def dataset_report(
     }
 
 
-def without_image(rows: Sequence[Row], identities: Sequence[str]) -> dict[str, list[str]]:
+def without_image(
+    rows: Sequence[Row], identities: Sequence[str], without_files: Mapping[str, str]
+) -> dict[str, list[str]]:
     """Identities that consent and have no usable photograph, and why theirs were left out."""
     kept = {row["identity"] for row in rows if row["kept"]}
-    reasons: dict[str, set[str]] = {name: set() for name in identities if name not in kept}
+    reasons: dict[str, set[str]] = {
+        name: {*filter(None, [without_files.get(name)])} for name in identities if name not in kept
+    }
     for row in rows:
         if row["identity"] in reasons:
             reasons[row["identity"]].add(row["reason"])
-    return {name: sorted(why) for name, why in reasons.items() if NO_CONSENT not in why}
+    return {
+        name: sorted(why)
+        for name, why in reasons.items()
+        if not any(one.startswith(NO_CONSENT) for one in why)
+    }
 
 
 def sentences(report: Json) -> list[str]:
@@ -111,6 +121,9 @@ def _about_sources(rows: Sequence[Row], listings: Sequence[Listing]) -> Findings
     for listing in listings:
         if listing.broken:
             yield f"incomplete source, {listing.broken}; download it again", [listing.source]
+    others = [path for listing in listings for path in listing.others]
+    if others:
+        yield f"{len(others)} files are no images, nor sources of their own", others
     places: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row["identity"] is not None:
@@ -124,19 +137,21 @@ def _about_people(
     rows: Sequence[Row],
     identities: Sequence[str],
     kept: Mapping[str, int],
+    empty: Mapping[str, list[str]],
     expected: ExpectedSettings,
 ) -> Findings:
     low, high = expected.identities or (0, len(kept))
     if not low <= len(kept) <= high:
         yield f"{len(kept)} people where {low} to {high} are expected", []
-    refused = {row["identity"] for row in rows if row["reason"] == NO_CONSENT}
+    refused = {row["identity"] for row in rows if row["reason"].startswith(NO_CONSENT)}
     if refused:
         yield f"{len(refused)} people without consent are left out", [*refused]
-    empty = without_image(rows, identities)
     if empty:
         yield f"{len(empty)} people have no usable photograph", [*empty]
     numbers = {int(name[3:]) for name in identities if name[3:].isdecimal()}
-    gaps = [str(n) for n in range(1, max(numbers, default=0)) if n not in numbers]
+    highest = max(numbers, default=0)
+    counted = 2 * len(numbers) > max(highest, len(identities))  # else they are years, or dates
+    gaps = [str(n) for n in range(1, highest) if n not in numbers] if counted else []
     if gaps and expected.identities is not None:
         yield f"{len(gaps)} participant numbers are missing", gaps
     wanted = expected.images_per_identity

@@ -1,77 +1,123 @@
-"""From participants' folders and tables to the study's identities, and whose photographs to use."""
+"""Participants' folders and tables: identities, their genders, and who does not consent."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline_steps.identities.photographs import (
-    Listing,
-    Photograph,
-    list_photographs,
-    unique_stems,
-)
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
+Row = dict[str, str | None]
 NO_CONSENT = "no consent"
+YES_OR_NO = dict.fromkeys(("true", "yes", "1"), True) | dict.fromkeys(("false", "no", "0"), False)
 # Words of a column, in small letters, and what they mean.
 WORDS: dict[str, dict[str, Any]] = {
     "gender": {"m": "M", "male": "M", "f": "F", "female": "F", "": ""},
-    "consent": dict.fromkeys(("true", "yes", "1"), True)
-    | dict.fromkeys(("false", "no", "0"), False)
-    | {"": None},
+    "consent": YES_OR_NO | {"": None},
+    "absent": YES_OR_NO | {"": False},
 }
+LONGEST_NAME = 60  # characters, of what is kept of a folder's name
+_NUMBERED = re.compile(r"[^0-9]*([0-9]+)[^0-9]*", re.DOTALL)
+_PREFIX = re.compile(r"^ID_", re.IGNORECASE)
+
+
+def fold(name: str) -> str:
+    """A name as names are compared: composed (NFC), and upper case as lower case."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def identity_name(folder: str) -> str | None:
-    """`ID_<n>` for a participant's folder; None for a folder without a usable name.
+    """`ID_<n>` for a participant's folder; None for a folder without a name.
 
     A name with one number in it gives that number (7, 007, subject-7 -> ID_7); any other keeps its
-    letters (anna -> ID_anna), so that a further participant never renames the others.
+    letters (anna -> ID_anna), so that a further participant never renames the others. Names that
+    ASCII cannot tell apart get eight letters that do (Zoë -> ID_Zoe_jkdoeikf); an identity's own
+    name gives itself.
     """
-    number = re.fullmatch(r"\D*?([0-9]+)\D*", folder)
-    if number:
+    number = _NUMBERED.fullmatch(folder)
+    if number and len(number[1]) < LONGEST_NAME:
         return f"ID_{int(number[1])}"
-    name = re.sub(r"[^\w-]+", "_", folder.removeprefix("ID_"), flags=re.ASCII).strip("_")
-    return f"ID_{name}" if name else None
+    plain = _PREFIX.sub("", folder)
+    if plain in ("", ".", ".."):
+        return None
+    apart = unicodedata.normalize("NFD", plain)
+    letters = "".join(letter for letter in apart if not unicodedata.combining(letter))
+    name = re.sub(r"[^\w-]+", "_", letters, flags=re.ASCII).strip("_")
+    if plain.isascii() and 0 < len(name) <= LONGEST_NAME:
+        return f"ID_{name}"
+    name = name[:LONGEST_NAME]
+    if _NUMBERED.fullmatch(name):  # by which the identity's own name would be another one's
+        name = re.sub(r"[0-9]+", "", name)
+    digest = hashlib.sha256(fold(plain).encode()).digest()[:4]
+    told = "".join(chr(ord("a") + half) for byte in digest for half in divmod(byte, 16))
+    return f"ID_{name}_{told}" if name else f"ID_{told}"
 
 
-def identities_of_folders(folders: Iterable[str]) -> dict[str, str]:
-    """Identity of each folder that has one.
+@cache
+def spellings(name: str) -> frozenset[str]:
+    """Ways to write a name that mean nobody else: `7` and `ID_007`, but not `Set7`."""
+    plain = fold(_PREFIX.sub("", name.strip()))
+    if plain.isascii() and plain.isdecimal():
+        return frozenset({plain.lstrip("0") or "0"})
+    identity = None if _NUMBERED.fullmatch(plain) else identity_name(plain)
+    return frozenset({plain, fold(identity[3:])} if identity else {plain})
+
+
+def identities_of_folders(paths: Iterable[str]) -> dict[str, str]:
+    """Identity of each folder that has one, by its path.
 
     Raises:
-        StepError: differently named folders would become the same identity.
+        StepError: differently named folders would become the same identity, or differ in upper and
+            lower case alone.
     """
     owner: dict[str, str] = {}
     named: dict[str, str] = {}
-    for folder in folders:
-        identity = identity_name(folder)
+    for path in paths:
+        name = unicodedata.normalize("NFC", PurePosixPath(path).name)
+        identity = identity_name(name)
         if identity is None:
             continue
-        first = owner.setdefault(identity.casefold(), folder)
-        if first != folder:
-            raise StepError(
-                f"the folders {first!r} and {folder!r} would both become {identity}: rename one"
-            )
-        named[folder] = identity
+        for same in {fold(identity), fold(name)}:
+            first = owner.setdefault(same, path)
+            if unicodedata.normalize("NFC", PurePosixPath(first).name) != name:
+                raise StepError(
+                    f"the folders {first!r} and {path!r} would both become {identity}: rename one"
+                )
+        named[path] = identity
     return named
 
 
 @dataclass(frozen=True)
 class Participant:
-    """What a table says of one participant; it may say nothing."""
+    """What a table says of one participant; it may say nothing.
 
-    gender: str = ""  # or "M" or "F"
+    Attributes:
+        gender: "M", "F" or empty.
+        consent: None where nothing is said.
+        absent: whether no photographs of this person need be there.
+        name: as the table writes it.
+        setting: that names the table.
+    """
+
+    gender: str = ""
     consent: bool | None = None
+    absent: bool = False
+    name: str = field(default="", compare=False)
+    setting: str = field(default="prepare.gender_table", compare=False)
 
 
-def read_participants(path: Path) -> dict[str, Participant]:
+Participants = dict[str, Participant]
+
+
+def read_participants(path: Path) -> Participants:
     """Gender and consent of each identity in a CSV with the columns participant or identity, and
     gender, consent, or both.
 
@@ -83,29 +129,82 @@ def read_participants(path: Path) -> dict[str, Participant]:
             identity stands there twice with different words.
     """
     rows, columns = _table(path)
-    who = columns.get("identity") or columns.get("participant")
-    what = {name: columns[name] for name in WORDS if name in columns}
-    if who is None or not what:
+    who = _who(path, columns)
+    if who is None or not columns.keys() & {"gender", "consent"}:
         raise StepError(
             f"participant table {path} has the columns {sorted(columns)}, expected participant or "
             "identity, and gender or consent, separated by commas, with at least one row"
         )
-    found: dict[str, Participant] = {}
+    return _participants(path, rows, columns, who)
+
+
+def read_withdrawn(path: Path) -> Participants:
+    """People of a CSV with the column identity or participant; nobody where there is no file.
+
+    Raises:
+        StepError: the file is no such table, or a line names nobody.
+    """
+    if not path.is_file():
+        return {}
+    rows, columns = _table(path)
+    who = _who(path, columns)
+    if rows and who is None:
+        raise StepError(f"table {path} has the columns {sorted(columns)}, expected identity")
+    about = {name: columns[name] for name in ("absent",) if name in columns}
+    found = _participants(path, rows, about, who or "")
+    return {
+        identity: replace(entry, consent=False, setting="prepare.withdrawn")
+        for identity, entry in found.items()
+    }
+
+
+def refused_of(settings: PrepareSettings, participants: Mapping[str, Participant]) -> Participants:
+    """Who does not consent by the participants' table, or has withdrawn, see `read_withdrawn`."""
+    refused = {name: entry for name, entry in participants.items() if entry.consent is False}
+    return read_withdrawn(Path(settings.withdrawn_table)) | refused
+
+
+def _who(path: Path, columns: Mapping[str, str]) -> str | None:
+    """The column that names people.
+
+    Raises:
+        StepError: there are two, or a column that may be about consent and is not called so.
+    """
+    odd = [name for name in columns if "consent" in name and name != "consent"]
+    if {"identity", "participant"} <= columns.keys() or odd:
+        raise StepError(
+            f"participant table {path} has the columns {sorted(columns)}, of which one alone may "
+            f"name people, and consent is to stand in a column of that name: rename "
+            f"{' and '.join(odd) or 'identity or participant'}"
+        )
+    return columns.get("identity") or columns.get("participant")
+
+
+def _participants(
+    path: Path, rows: Sequence[Row], columns: Mapping[str, str], who: str
+) -> Participants:
+    """What each line says; names are one person's whether or not upper case and accents' encoding
+    agree."""
+    found: Participants = {}
+    spelled: dict[str, str] = {}
+    what = {name: columns[name] for name in WORDS if name in columns}
     for line, row in enumerate(rows, start=2):
         place = f"participant table {path}, line {line}"
-        identity = identity_name((row[who] or "").strip())
+        name = (row[who] or "").strip()
+        identity = identity_name(unicodedata.normalize("NFC", name))
         if identity is None:
             raise StepError(f"{place}: {row[who]!r} names nobody")
         said: dict[str, Any] = {}
-        for name, column in what.items():
+        for about, column in what.items():
             word = (row[column] or "").strip().lower()
-            if word not in WORDS[name]:
-                expected = ", ".join(word for word in WORDS[name] if word)
+            if word not in WORDS[about]:
+                expected = ", ".join(word for word in WORDS[about] if word)
                 raise StepError(
-                    f"{place}: {name} is {row[column]!r}, expected one of {expected}, or nothing"
+                    f"{place}: {about} is {row[column]!r}, expected one of {expected}, or nothing"
                 )
-            said[name] = WORDS[name][word]
-        participant = Participant(**said)
+            said[about] = WORDS[about][word]
+        participant = Participant(**said, name=name)
+        identity = spelled.setdefault(fold(identity), identity)
         if found.setdefault(identity, participant) != participant:
             raise StepError(
                 f"{place}: {identity} stands there twice, with different {' or '.join(what)}"
@@ -113,35 +212,13 @@ def read_participants(path: Path) -> dict[str, Participant]:
     return found
 
 
-def read_withdrawn(path: Path) -> set[str]:
-    """Identities of a CSV with the column identity or participant; empty where there is no file.
-
-    Raises:
-        StepError: the file is no such table, or a line names nobody.
-    """
-    if not path.is_file():
-        return set()
-    rows, columns = _table(path)
-    who = columns.get("identity") or columns.get("participant")
-    if rows and who is None:
-        raise StepError(f"table {path} has the columns {sorted(columns)}, expected identity")
-    found = {identity_name((row[who or ""] or "").strip()) for row in rows}
-    if None in found:
-        raise StepError(f"table {path} has a line without an identity: complete or delete it")
-    return {identity for identity in found if identity is not None}
-
-
-def refused_of(settings: PrepareSettings, participants: Mapping[str, Participant]) -> set[str]:
-    """Who does not consent by the participants' table, or has withdrawn, see `read_withdrawn`."""
-    refused = {name for name, entry in participants.items() if entry.consent is False}
-    return refused | read_withdrawn(Path(settings.withdrawn_table))
-
-
-def _table(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
+def _table(path: Path) -> tuple[list[Row], dict[str, str]]:
     """Rows of a CSV, and its columns by their names in small letters."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows: list[dict[str, str | None]] = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            rows: list[Row] = list(reader)
+            names = [name for name in reader.fieldnames or () if name]
     except FileNotFoundError as error:
         raise StepError(f"participant table {path} does not exist: correct the path") from error
     except IsADirectoryError as error:
@@ -150,73 +227,9 @@ def _table(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
         raise StepError(
             f"participant table {path} is no UTF-8 CSV file: save it as CSV with that encoding"
         ) from error
-    return rows, {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A photograph, whose it is, what its name says, and why it is left out if it is."""
-
-    photograph: Photograph
-    identity: str | None
-    stem: str
-    camera: int | None
-    position: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Collection:
-    """All that the sources hold: photographs source by source, identities of empty folders."""
-
-    candidates: tuple[Candidate, ...]
-    without_files: tuple[str, ...]
-    listings: tuple[Listing, ...]
-
-
-def collect(settings: PrepareSettings, participants: Mapping[str, Participant]) -> Collection:
-    """List the photographs of all sources; those of people without consent are never read.
-
-    Raises:
-        StepError: a source is missing or broken, or two folders mean the same identity.
-    """
-    salvage = settings.on_broken_source == "salvage"
-    listings = [list_photographs(Path(source), salvage=salvage) for source in settings.sources]
-    for source, listing in zip(settings.sources, listings, strict=True):
-        get_logger("prepare").info("%s: %d photographs", source, len(listing.photographs))
-    photographs = [item for listing in listings for item in listing.photographs]
-    empty = [folder for listing in listings for folder in listing.empty_folders]
-    named = identities_of_folders([item.folder for item in photographs] + empty)
-    stems = unique_stems([(named.get(item.folder, ""), item.name) for item in photographs])
-    refused = refused_of(settings, participants)
-    candidates = [
-        _candidate(item, named.get(item.folder), stem, settings, refused)
-        for item, stem in zip(photographs, stems, strict=True)
-    ]
-    with_files = {candidate.identity for candidate in candidates}
-    without = {named[folder] for folder in empty if folder in named} - with_files
-    return Collection(tuple(candidates), tuple(sorted(without)), tuple(listings))
-
-
-def _candidate(
-    photograph: Photograph,
-    identity: str | None,
-    stem: str,
-    settings: PrepareSettings,
-    refused: Container[str],
-) -> Candidate:
-    """What a photograph's name and place say about it; the first reason against it counts."""
-    pattern, wanted = settings.file_pattern, settings.positions
-    named = ".*" if pattern is None else pattern
-    match = re.fullmatch(named, photograph.name, flags=re.IGNORECASE | re.DOTALL)
-    found = match.groupdict() if match else {}
-    numbers = {key: int(value) for key, value in found.items() if value is not None}
-    position = numbers.get("position")
-    reasons = {
-        "not in a participant's folder": identity is None,
-        NO_CONSENT: identity in refused,
-        "odd name": match is None,
-        "position excluded": None not in (wanted, position) and position not in (wanted or ()),
-    }
-    reason = next((why for why, holds in reasons.items() if holds), "")
-    return Candidate(photograph, identity, stem, numbers.get("camera"), position, reason)
+    columns = {name.strip().lower(): name for name in names}
+    long = next((line for line, row in enumerate(rows, start=2) if None in row), None)
+    if len(columns) < len(names) or long:
+        odd = f"line {long} has more cells than the header" if long else "two columns of one name"
+        raise StepError(f"participant table {path}: {odd}; put quotes about cells with commas")
+    return rows, columns if rows else {}

@@ -1,32 +1,75 @@
-"""Photographs in folders, zip and tar archives: which files are images, and in whose folder.
-
-Files are listed by name and read into memory one at a time. Nothing of an archive is ever written
-under a name that the archive chose. Of an archive that ends too early, as a broken download leaves
-it, the whole files can be used.
-"""
+"""Photographs of a source: which files are images, and in whose folder they lie."""
 
 from __future__ import annotations
 
-import mmap
 import re
-import struct
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 
-from pipeline_steps.io.images import BadImage
+from pipeline_steps.identities.containers import ARCHIVE_SUFFIXES, Entry, contents_of, is_unsafe
+from pipeline_steps.io.images import BadImage, looks_like_an_image
 from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.errors import StepError
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".gif",
+        ".jp2",
+        ".avif",
+        ".heic",
+        ".heif",
+    ]
 )
-ARCHIVE_SUFFIXES = frozenset({".zip", ".tar"})
-LARGEST_MEMBER = 256 * 2**20  # bytes; no photograph is larger, but a hostile archive's member is
+LONGEST_STEM = 120  # characters; file systems allow 255 bytes for a name with all its endings
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+Place = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where photographs lie.
+
+    Attributes:
+        place: names of the folders that they lie in, inside the source or its shard.
+        depth: how many of these lead to the folder that says whose they are; 0: nobody's, as at the
+            top of the source, for unsafe paths, and in folders of folders with photographs.
+        beside: further names that they could be somebody's by: the source's, with and without its
+            ending.
+        linked: names of the folders that a link leads to.
+    """
+
+    place: Place
+    depth: int
+    beside: Place
+    linked: Place = ()
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that says whose they are; empty for nobody."""
+        return self.place[self.depth - 1] if self.depth else ""
+
+    @property
+    def owner(self) -> str:
+        """Path of that folder, from the source's name."""
+        return "/".join((self.beside[0], *self.place[: self.depth]))
+
+    @property
+    def path(self) -> str:
+        """Path of the folder that they lie in, from the source's name."""
+        return "/".join((self.beside[0], *self.place))
 
 
 @dataclass(frozen=True)
@@ -35,16 +78,17 @@ class Photograph:
 
     Attributes:
         source: name of the archive or folder, and the path inside it.
-        folder: the folder it lies in; empty at the top of the source, for unsafe paths, and in
-            folders that hold further folders with photographs.
         name: file name.
         read: see `Entry`.
+        where: whose it is by its folders.
+        unsafe: whether its path leaves the source.
     """
 
     source: str
-    folder: str
     name: str
-    read: Callable[[], bytes] = field(compare=False, repr=False)
+    read: Callable[..., bytes] = field(compare=False, repr=False)
+    where: Where
+    unsafe: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,26 +98,36 @@ class Listing:
     Attributes:
         source: name of the archive or folder.
         photographs: in natural order of their paths.
-        empty_folders: folders with nothing in them.
-        ignored: number of files that are no images by their name, leaving out system files.
+        bare: people's folders without any photograph, and what is in them instead.
+        others: files that are no images by their name, leaving out system files.
+        nobody: folders that are no person's, and why.
         junk: number of files that operating systems leave behind (.DS_Store, Thumbs.db, ...).
         broken: what is wrong with the source as a whole; empty for a whole one.
     """
 
     source: str
     photographs: tuple[Photograph, ...]
-    empty_folders: tuple[str, ...]
-    ignored: int
+    bare: dict[Where, str]
+    others: tuple[str, ...]
+    nobody: dict[str, str]
     junk: int = 0
     broken: str = ""
 
 
-def list_photographs(source: Path, *, salvage: bool = False) -> Listing:
+def list_photographs(
+    source: Path,
+    *,
+    salvage: bool = False,
+    level: int | None = None,
+    may_open: Callable[[Photograph], bool] = lambda _: False,
+) -> Listing:
     """List the image files of a folder, a zip or a tar archive, subfolders included.
 
     Args:
         source: see `contents_of`.
         salvage: list also an archive that ends too early, as far as its files are whole.
+        level: how deep people's folders lie, 1 for those at the top; None: the innermost ones.
+        may_open: whether a file whose name says nothing may be opened, to see if it is an image.
 
     Raises:
         StepError: there is no such source, or it is broken and is not to be salvaged.
@@ -88,39 +142,77 @@ def list_photographs(source: Path, *, salvage: bool = False) -> Listing:
             f"source {source} is incomplete: {contents.broken}. Download it again, or let "
             "preparation use the whole files with prepare.on_broken_source: salvage"
         )
-    photographs: list[tuple[PurePosixPath, Entry]] = []
-    folders: set[str] = set()
-    occupied: set[str] = set()
-    ignored = junk = 0
+    files: list[tuple[PurePosixPath, Entry]] = []
+    folders: dict[PurePosixPath, str] = {}  # to the shard it is in
+    junk = 0
     for entry in sorted(contents.entries, key=lambda entry: natural_key(entry.path)):
         path = PurePosixPath(entry.path.replace("\\", "/"))
-        if _is_junk(path):
-            junk += not entry.is_folder
-        elif entry.is_folder:
-            folders.add(path.as_posix())
-            occupied.add(path.parent.as_posix())
-        else:
-            occupied.update(parent.as_posix() for parent in path.parents)
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                photographs.append((path, entry))
-            else:
-                ignored += 1
+        if not entry.is_folder:
+            junk += _is_junk(path)
+            files += [] if _is_junk(path) else [(path, entry)]
+        holders = [*path.parents[:-1], *([path] if entry.is_folder else [])]
+        folders |= dict.fromkeys(holders, entry.shard)
+    named = [path for path, _ in files if path.suffix.lower() in IMAGE_SUFFIXES]
     # A folder of folders, such as TD_RGB_A_Set1, is nobody's; its name must not become a person.
-    shelves = {grand.as_posix() for path, _ in photographs for grand in path.parent.parents}
-    empty = sorted(folders - occupied, key=natural_key)
+    shelves = {grand for path in named for grand in path.parent.parents}
+    photographs, others = [], []
+    for path, entry in files:
+        place = _inside(path.parent, entry.shard)
+        depth = 0 if path.parent in shelves else len(place)
+        if level is not None:
+            depth = level if len(place) >= level else 0
+        unsafe = is_unsafe(entry.path)
+        linked = PurePosixPath(entry.target).parts[:-1]
+        where = Where(place, 0 if unsafe else depth, (source.name, source.stem), linked)
+        photograph = Photograph(f"{source.name}/{entry.path}", path.name, entry.read, where, unsafe)
+        if path.suffix.lower() in IMAGE_SUFFIXES or (may_open(photograph) and _is_image(entry)):
+            photographs.append((path, photograph))
+        else:
+            others.append(path)
+    people = {_above(path.parent, one) for path, one in photographs if one.where.depth}
+    full = {holder for path, _ in photographs for holder in path.parents}
+    above = {grand for path in folders for grand in path.parents}
+    count = Counter(path.parent for path in others)
+    bare: dict[Where, str] = {}
+    nobody: dict[str, str] = {}
+    for path, shard in folders.items():
+        place = _inside(path, shard)
+        meant = path not in above if level is None else len(place) == level
+        if path in people or not people.isdisjoint(path.parents) or not place:
+            continue
+        if _is_junk(path):
+            nobody[str(path)] = "of the operating system"
+        elif meant and path not in full and not is_unsafe(str(path)):
+            where = Where(place, len(place), (source.name, source.stem))
+            bare[where] = f"no image among {count[path]} files" if count[path] else ""
+        else:
+            nobody[str(path)] = "holds other folders, or photographs outside of any person's folder"
     return Listing(
         source.name,
-        tuple(
-            Photograph(
-                f"{source.name}/{entry.path}", _owner(path, entry, shelves), path.name, entry.read
-            )
-            for path, entry in photographs
-        ),
-        tuple(PurePosixPath(path).name for path in empty),
-        ignored,
+        tuple(photograph for _, photograph in photographs),
+        bare,
+        tuple(f"{source.name}/{path}" for path in others),
+        nobody,
         junk,
         contents.broken,
     )
+
+
+def _inside(folder: PurePosixPath, shard: str) -> Place:
+    """Names of folders, from the source or the shard inwards."""
+    return folder.parts[len(PurePosixPath(shard).parts) :]
+
+
+def _above(folder: PurePosixPath, photograph: Photograph) -> PurePosixPath:
+    """The folder, at or above that of a photograph, which says whose it is."""
+    return [folder, *folder.parents][len(photograph.where.place) - photograph.where.depth]
+
+
+def _is_image(entry: Entry) -> bool:
+    try:
+        return looks_like_an_image(entry.read(32))
+    except BadImage:
+        return False
 
 
 def _is_junk(path: PurePosixPath) -> bool:
@@ -129,17 +221,10 @@ def _is_junk(path: PurePosixPath) -> bool:
     return hidden or "__MACOSX" in path.parts or path.name.lower() in _JUNK_NAMES
 
 
-def _owner(path: PurePosixPath, entry: Entry, shelves: set[str]) -> str:
-    """The folder that says whose photograph it is; reading an unsafe one gives the reason."""
-    shard = path.parent.suffix.lower() in ARCHIVE_SUFFIXES
-    if shard or is_unsafe(entry.path) or path.parent.as_posix() in shelves:
-        return ""
-    return path.parent.name
-
-
 def file_stem(name: str) -> str:
     """A file name's stem in characters that are safe everywhere."""
-    return re.sub(r"[^\w.-]", "_", PurePosixPath(name).stem, flags=re.ASCII).lstrip(".") or "_"
+    stem = re.sub(r"[^\w.-]", "_", PurePosixPath(name).stem, flags=re.ASCII).lstrip(".")
+    return stem[:LONGEST_STEM] or "_"
 
 
 def unique_stems(names: Sequence[tuple[str, str]]) -> list[str]:
@@ -148,211 +233,13 @@ def unique_stems(names: Sequence[tuple[str, str]]) -> list[str]:
     File systems that do not tell upper from lower case are counted with.
     """
     taken: dict[tuple[str, str], str] = {}
+    last: dict[tuple[str, str], int] = {}
     for folder, name in names:
         stem = candidate = file_stem(name)
-        number = 1
+        number = last.get((folder, stem), 1)
         while (folder, candidate.casefold()) in taken:
             number += 1
             candidate = f"{stem}_{number}"
+        last[folder, stem] = number
         taken[folder, candidate.casefold()] = candidate
     return list(taken.values())
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or folder of a container.
-
-    Attributes:
-        path: inside the container, with forward slashes; as the archive names it.
-        is_folder: whether it is one.
-        read: returns a file's bytes; raises BadImage where they cannot be had.
-    """
-
-    path: str
-    is_folder: bool
-    read: Callable[[], bytes] = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a container holds, and what is wrong with it as a whole (empty: nothing)."""
-
-    entries: tuple[Entry, ...]
-    broken: str = ""
-
-
-def contents_of(path: Path) -> Contents:
-    """List a folder, a zip archive or an uncompressed tar archive.
-
-    Tar archives inside a folder (the shards of a WebDataset) are listed with their members. An
-    archive that ends too early is listed as far as its members are whole.
-    """
-    if path.is_dir():
-        return _folder(path)
-    return _tar(path) if path.suffix.lower() == ".tar" else _zip(path)
-
-
-def is_unsafe(path: str) -> bool:
-    """Whether a member's name would leave the folder that the archive is unpacked in."""
-    leaves = re.match(r"[/\\]|[A-Za-z]:", path) is not None
-    return leaves or ".." in re.split(r"[/\\]", path) or "\0" in path
-
-
-def _reader(
-    name: str, fetch: Callable[[], bytes], *, size: int = 0, wrong: str = ""
-) -> Callable[[], bytes]:
-    """Reads a file by ``fetch``; ``wrong`` is why it cannot be read, where that is known.
-
-    ``fetch`` opens the archive again for each file, so that threads can read side by side.
-    """
-    why = "unsafe path" if is_unsafe(name) else wrong
-    if not why and size > LARGEST_MEMBER:
-        why = "too large"
-
-    def read() -> bytes:
-        if why:
-            raise BadImage(why, name)
-        try:
-            content = fetch()
-        except Exception as error:  # zlib, struct, zipfile errors of a broken member, and OSError
-            raise BadImage("unreadable", str(error)) from error
-        if len(content) > LARGEST_MEMBER:
-            raise BadImage("too large", name)
-        if len(content) < size:
-            raise BadImage("truncated", f"{len(content)} of {size} bytes")
-        return content
-
-    return read
-
-
-def _folder(root: Path) -> Contents:
-    entries: list[Entry] = []
-    broken = []
-    for path in root.rglob("*"):
-        inside = path.relative_to(root).as_posix()
-        if path.suffix.lower() == ".tar" and path.is_file():
-            shard = _tar(path)
-            entries += [
-                Entry(f"{inside}/{item.path}", item.is_folder, item.read) for item in shard.entries
-            ]
-            broken += [f"{inside}: {shard.broken}"] if shard.broken else []
-        else:
-            entries.append(Entry(inside, path.is_dir(), _reader(inside, path.read_bytes)))
-    return Contents(tuple(entries), "; ".join(broken))
-
-
-def _tar(path: Path) -> Contents:
-    entries: list[Entry] = []
-    length = path.stat().st_size
-    broken = False
-
-    def fetched(place: int, size: int) -> bytes:
-        with path.open("rb") as stream:
-            stream.seek(place)
-            return stream.read(size)
-
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for item in archive:
-                if item.isfile() or item.isdir():
-                    fetch = partial(fetched, item.offset_data, item.size)
-                    reader = _reader(item.name, fetch, size=item.size)
-                    entries.append(Entry(item.name, item.isdir(), reader))
-                broken |= item.offset_data + item.size > length
-    except (tarfile.TarError, OSError, EOFError) as error:
-        if not entries:
-            return Contents((), f"{length} bytes that are no uncompressed tar archive ({error})")
-        broken = True
-    if not broken:
-        return Contents(tuple(entries))
-    begun = f"{length} bytes that end before the archive does; {len(entries)} files begin in it"
-    return Contents(tuple(entries), begun)
-
-
-def _zip(path: Path) -> Contents:
-    def fetched(member: zipfile.ZipInfo) -> bytes:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-            return stream.read(LARGEST_MEMBER + 1)
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        return _cut_zip(path, str(error))
-    return Contents(tuple(_zipped(item, fetched) for item in members))
-
-
-def _zipped(
-    item: zipfile.ZipInfo, fetched: Callable[[zipfile.ZipInfo], bytes], wrong: str = ""
-) -> Entry:
-    wrong = wrong or ("encrypted" if item.flag_bits & 0x1 else "")
-    reader = _reader(item.filename, partial(fetched, item), wrong=wrong)
-    return Entry(item.filename, item.is_dir(), reader)
-
-
-# The table of contents of a zip archive stands at its end. Without it, members are found by the
-# headers that precede each of them. Source: PKWARE, .ZIP File Format Specification (APPNOTE
-# 6.3.10), Sections 4.3.7 to 4.3.9 and 4.5.3.
-
-_HEADER = struct.Struct("<4s5H3I2H")
-_SIGNATURE, _DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
-_SIZES_FOLLOW, _UTF8 = 0x8, 0x800
-_IN_EXTRA = 0xFFFFFFFF  # sizes beyond 4 GiB, which stand in the field that begins as follows
-_LONG_SIZES = b"\x01\x00\x10\x00"
-
-
-def _cut_zip(path: Path, error: str) -> Contents:
-    def fetched(member: zipfile.ZipInfo) -> bytes:
-        with path.open("rb") as stream:
-            stream.seek(member.header_offset)
-            return zipfile.ZipExtFile(stream, "r", member).read(LARGEST_MEMBER + 1)
-
-    size = path.stat().st_size
-    members: list[zipfile.ZipInfo] = []
-    if size:  # of nothing there is no memory map
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
-            members = list(_members(data))
-    if not members:
-        return Contents((), f"{size} bytes that are no zip archive ({error})")
-    ends = [member.header_offset + member.compress_size for member in members]
-    wrong = ["truncated" if end > size else "" for end in ends]
-    whole = f"{wrong.count('')} of its files are whole"
-    return Contents(
-        tuple(_zipped(item, fetched, cut) for item, cut in zip(members, wrong, strict=True)),
-        f"{size} bytes that end before the archive does; {whole}",
-    )
-
-
-def _members(data: mmap.mmap) -> Iterator[zipfile.ZipInfo]:
-    """Members in their order, ``header_offset`` behind their headers; the last may be cut off."""
-    place = data.find(_SIGNATURE, 0, 4)
-    while place >= 0 and place + _HEADER.size <= len(data):
-        _, _, flags, method, _, _, crc, size, _, name, extra = _HEADER.unpack_from(data, place)
-        start = place + _HEADER.size + name + extra
-        if start > len(data):
-            return
-        fields = data[place + _HEADER.size : start]
-        if flags & _SIZES_FOLLOW:
-            crc, size = _described(data, start)
-        elif size == _IN_EXTRA and _LONG_SIZES in fields[name:]:
-            (size,) = struct.unpack_from("<Q", fields, fields.index(_LONG_SIZES, name) + 12)
-        member = zipfile.ZipInfo(
-            fields[:name].decode("utf-8" if flags & _UTF8 else "cp437", errors="replace")
-        )
-        member.flag_bits, member.compress_type, member.CRC = flags, method, crc
-        member.header_offset, member.compress_size = start, size
-        member.file_size = 2 * LARGEST_MEMBER  # no limit: the content itself says where it ends
-        yield member
-        # A descriptor of 12 to 24 bytes may stand before the next header.
-        place = data.find(_SIGNATURE, start + size, start + size + 28)
-
-
-def _described(data: mmap.mmap, start: int) -> tuple[int, int]:
-    """Checksum and size of a member, from behind it; a size beyond the end where that is cut."""
-    place = data.find(_DESCRIPTOR, start)
-    while 0 <= place <= len(data) - 12:
-        crc, size = struct.unpack_from("<2I", data, place + 4)
-        if size == place - start:
-            return crc, size
-        place = data.find(_DESCRIPTOR, place + 1)
-    return 0, len(data) - start + 1

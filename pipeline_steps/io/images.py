@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,20 @@ PNG_LEVEL = 1  # half the encoding time of the default level for some 10 % more 
 
 _DIRECT = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
 _WITH_ALPHA = {"RGBA", "LA", "La", "RGBa", "PA"}
+
+# How files of images begin: JPEG, PNG, GIF, WebP, TIFF, BMP, JPEG 2000, HEIF and AVIF, JPEG XL,
+# PNM, Photoshop, and icons.
+_BEGINNINGS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\x00|MM\x00\*|BM.{4}\x00{4}"
+    rb"|\x00{3}\x0c(?:jP  |JXL )|\xffO\xffQ|.{4}ftyp(?:hei|hev|mif|msf|avi[fs])"
+    rb"|P[1-7]\s+(?:#|\d)|8BPS|\x00\x00\x01\x00",
+    re.DOTALL,
+)
+
+
+def looks_like_an_image(beginning: bytes) -> bool:
+    """Whether a file with these first bytes, 32 are enough, is an image, whatever it is called."""
+    return _BEGINNINGS.match(beginning) is not None
 
 
 class BadImage(ValueError):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline_steps.identities import photographs
+from pipeline_steps.identities import containers
+from pipeline_steps.identities.containers import contents_of
 from pipeline_steps.identities.photographs import (
-    contents_of,
     file_stem,
     list_photographs,
     unique_stems,
@@ -45,7 +45,7 @@ def test_archive_and_folder_list_the_same_in_natural_order(tmp_path):
         path.write_bytes(jpeg())
     for source in (zipped, root):
         listing = list_photographs(source)
-        found = [(item.folder, item.name) for item in listing.photographs]
+        found = [(item.where.folder, item.name) for item in listing.photographs]
         assert found == [("2", "b.JPG"), ("2", "c.png"), ("10", "a.jpg")]
         assert all(item.read() == jpeg() for item in listing.photographs)
     assert list_photographs(zipped).photographs[2].source == "set.zip/S/10/a.jpg"
@@ -63,8 +63,9 @@ def test_system_files_are_passed_over_and_other_files_counted(tmp_path):
     }
     listing = list_photographs(archive(tmp_path / "s.zip", members))
     assert [item.source for item in listing.photographs] == ["s.zip/S/1/a.jpg"]
-    assert listing.ignored == 1
-    assert listing.empty_folders == ("empty",)
+    assert listing.others == ("s.zip/S/readme.txt",)
+    assert [where.folder for where in listing.bare] == ["empty"]
+    assert {*listing.nobody} == {"S", "__MACOSX", "__MACOSX/S", "__MACOSX/S/1"}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_members_that_would_leave_the_archive_are_refused(tmp_path, name):
     listed = {item.name: item for item in list_photographs(source).photographs}
     assert listed.pop("good.jpg").read() == jpeg()
     (evil,) = listed.values()
-    assert evil.folder == ""
+    assert evil.where.folder == ""
     with pytest.raises(BadImage) as caught:
         evil.read()
     assert caught.value.reason == "unsafe path"
@@ -91,7 +92,7 @@ def test_oversized_and_damaged_members_are_refused(tmp_path, monkeypatch):
     assert a.read() == jpeg()
     with pytest.raises(BadImage, match="unreadable"):
         b.read()
-    monkeypatch.setattr(photographs, "LARGEST_MEMBER", 100)
+    monkeypatch.setattr(containers, "LARGEST_MEMBER", 100)
     with pytest.raises(BadImage, match="too large"):
         list_photographs(source).photographs[0].read()
 
@@ -183,9 +184,7 @@ def test_a_damaged_file_in_a_cut_archive_is_told_by_its_checksum(tmp_path):
 
 
 def test_deflated_content_of_a_cut_archive_is_not_inflated_without_limit(tmp_path, monkeypatch):
-    from pipeline_steps.identities import photographs
-
-    monkeypatch.setattr(photographs, "LARGEST_MEMBER", 10_000)
+    monkeypatch.setattr(containers, "LARGEST_MEMBER", 10_000)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("S/1/bomb.jpg", bytes(1_000_000))
@@ -226,9 +225,12 @@ def tarred(path, files):
 def test_tar_archives_list_their_files_and_follow_no_links(tmp_path):
     evil = {"../9/a.jpg": b"x"}
     path = tarred(tmp_path / "set.tar", FILES | evil)
-    assert read_all(path) == (FILES, {"../9/a.jpg": "unsafe path"})
+    assert read_all(path) == (
+        FILES,
+        {"../9/a.jpg": "unsafe path", "S/1/link.jpg": "no regular file"},
+    )
     listing = list_photographs(path)
-    assert [item.folder for item in listing.photographs] == ["", "1", "2", "3", "4", "5"]
+    assert [item.where.folder for item in listing.photographs] == ["", "1", "1", "2", "3", "4", "5"]
 
 
 def test_a_cut_tar_archive_is_used_as_far_as_it_goes(tmp_path):

@@ -121,7 +121,7 @@ def counts_of(dataset: Path | None, aligned: Sequence[Path], names: Names) -> li
 def people_in(dataset: Path) -> str:
     """How many identities have a kept photograph, of how many who consent: "20 of 21", or "21"."""
     frame = read_manifest(dataset, ["identity", "kept", "reason"]).dropna(subset=["identity"])
-    frame = frame[frame["reason"] != NO_CONSENT]
+    frame = frame[~frame["reason"].astype(str).str.startswith(NO_CONSENT)]
     used = frame.loc[frame["kept"].astype(bool), "identity"].nunique()
     everybody = frame["identity"].nunique()
     return str(used) if used == everybody else f"{used} of {everybody}"

@@ -92,15 +92,17 @@ def rows_of(path: Path, identity: str) -> tuple[set[str], set[str]]:
 
 def photograph_hashes(settings: PrepareSettings, identity: str) -> tuple[set[str], list[str]]:
     """Hashes of an identity's photographs, and the sources that could not be read for them."""
-    from pipeline_steps.identities.participants import identity_name
-    from pipeline_steps.identities.photographs import list_photographs
+    from pipeline_steps.identities.candidates import identities_of, list_sources
 
     found: set[str] = set()
     unread: list[str] = []
     for source in settings.sources:
+        alone = settings.model_copy(update={"sources": (source,), "on_broken_source": "salvage"})
         try:
-            for photograph in list_photographs(Path(source), salvage=True).photographs:
-                if photograph.folder and identity_name(photograph.folder) == identity:
+            listings = list_sources(alone, {})
+            named = identities_of(alone, listings)
+            for photograph in listings[0].photographs:
+                if named[photograph.where] == identity:
                     found.add(sha256_bytes(photograph.read()))
         except (StepError, BadImage, OSError):
             unread.append(source)

@@ -16,6 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline_steps.identities.candidates import (
+    identities_of,
+    list_sources,
+    refused_places,
+)
 from pipeline_steps.identities.consent.removal import Removal, carry_out, plan_notes, plan_removal
 from pipeline_steps.identities.consent.search import (
     Hit,
@@ -27,12 +32,11 @@ from pipeline_steps.identities.consent.search import (
     search,
 )
 from pipeline_steps.identities.participants import (
-    identities_of_folders,
+    fold,
     read_participants,
     read_withdrawn,
     refused_of,
 )
-from pipeline_steps.identities.photographs import list_photographs
 from pipeline_steps.io.atomic import write_json, write_text
 from pipeline_steps.io.hashes import sha256_json
 from pipeline_steps.naming import natural_key
@@ -169,15 +173,14 @@ def leftovers(plan: Plan) -> list[str]:
 def known_identities(plan: Plan) -> set[str]:
     """Everybody who is, or was, in the study: by its results, its sources, and who withdrew."""
     prepare = plan.study.prepare
-    found = owners_in(Path(plan.results)) | read_withdrawn(Path(prepare.withdrawn_table))
-    folders = set()
+    found = owners_in(Path(plan.results)) | {*read_withdrawn(Path(prepare.withdrawn_table))}
     for source in prepare.sources:
+        alone = prepare.model_copy(update={"sources": (source,), "on_broken_source": "salvage"})
         try:
-            listing = list_photographs(Path(source), salvage=True)
+            found |= {*filter(None, identities_of(alone, list_sources(alone, {})).values())}
         except StepError:
             continue
-        folders |= {item.folder for item in listing.photographs if item.folder}
-    return found | set(identities_of_folders(sorted(folders)).values())
+    return found
 
 
 def note_withdrawn(table: Path, identity: str) -> None:
@@ -225,13 +228,19 @@ def remove_refused(plan: Plan) -> list[str]:
     present = owners_in(Path(plan.results))
     try:
         participants = read_participants(table) if present and table and table.is_file() else {}
-        left = sorted(refused_of(prepare, participants) & present)
+        refused = refused_of(prepare, participants) if present else {}
+        left = {name for name in present if fold(name) in map(fold, refused)}
+        if refused:  # a table may also name a folder above those that name identities
+            named = identities_of(prepare, list_sources(prepare, refused))
+            without = refused_places(named, refused, prepare.participant_level)
+            others = {owner for where, owner in named.items() if where not in without}
+            left |= present.intersection(named[where] or "" for where in without) - others
     except StepError:
         return []
     if left:
-        for identity in left:
+        for identity in sorted(left):
             withdraw(plan, identity, by="the workflow", reason="consent is false in a table")
-    return left
+    return sorted(left)
 
 
 FOLDER = Path("withdrawals")

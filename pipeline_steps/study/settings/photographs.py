@@ -53,11 +53,19 @@ class PrepareSettings(Section):
         description="Archives (.zip, .tar) or folders with one folder of photographs per "
         "participant; paths from the working folder.",
     )
+    participant_level: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many folders deep a participant's folder lies in a source, 1 for those at "
+        "its top; folders below are that person's. null: the innermost folders, where they tell "
+        "people apart.",
+    )
     gender_table: str | None = Field(
         default=None,
         description="CSV with the columns participant or identity, and gender (M or F), consent "
-        "(true or false), or both; photographs of people who do not consent are never read. null: "
-        "genders unknown.",
+        "(true or false), or both; photographs of people who do not consent are never read, and a "
+        "refusal that matches nobody is an error, unless a column absent says true. null: genders "
+        "unknown.",
     )
     withdrawn: str | None = Field(
         default=None,
