@@ -6,12 +6,16 @@ import io
 import os
 import re
 import warnings
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.io.hashes import sha256_bytes
@@ -38,6 +42,15 @@ def looks_like_an_image(beginning: bytes) -> bool:
     return _BEGINNINGS.match(beginning) is not None
 
 
+# What to do about formats that Pillow may lack, by how their files begin.
+_WANTED = {
+    rb".{4}ftypavi[fs]": "AVIF (install pillow 11.3 or later)",
+    rb".{4}ftyp(?:hei|hev|mif|msf)": "HEIC (install pillow-heif)",
+    rb"\xff\n|\x00{3}\x0cJXL ": "JPEG XL (save it as PNG)",
+    rb"\x00{3}\x0cjP  |\xffO\xffQ": "JPEG 2000 (install a Pillow with OpenJPEG)",
+}
+
+
 class BadImage(ValueError):
     """An image that cannot be used; ``reason`` is short enough for a manifest's column."""
 
@@ -47,39 +60,57 @@ class BadImage(ValueError):
 
 
 def read_image(source: str | os.PathLike[str] | bytes) -> NDArray[np.uint8]:
-    """Read one image file.
+    """As `read_noted`, the image alone."""
+    return read_noted(source)[0]
+
+
+def read_noted(source: str | os.PathLike[str] | bytes) -> tuple[NDArray[np.uint8], str]:
+    """Read one image file; of an animated one the first image.
 
     Args:
         source: Path of the file, or its bytes.
 
     Returns:
-        uint8 [h, w, 3], RGB, upright (the EXIF orientation is applied). Grayscale is repeated over
-        the channels, 16-bit is scaled to 8-bit, CMYK is converted without colour profile, and
-        transparency is laid over white.
+        uint8 [h, w, 3], RGB in sRGB, upright (the EXIF orientation is applied), and what was done
+        to its brightness, if anything. Grayscale is repeated over the channels; 16 bits, or as many
+        of them as the image uses, are scaled to 8; colours with an ICC profile are converted, and
+        CMYK without one plainly; transparency is laid over white.
 
     Raises:
-        BadImage: reason "not an image", "truncated", "unsupported mode", "too small", "too large"
-            or "unreadable".
+        BadImage: reason "not an image", "truncated", "unsupported mode", "too small", "too large",
+            "unreadable", or what to install for its format.
     """
-    stream = io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    _register_heif()
     try:
         with warnings.catch_warnings():
             # Pillow only warns between one and two times its pixel limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(stream) as opened:
+            with Image.open(io.BytesIO(content)) as opened:
                 opened.load()
-                image = ImageOps.exif_transpose(opened)
+                image, note = _scaled(opened, content)
+                image = ImageOps.exif_transpose(image)
+        if min(image.size) < MIN_SIDE:
+            raise BadImage("too small", f"{image.width}x{image.height}")
+        return _to_rgb(image), note
+    except BadImage:
+        raise
     except UnidentifiedImageError as error:
-        raise BadImage("not an image") from error
+        wanted = (why for how, why in _WANTED.items() if re.match(how, content, re.DOTALL))
+        raise BadImage(next(wanted, "not an image")) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too large", str(error)) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         text = str(error)
         cut = any(word in text.lower() for word in ("truncated", "end of file", "not enough"))
         raise BadImage("truncated" if cut else "unreadable", text) from error
-    if min(image.size) < MIN_SIDE:
-        raise BadImage("too small", f"{image.width}x{image.height}")
-    return _to_rgb(image)
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC, where pillow-heif is installed (the extra heif)."""
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
 
 
 def noted_bytes(path: str | os.PathLike[str], sha256: str | None, step: str) -> bytes:
@@ -120,21 +151,62 @@ def write_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
     write_bytes(path, encode_png(image))
 
 
+def _scaled(opened: Image.Image, content: bytes) -> tuple[Image.Image, str]:
+    """The image with 8 bits where it has 16, and how many of these it uses, if not all."""
+    if opened.mode.startswith("I"):  # I;16, I;16B, ... and 16-bit values held in 32-bit I
+        values = np.asarray(opened)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImage("unsupported mode", f"{opened.mode} beyond 16 bits")
+    else:
+        # Pillow keeps the upper bytes of 16-bit colours, which are dark where few bits are used.
+        png, tags = content.startswith(b"\x89PNG"), getattr(opened, "tag_v2", {})
+        deep = content[24] == 16 if png else 16 in np.atleast_1d(tags.get(258, 8))
+        if not deep or np.asarray(opened.convert("RGB")).max() >= 64:
+            return opened, ""
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None or decoded.dtype != np.uint16 or decoded.ndim != 3:
+            return opened, ""
+        values = decoded[:, :, 2::-1]
+    peak, stated = int(values.max()), _stated_bits(content)
+    known = [stated] if stated and peak < 2**stated else [8, 10, 12, 14] if not stated else []
+    bits = next((bits for bits in known if 0 < peak < 2**bits), 16)
+    most = 2**bits - 1
+    image = Image.fromarray(((values.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8))
+    image.info["exif"] = opened.getexif().tobytes()
+    return image, f"{bits} of 16 bits used" if bits < 16 else ""
+
+
+def _stated_bits(content: bytes) -> int:
+    """Significant bits by a PNG's chunk sBIT (PNG, Section 11.3.2.7); 0 for none."""
+    place = content.find(b"sBIT", 0, content.find(b"IDAT") + 1 or None)
+    if not content.startswith(b"\x89PNG") or place < 0:
+        return 0
+    return max(content[place + 4 : place + 4 + content[place - 1]][:3], default=0)
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return _array(Image.alpha_composite(white, rgba).convert("RGB"))
-    if image.mode in _DIRECT:
-        return _array(image.convert("RGB"))
-    if image.mode.startswith("I"):  # I;16, I;16B, ... and 16-bit values held in 32-bit I
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadImage("unsupported mode", f"{image.mode} beyond 16 bits")
-        gray = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    raise BadImage("unsupported mode", image.mode)
+        flat = Image.alpha_composite(white, rgba).convert("RGB")
+    elif image.mode in _DIRECT:
+        flat = image if image.mode == "CMYK" else image.convert("RGB")
+    else:
+        raise BadImage("unsupported mode", image.mode)
+    return np.array(_in_srgb(flat, image.info.get("icc_profile")), dtype=np.uint8)
 
 
-def _array(image: Image.Image) -> NDArray[np.uint8]:
-    return cast("NDArray[np.uint8]", np.array(image, dtype=np.uint8))
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours as they are meant; a profile that cannot be used, or is sRGB, changes nothing."""
+    with suppress(ImageCms.PyCMSError, OSError, ValueError):
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile
+        described = own.profile_description or ""
+        if own.xcolor_space.strip() == image.mode and "sRGB" not in described:
+            standard = ImageCms.createProfile("sRGB")
+            return cast(
+                "Image.Image",
+                ImageCms.profileToProfile(
+                    image, ImageCms.ImageCmsProfile(own), standard, outputMode="RGB"
+                ),
+            )
+    return image.convert("RGB")

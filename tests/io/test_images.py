@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
-from pipeline_steps.io.images import BadImage, encode_png, read_image, write_png
+from pipeline_steps.io.images import (
+    BadImage,
+    encode_png,
+    looks_like_an_image,
+    read_image,
+    read_noted,
+    write_png,
+)
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -138,3 +149,61 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_only_rgb_bytes_are_encoded(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="uint8"):
         encode_png(image)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_fewer_bits_than_the_file_has_room_for_are_scaled_by_what_is_there(
+    scene: NDArray[np.uint8], bits: int, colour: bool, orientation: int
+) -> None:
+    shown = scene if colour else np.repeat(scene[:, :, :1], 3, axis=2)
+    stored = np.ascontiguousarray(np.rot90(shown, 1) if orientation == 6 else shown)
+    few = (stored.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+    few = few[:, :, ::-1] if colour else few[:, :, 0]
+    png = cv2.imencode(".png", np.ascontiguousarray(few))[1].tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read, note = read_noted(with_chunk(png, b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    assert np.array_equal(read, shown)
+    assert note == f"{bits} of 16 bits used"
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG file with a further chunk behind its header."""
+    check = struct.pack(">I", zlib.crc32(kind + content))
+    return png[:33] + struct.pack(">I", len(content)) + kind + content + check + png[33:]
+
+
+def test_a_dark_image_stays_dark_where_its_file_says_so() -> None:
+    dark = np.full((32, 32), 4000, np.uint16)
+    png = cv2.imencode(".png", dark)[1].tobytes()
+    assert read_noted(png)[1] == "12 of 16 bits used"
+    for stated, expected in ((16, 16), (12, 249), (14, 62)):
+        read, _ = read_noted(with_chunk(png, b"sBIT", bytes([stated])))
+        assert read.max() == expected
+
+
+def test_colours_with_a_profile_are_converted(scene: NDArray[np.uint8]) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace("sRGB".encode("utf-16-be"), "RGBs".encode("utf-16-be"))
+    swapped = profile.replace(b"rXYZ", b"XXXX").replace(b"bXYZ", b"rXYZ").replace(b"XXXX", b"bXYZ")
+    picture = Image.fromarray(np.ascontiguousarray(scene[:, :, ::-1]))
+    read = read_image(encoded(picture, "PNG", icc_profile=swapped)).astype(int)
+    assert np.abs(read - scene).max() <= 3
+    broken = read_image(encoded(Image.fromarray(scene), "PNG", icc_profile=b"none"))
+    assert np.array_equal(broken, scene)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC (install pillow-heif)"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL (save it as PNG)"),
+    ],
+)
+def test_formats_that_pillow_lacks_say_what_to_do(content: bytes, reason: str) -> None:
+    assert looks_like_an_image(content)
+    if reason.startswith("HEIC") and find_spec("pillow_heif"):
+        pytest.skip("it is installed")
+    assert reason_of(content + bytes(64)) == reason
