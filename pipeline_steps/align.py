@@ -55,12 +55,14 @@ NOTE_SECONDS = 60.0  # after which finished batches are noted: what a crash cost
 
 @dataclass(frozen=True)
 class Input:
-    """An image to align: whose it is, its name in the source, its name here, its bytes."""
+    """An image to align: whose it is, its name in the source, its name here, its bytes, and the box
+    of the person's face where there may be several."""
 
     identity: str
     source_file: str
     file: str
     read: Callable[[], bytes]
+    box: Any = None
 
 
 def run(
@@ -107,7 +109,8 @@ def run(
     with progress(inputs, description="align", unit="image") as bar:
         for batch in batches(inputs):
             begun, contents = begin(batch)
-            made_under = key(frozen, settings=plain, images=begun)
+            boxes = [None if one.box is None else [*map(float, one.box)] for one in batch]
+            made_under = key(frozen, settings=plain, images=begun, boxes=boxes)
             name = batch[0].file
             item = store.find(name, made_under)
             if item is None:
@@ -152,14 +155,16 @@ def inputs_of_manifest(manifest: Path) -> list[Input]:
     stems = unique_stems(pairs)
     hashes = table["sha256"] if "sha256" in table.columns else [None] * len(pairs)
     step = "sample" if "prompt" in table.columns else "prepare"
+    boxes = table["box"] if "box" in table.columns and step == "prepare" else [None] * len(pairs)
     return [
         Input(
             identity,
             file,
             f"{identity}/{stem}.png",
             partial(noted_bytes, path, digest, step) if digest else path.read_bytes,
+            box,
         )
-        for (identity, file), stem, digest in zip(pairs, stems, hashes, strict=True)
+        for (identity, file), stem, digest, box in zip(pairs, stems, hashes, boxes, strict=True)
         for path in [manifest.parent / file]
     ]
 
@@ -280,6 +285,7 @@ def align_batch(
     for (index, image), face in zip(images.items(), faces, strict=True):
         if face is None:
             continue
+        face = face.nearest(inputs[index].box)
         png = encode_png(align_to_template(image, face.landmarks))
         write_bytes(out / inputs[index].file, png)
         rows[index] |= {

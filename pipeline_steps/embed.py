@@ -4,21 +4,26 @@ In:  dataset/manifest.parquet and the images it names; the recogniser that guide
 Out: dataset/embeddings/<identity>.safetensors   `embeddings` float32 [n, 512], rows of length 1;
                                                  `files` in the metadata, as in the manifest;
      dataset/embeddings/index.json               identities with their files, hashes and images
-                                                 without an embedding, and how they were made;
+                                                 without an embedding; images that are less like
+                                                 the person's others than like another person; and
+                                                 how they were made;
      dataset/embeddings/items.json               what is finished: who is the same is not embedded
                                                  again.
-     The face region is the one that fine-tuning compares: the detector's largest box, cut out and
-     stretched, not aligned. A prepared image in which no face is found has no embedding; who
-     has none gets an empty file, and cannot be fine-tuned by methods that need embeddings.
+     The face region is the one that fine-tuning compares: the detector's box, of several the one
+     that prepare kept, cut out and stretched, not aligned. A prepared image in which no face is
+     found has no embedding; who has none gets an empty file, and cannot be fine-tuned by methods
+     that need embeddings.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Eq. 7 and 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import StepError
@@ -30,7 +35,6 @@ from pipeline_steps.study.settings.photographs import EmbedSettings
 from pipeline_steps.study.store import Store
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline_steps.faces.detection import Detector
@@ -82,11 +86,13 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
             for file, digest in zip(group["file"], noted, strict=True)
         }
         hashes = {file: sha256_bytes(content) for file, content in images.items()}
+        boxes = group["box"] if "box" in group.columns else [None] * len(group)
         made_under = key(frozen, settings=settings, images=hashes, recogniser=weights.name)
         item = store.find(identity, made_under)
         if item is None:
             found, rows = embed_images(
                 [read_prepared(dataset / file, content) for file, content in images.items()],
+                [*boxes],
                 detector,
                 recogniser,
             )
@@ -104,41 +110,59 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     for path in store.folder.glob("*.safetensors"):
         if path.stem not in entries:
             path.unlink()  # of an identity that has left the dataset
-    index = {"identities": entries, **made}
+    outliers = outliers_of(store, entries)
+    for file, similarity in outliers.items():
+        log.warning(
+            "%s is less like the person's other photographs (%.2f) than like another person's: "
+            "look whether it shows somebody else",
+            *(file, similarity),
+        )
+    index = {"identities": entries, "outliers": outliers, **made}
     write_json(store.folder / "index.json", index)
     log.info("%d identities embedded with %s", len(entries), weights.name)
     return index
 
 
 def embed_images(
-    images: Sequence[NDArray[np.uint8]], detector: Detector, recogniser: Recogniser
+    images: Sequence[NDArray[np.uint8]],
+    boxes: Sequence[Any],
+    detector: Detector,
+    recogniser: Recogniser,
 ) -> tuple[list[int], NDArray[np.float32]]:
-    """Embed the largest face of each image as the identity losses do.
+    """Embed a face of each image as the identity losses do.
 
     Args:
         images: uint8 [h, w, 3] RGB, all of one size.
+        boxes: [4] of each image's person; None: of the largest face.
 
     Returns:
         Indices of the m images with a face, and float32 [m, d] embeddings of length 1.
     """
-    import numpy as np
-    import torch
+    faces = dict(enumerate(detector.detect(images)))
+    found = {index: face.nearest(boxes[index]) for index, face in faces.items() if face}
+    rows = recogniser.embed_regions(
+        [images[index] for index in found], [face.box for face in found.values()]
+    )
+    return [*found], rows
 
-    from pipeline_steps.faces.detection import crop_and_resize
-    from pipeline_steps.faces.recogniser import to_input
 
-    faces = detector.detect(images)
-    found, rows = [], [np.zeros((0, recogniser.embedding_dim), np.float32)]
-    with torch.inference_mode():
-        for index, face in enumerate(faces):
-            if face is None:
-                continue
-            image = to_input(torch.from_numpy(images[index][None])).to(recogniser.device)
-            region = crop_and_resize(image, torch.from_numpy(face.box[None]), recogniser.input_size)
-            embedding = recogniser.embed_tensor(region)
-            rows.append(torch.nn.functional.normalize(embedding).cpu().numpy())
-            found.append(index)
-    return found, np.concatenate(rows)
+def outliers_of(store: Store, identities: Iterable[str]) -> dict[str, float]:
+    """Images that are less like the person's others than like another person, and their mean
+    cosine similarity to the person's others.
+    """
+    from pipeline_steps.io.tensors import load_features
+    from pipeline_steps.metrics.arrays import similarity_to_own
+
+    path = {name: store.folder / f"{name}.safetensors" for name in identities}
+    found = {name: load_features(file, key="embeddings") for name, file in path.items()}
+    files = [file for features in found.values() for file in features.files]
+    owners = [name for name, features in found.items() for _ in features.files]
+    if not files:
+        return {}
+    own, others = similarity_to_own(
+        np.concatenate([features.features for features in found.values()]), owners
+    )
+    return {files[index]: round(float(own[index]), 3) for index in np.flatnonzero(own < others)}
 
 
 def read_prepared(path: Path, content: bytes) -> NDArray[np.uint8]:

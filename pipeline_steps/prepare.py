@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline_steps.faces.detection import Detection, Detector
+    from pipeline_steps.faces.detection import Detector
     from pipeline_steps.identities.candidates import Candidate
 
 Row = dict[str, Any]
@@ -53,8 +54,6 @@ COLUMNS = (
     *("identity", "file", "source", "sha256", "camera", "position"),
     *("box", "landmarks", "probability", "kept", "reason"),
 )
-# Settings that say what comes out of a photograph.
-PICTURE = ("resolution", "margin", "min_face_side", "detection_side", "detector")
 PHOTOGRAPHS_AT_ONCE = 8  # decoded at full size, for each worker
 
 
@@ -75,6 +74,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     """
     from pipeline_steps.faces.detection import Detector
     from pipeline_steps.identities.candidates import collect
+    from pipeline_steps.identities.crops import Faces, choose_faces
     from pipeline_steps.identities.dataset import drop_duplicates, identity_table
     from pipeline_steps.identities.dataset_report import dataset_report, sentences
     from pipeline_steps.identities.participants import read_participants
@@ -91,13 +91,18 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     order = sorted(groups, key=lambda identity: natural_key(identity or ""))
 
     store = Store(out)
+    plain = replace(frozen, weights={})  # what comes of a photograph with one face
+    faces = Faces(frozen.weights.get("recogniser"), device)
 
     def prepared(identity: str | None) -> dict[str, Item]:
         own = groups[identity]
         starts = range(0, len(own), PHOTOGRAPHS_AT_ONCE)
         parts = [own[start : start + PHOTOGRAPHS_AT_ONCE] for start in starts]
         named = {f"{identity}/{part[0].stem}": part for part in parts}
-        return {n: prepare_some(n, part, detector, frozen, store) for n, part in named.items()}
+        items = {n: prepare_some(n, part, detector, plain, store) for n, part in named.items()}
+        if any(item.facts["faces"] for item in items.values()):
+            items[f"{identity}/"] = choose_faces(f"{identity}/", own, items, frozen, store, faces)
+        return items
 
     finished: dict[str, Item] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
@@ -106,7 +111,10 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
             store.add(items)
             finished |= items
     store.retain(finished)
-    rows = drop_duplicates([pair for item in finished.values() for pair in item.facts["rows"]])
+    chosen = [row for item in finished.values() for row in item.facts.get("chosen", ())]
+    of_file = {row["file"]: row for row in chosen}
+    pairs = [pair for item in finished.values() for pair in item.facts.get("rows", ())]
+    rows = drop_duplicates([(of_file.get(row["file"], row), digest) for row, digest in pairs])
     remove_strangers(out, rows)
     identities = [*filter(None, order), *collection.without_files]
     usable = {row["identity"] for row in rows if row["kept"]}
@@ -136,11 +144,13 @@ def prepare_some(
 
     Returns:
         The item ``name`` of ``store``, not noted yet; its fact ``rows`` has for each photograph the
-        manifest row, and the hash of the photograph's bytes where it was read.
+        manifest row, and the hash of the photograph's bytes where it was read; ``faces`` has the
+        faces of those that show several, by their file, which is not written yet.
     """
-    from pipeline_steps.faces.alignment import shrunk
+    from pipeline_steps.faces.alignment import shrunk, unshrunk
+    from pipeline_steps.identities.crops import Face, frame, picture
     from pipeline_steps.io.hashes import sha256_bytes
-    from pipeline_steps.io.images import BadImage, read_image
+    from pipeline_steps.io.images import BadImage, read_noted
 
     settings = frozen.settings
     rows = [row_of(candidate) for candidate in candidates]
@@ -159,67 +169,47 @@ def prepare_some(
     stems = [one.stem for one in candidates]
     made_under = key(
         frozen,
-        settings=settings.model_dump(mode="json", include=set(PICTURE)),
+        settings=picture(settings),
         photographs=[list(parts) for parts in zip(rows, stems, digests, strict=True)],
     )
     if (item := store.find(name, made_under)) is not None:
         return item
     images: dict[int, NDArray[np.uint8]] = {}
+    notes: dict[int, str] = {}
     for index, content in contents.items():
         try:
-            images[index] = read_image(content)
+            images[index], notes[index] = read_noted(content)
         except BadImage as error:
             rows[index]["reason"] = error.reason
     smaller = [shrunk(image, settings.detection_side) for image in images.values()]
-    faces = detector.detect([image for image, _, _ in smaller])
-    for index, face, (_, *factors) in zip(images, faces, smaller, strict=True):
-        png = frame(rows[index], images[index], face, factors, settings)
-        if png is not None:
-            file = f"images/{candidates[index].identity}/{stems[index]}.png"
-            rows[index] |= {"file": file, "sha256": sha256_bytes(png)}
-            write_bytes(store.folder / file, png)
-    files = {row["file"]: row["sha256"] for row in rows if row["kept"]}
-    return Item(made_under, files, {"rows": list(zip(rows, digests, strict=True))})
-
-
-def frame(
-    row: Row,
-    image: NDArray[np.uint8],
-    face: Detection | None,
-    factors: Sequence[float],
-    settings: PrepareSettings,
-) -> bytes | None:
-    """Crop a photograph uint8 [h, w, 3] about its face; its row gets box, landmarks and the rest.
-
-    Args:
-        row: of the photograph.
-        image: the photograph.
-        face: the detection in the shrunk photograph, or None.
-        factors: by which x and y of the photograph were multiplied when it was shrunk.
-
-    Returns:
-        PNG bytes, or None where the photograph cannot be used.
-    """
-    from pipeline_steps.faces.alignment import Square, unshrunk
-    from pipeline_steps.io.images import encode_png
-
-    if face is None:
-        row["reason"] = "no face (prepare.detector)"
-        return None
-    box = unshrunk(face.box.reshape(2, 2), *factors)
-    if (box[1] - box[0]).min() < settings.min_face_side:
-        row["reason"] = "face too small (prepare.min_face_side)"
-        return None
-    square = Square.about_face(box.ravel(), image.shape[0], image.shape[1], settings.margin)
-    size = settings.resolution
-    row |= {
-        "box": square.points(box, size).ravel().tolist(),
-        "landmarks": square.points(unshrunk(face.landmarks, *factors), size).ravel().tolist(),
-        "probability": face.probability,
-        "kept": True,
-        "reason": f"{face.n_faces} faces, largest kept" if face.n_faces > 1 else "",
-    }
-    return encode_png(square.cut(image, size))
+    found = detector.detect([image for image, _, _ in smaller])
+    several: dict[str, list[Face]] = {}
+    for index, face, (_, *factors) in zip(images, found, smaller, strict=True):
+        row = rows[index]
+        if face is None:
+            row["reason"] = "no face (prepare.detector)"
+            continue
+        faces = [
+            Face(
+                unshrunk(one.box.reshape(2, 2), *factors).ravel().tolist(),
+                unshrunk(one.landmarks, *factors).ravel().tolist(),
+                one.probability,
+            )
+            for one in (face, *face.others)
+        ]
+        png = frame(row, images[index], faces[0], settings)
+        if png is None:
+            continue
+        row["reason"] = notes[index]
+        row["file"] = f"images/{candidates[index].identity}/{stems[index]}.png"
+        if face.others:
+            several[row["file"]] = faces
+        else:
+            row["sha256"] = sha256_bytes(png)
+            write_bytes(store.folder / row["file"], png)
+    files = {row["file"]: row["sha256"] for row in rows if row["sha256"]}
+    facts = {"rows": list(zip(rows, digests, strict=True)), "faces": several}
+    return Item(made_under, files, facts)
 
 
 def row_of(candidate: Candidate) -> Row:

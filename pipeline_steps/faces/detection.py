@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,13 +31,20 @@ class Detection:
         box: float32 [4] x1, y1, x2, y2; may reach outside the image.
         landmarks: float32 [5, 2] in the order of `faces.alignment`.
         probability: of being a face, in [0, 1].
-        n_faces: how many faces the image holds; this one is the largest.
+        others: the image's other faces, the larger first; this one is the largest.
     """
 
     box: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     probability: float
-    n_faces: int
+    others: tuple[Detection, ...] = ()
+
+    def nearest(self, box: NDArray[np.floating] | None) -> Detection:
+        """Of all faces the one that agrees best with a box (intersection over union); None: this
+        one."""
+        if box is None or not self.others:
+            return self
+        return max((self, *self.others), key=lambda face: _agreement(face.box, np.asarray(box)))
 
 
 class Detector:
@@ -114,13 +121,24 @@ def _largest(
     """The largest of boxes [m, 5] with landmarks [m, 5, 2], moved back by the padding."""
     if len(boxes) == 0:
         return None
-    best = int(np.argmax((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
-    return Detection(
-        box=boxes[best, :4] - np.tile(offset, 2),
-        landmarks=landmarks[best] - offset,
-        probability=float(boxes[best, 4]),
-        n_faces=len(boxes),
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    first, *others = (
+        Detection(
+            box=boxes[index, :4] - np.tile(offset, 2),
+            landmarks=landmarks[index] - offset,
+            probability=float(boxes[index, 4]),
+        )
+        for index in np.argsort(-areas, kind="stable")
     )
+    return replace(first, others=tuple(others))
+
+
+def _agreement(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Intersection over union of two boxes [4]."""
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    common = float(np.prod(np.maximum(high - low, 0)))
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (first, second)]
+    return common / (sum(areas) - common)
 
 
 def crop_and_resize(x: Tensor, boxes: Tensor, size: int = 112) -> Tensor:

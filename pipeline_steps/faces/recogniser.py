@@ -5,7 +5,7 @@ Input convention of ArcFace and CR-FIQA: RGB, 112x112 pixels, (x / 255 - 0.5) / 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline_steps.faces.detection import crop_and_resize
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet, state_dict_of_onnx
 from pipeline_steps.io.weights import Weights, fill, locate, made_by, verify
 from pipeline_steps.runtime.errors import StepError
@@ -91,6 +92,21 @@ class Recogniser:
         rows = [F.normalize(self.network(x)) for x in self._batches(images, batch_size)]
         empty = torch.zeros(0, self.embedding_dim, device=self.device)
         return torch.cat([empty, *rows]).cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_regions(
+        self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[NDArray[np.floating]]
+    ) -> NDArray[np.float32]:
+        """Unit embeddings float32 [n, embedding_dim] as the identity losses compare faces: a box
+        [4] of each image uint8 [h, w, 3] RGB, cut out and stretched.
+        """
+        rows = [np.zeros((0, self.embedding_dim), np.float32)]
+        for image, box in zip(images, boxes, strict=True):
+            whole = to_input(torch.from_numpy(image[None])).to(self.device)
+            bounds = torch.from_numpy(np.asarray(box, np.float32)[None])
+            embedding = self.embed_tensor(crop_and_resize(whole, bounds, self.input_size))
+            rows.append(F.normalize(embedding).cpu().numpy())
+        return np.concatenate(rows)
 
     @torch.inference_mode()
     def quality(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ position on a semicircle is inferred. If it is, the head's yaw follows it, which
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline_steps.study.settings.photographs import ExpectedSettings
 FOLLOWS = 0.7  # rank correlation of yaw and position from which one follows the other
 FEWEST_IMAGES, FEWEST_POSITIONS = 5, 3  # below these nothing is said of a person's correlation
 
+SEVERAL = re.compile(r"\d+ faces, ")
 Row = dict[str, Any]
 Json = dict[str, Any]
 Findings = Iterator[tuple[str, Sequence[str]]]  # sentences with the names of the cases
@@ -121,6 +123,9 @@ def _about_sources(rows: Sequence[Row], listings: Sequence[Listing]) -> Findings
     for listing in listings:
         if listing.broken:
             yield f"incomplete source, {listing.broken}; download it again", [listing.source]
+    groups = [f"{row['source']} ({row['reason']})" for row in rows if SEVERAL.match(row["reason"])]
+    if groups:
+        yield f"{len(groups)} photographs show several faces", groups
     others = [path for listing in listings for path in listing.others]
     if others:
         yield f"{len(others)} files are no images, nor sources of their own", others

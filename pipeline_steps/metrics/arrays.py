@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -61,6 +61,27 @@ def unit_rows(matrix: Rows, *, name: str) -> Matrix:
     if (norms == 0).any():
         raise ValueError(f"{name} features hold a zero row, which has no direction")
     return rows / norms
+
+
+def similarity_to_own(rows: ArrayLike, owners: Sequence[str]) -> tuple[Matrix, Matrix]:
+    """Mean similarity of each row to its owner's other rows, and the largest to another owner's.
+
+    Args:
+        rows: [n, d], of length 1.
+        owners: n names.
+
+    Returns:
+        Two arrays [n]; NaN where the owner has fewer than three rows, -1 where there is no other.
+    """
+    values, names = np.asarray(rows, np.float64), np.asarray(owners)
+    people, index, counts = np.unique(names, return_inverse=True, return_counts=True)
+    sums = values @ np.stack([values[names == person].sum(axis=0) for person in people]).T
+    each = np.arange(len(values))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = (sums[each, index] - 1) / (counts[index] - 1)
+    means = sums / counts
+    means[each, index] = -1.0
+    return np.where(counts[index] < 3, np.nan, own), means.max(axis=1)
 
 
 def blocks(stop: int, size: int, start: int = 0) -> list[slice]:

@@ -120,6 +120,7 @@ def _of_generation(
 ) -> Iterator[Entry]:
     """Face embeddings, prior sets, fine-tuning and sampling, and what is exported of it."""
     guide = {"recogniser": _guide(study, models)}
+    yield _entry(study, "prepare", study.prepare, weights=guide)
     yield _entry(study, "embed", study.embed, weights=guide)
     for base_model in study.base_models:
         entry = pick(models, base_model, "base_models", "base_model")
