@@ -39,6 +39,7 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
+from pipeline_steps.metrics.arrays import similarity_to_own
 from pipeline_steps.naming import REAL, WILD, identities_of, identity_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -114,6 +115,10 @@ def run(
     result = audit(evidence)
     summary = source.columns | {"recogniser": real.stem} | result.summary
     pairs = suspicious_pairs(evidence, result, settings.pairs)
+    own, others = similarity_to_own(photographs.embeddings, list(photographs.identities))
+    odd = [photographs.files[index] for index in np.flatnonzero(own < others)]
+    if odd:
+        log.warning("photographs less like the person's others than like another's: %s", odd)
     names, folders = Names.of(frozen), {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
     page = render(
         "page.audit.html.j2",
@@ -123,6 +128,7 @@ def run(
         summary=summary,
         verdicts=VERDICTS,
         pairs=with_pictures(pairs, folders),
+        odd_photographs=odd,
     )
     made = [out.with_name(f"{out.name}{ending}") for ending in ENDINGS]
     write_csv(made[0], result.samples, SAMPLE_COLUMNS)
