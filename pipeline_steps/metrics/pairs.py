@@ -4,9 +4,9 @@ ID-Booth, Section 4 and Figure 3: cosine similarity of identity features, all ge
 many impostor pairs drawn at random. Here the impostors may also be all of them.
 
 All pairs are gone through in tiles. A small comparison lists their scores. Of a large one they are
-*condensed*: rounded to bins and counted, except in those few bins in which the thresholds of the
-error rates lie; and neighbours in the order of names form groups. Memory is then that of the
-embeddings and the counts, however many pairs there are; whatever reads comparisons reads both.
+*condensed*: counted by level, and near the thresholds of the error rates by score; neighbours in
+the order of names form groups. Memory is then that of the embeddings and the counts, however many
+pairs there are; whatever reads comparisons reads both.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ from pipeline_steps.metrics.arrays import (
 
 MAX_PAIRS = 5_000_000  # of a comparison that lists them all
 OPERATING_POINTS = {"fmr100": 0.01, "fmr1000": 0.001}  # column -> false match rate
-BLOCK_ROWS, BLOCK_COLUMNS = 1024, 2048
+BLOCK_ROWS, BLOCK_COLUMNS = 512, 2048
 GROUPS = 40  # of people, in a condensed comparison
-BINS, COARSE = 2**17, 2**8  # of scores; so many make one bin far from the thresholds
-FINE = 2**21  # bins that are not made coarse, for all pairs of groups together
+LEVELS = 512  # of scores between LOW and HIGH
+FINE, STEPS = 64, 2**16  # parts of a level near a threshold: for pairs of groups, for all together
+AROUND = 3  # levels on either side of the equal error rate's that are counted finely
+WITHIN = 2**16  # pairs of groups, times levels, up to which all levels are
+SAMPLE_ROWS = 500  # that tell where thresholds lie
 LOW, HIGH = -1.0 - 1e-5, 1.0 + 1e-5  # rounding may take a cosine out of [-1, 1]
 
 Impostors = Literal["all", "equal"]
@@ -216,106 +219,182 @@ def _listed(left: _Side, right: _Side, chosen: Codes | None) -> tuple[Pairs, Pai
 
 
 @dataclass(frozen=True)
-class _Rounding:
-    """What becomes of the scores of each bin.
+class _Tally:
+    """How many genuine and impostor scores there are of each size.
 
     Attributes:
-        exact: whether they stay as they are [BINS].
-        level: number of the level that they are rounded to otherwise [BINS].
-        scores: the score that stands for each level, ascending [levels].
+        coarse: by pair of units and level [2, units, units, LEVELS].
+        levels: the levels that were counted finely, ascending [l].
+        fine: of those by pair of units and FINE-th of a level [2, units * units, l * FINE].
+        sharp: the levels that were counted exactly, some of the others, ascending [s].
+        exact: of those by STEPS-th of a level, all units together [2, s * STEPS].
+        genuine_sums: sum of the genuine scores and of their squares by unit [2, units].
     """
 
-    exact: NDArray[np.bool_]
-    level: NDArray[np.int32]
-    scores: Scores
+    coarse: Codes
+    levels: Codes
+    fine: NDArray[np.int32]
+    sharp: Codes
+    exact: Codes
+    genuine_sums: Scores
 
-    def of(self, scores: Single) -> tuple[Codes, Single, Codes, Scores]:
-        """Counts by level, the values that are kept and their counts, sum and sum of squares."""
-        scores = scores.reshape(-1)
-        at = _bins(scores)
-        counts = np.bincount(self.level[at], minlength=len(self.scores))
-        # Bins that stay as they are have levels of their own, so these can be emptied again.
-        counts[self.level[self.exact]] = 0
-        values, value_counts = np.unique(scores[self.exact[at]], return_counts=True)
-        squares = np.einsum("i,i->", scores, scores, dtype=np.float64)
-        sums = np.array([scores.sum(dtype=np.float64), squares])
-        return counts, values, value_counts, sums
+    def by_bin(self) -> Codes:
+        """Counts by FINE-th of a level [2, LEVELS * FINE], in the first where counted coarsely."""
+        bins = np.zeros((2, LEVELS, FINE), np.int64)
+        bins[:, :, 0] = self.coarse.sum((1, 2))
+        bins[:, self.levels] = self.fine.sum(1, dtype=np.int64).reshape(2, -1, FINE)
+        return bins.reshape(2, -1)
+
+
+def _tally(left: _Side, right: _Side, units: int, levels: Codes, sharp: Codes) -> _Tally:
+    """Go through all pairs once, counting the scores of some levels finely and of some exactly."""
+    runs = np.split(levels, np.flatnonzero(np.diff(levels) > 1) + 1) if len(levels) else []
+    unit_of = np.searchsorted(right.edges, np.arange(len(right.rows)), side="right") - 1
+    shifts = (unit_of * LEVELS).astype(np.int16)
+    places, slots = np.full((2, LEVELS), -1)
+    places[levels], slots[sharp] = np.arange(len(levels)), np.arange(len(sharp))
+
+    def sized(scores: Single, shift: NDArray[np.int16]) -> tuple[Codes, Codes, Codes]:
+        """Counts by unit of the column, coarse and fine, and where to count in `exact`."""
+        size = scores - np.float32(LOW)
+        size *= np.float32(LEVELS / (HIGH - LOW))
+        code = size.astype(np.int16)  # never falls with the score, whatever rounding does
+        code += shift
+        coarse = np.bincount(code.reshape(-1), minlength=units * LEVELS)
+        near = np.zeros(scores.shape, bool)
+        for run in runs:
+            near |= (size >= float(run[0])) & (size < float(run[-1] + 1))
+        at = np.flatnonzero(near)
+        unit, level = np.divmod(code.reshape(-1)[at], np.int16(LEVELS))
+        within = scores.reshape(-1)[at] - (LOW + level * ((HIGH - LOW) / LEVELS))
+        step = np.clip(within * (LEVELS * STEPS / (HIGH - LOW)), 0, STEPS - 1).astype(np.int64)
+        finely = (unit * np.int64(len(levels)) + places[level]) * FINE + step // (STEPS // FINE)
+        fine = np.bincount(finely, minlength=units * len(levels) * FINE)
+        slot = slots[level]
+        exactly = (slot * STEPS + step)[slot >= 0]
+        return coarse.reshape(units, LEVELS), fine.reshape(units, -1), exactly
+
+    def work(tile: _Tile) -> tuple[int, list[Any], Any]:
+        scores, kinds = _scores(left, right, tile)
+        if not tile.own:
+            return tile.unit, [(1, sized(scores, shifts[tile.columns]))], 0.0
+        parts = [(kind, sized(scores[kinds[kind]], shifts[tile.columns][:1])) for kind in (0, 1)]
+        genuine = scores[kinds[0]].astype(np.float64)
+        return tile.unit, parts, (genuine.sum(), np.square(genuine).sum())
+
+    tally = _Tally(
+        np.zeros((2, units, units, LEVELS), np.int64),
+        levels,
+        np.zeros((2, units**2, len(levels) * FINE), np.int32),
+        sharp,
+        np.zeros((2, len(sharp) * STEPS), np.int64),
+        np.zeros((2, units)),
+    )
+    for unit, parts, sums in parallel(work, _tiles(left, right, BLOCK_COLUMNS)):
+        tally.genuine_sums[:, unit] += sums
+        for kind, (coarse, finely, exactly) in parts:
+            tally.coarse[kind, unit] += coarse
+            tally.fine[kind, unit * units : (unit + 1) * units] += finely
+            np.add.at(tally.exact[kind], exactly, 1)
+    return tally
 
 
 def _counted(left: _Side, right: _Side, units: int) -> tuple[Pairs, Pairs]:
-    """Genuine and impostor pairs by two passes: one tells where thresholds lie, one counts."""
-    tiles = list(_tiles(left, right, BLOCK_COLUMNS))
-
-    def bins(tile: _Tile) -> list[Codes]:
-        scores, kinds = _scores(left, right, tile)
-        return [np.bincount(_bins(scores[kind]), minlength=BINS) for kind in kinds]
-
-    totals = np.zeros((2, BINS), dtype=np.int64)
-    for of_tile in parallel(bins, tiles):
-        totals += of_tile
-    for name, total in zip(("genuine", "impostor"), totals, strict=True):
-        if not total.any():
-            raise ValueError(f"there are no {name} scores")
-    rounding = _rounding(totals[0], totals[1], units)
-
-    def parts(tile: _Tile) -> list[tuple[int, int, Any]]:
-        scores, kinds = _scores(left, right, tile)
-        if tile.own:
-            pair = tile.unit * (units + 1)
-            return [(kind, pair, rounding.of(scores[kinds[kind]])) for kind in (0, 1)]
-        edges = np.clip(right.edges, tile.columns.start, tile.columns.stop) - tile.columns.start
-        return [
-            (1, tile.unit * units + unit, rounding.of(scores[:, slice(*edge)]))
-            for unit, edge in enumerate(pairwise(edges.tolist()))
-            if edge[0] < edge[1]
-        ]
-
-    counts = np.zeros((2, units**2, len(rounding.scores)), dtype=np.int64)
-    sums = np.zeros((2, units**2, 2))
-    kept: tuple[list[Any], list[Any]] = [], []
-    for found in parallel(parts, tiles):
-        for kind, pair, (by_level, values, value_counts, of_all) in found:
-            counts[kind, pair] += by_level
-            sums[kind, pair] += of_all
-            kept[kind].append((np.full(len(values), pair), values, value_counts))
-
-    def pairs(kind: int) -> Pairs:
-        codes, level = np.nonzero(counts[kind])
-        rounded = codes, rounding.scores[level], counts[kind, codes, level]
-        code, scores, count = map(np.concatenate, zip(*kept[kind], rounded, strict=True))
-        return Pairs(scores, *np.divmod(code, units), count, sums[kind].T)
-
-    return pairs(0), pairs(1)
+    """Genuine and impostor pairs, counted finely where some rows say that the thresholds lie."""
+    step = max(1, len(left.rows) // SAMPLE_ROWS)
+    some = _Side(left.rows[::step], left.codes[::step], -(-left.edges // step))
+    none = np.zeros(0, np.int64)
+    reach = LEVELS if units**2 * LEVELS <= WITHIN else AROUND
+    tally, sharp = _tally(some, right, units, none, none), none
+    if not tally.coarse.any((1, 2, 3)).all():  # genuine pairs are rare: all rows have to tell
+        tally = _tally(left, right, units, none, none)
+    crossing, thresholds = _thresholds(tally.by_bin())
+    while not np.isin(thresholds // FINE, sharp).all():  # again, if those rows were wrong
+        beside = (thresholds // FINE)[:, None] + np.arange(-1, 2)
+        sharp = np.union1d(sharp, np.clip(beside, 0, LEVELS - 1))
+        around = crossing // FINE + np.arange(-reach, reach + 1)
+        levels = np.union1d(sharp, np.clip(around, 0, LEVELS - 1))
+        tally = _tally(left, right, units, levels, sharp)
+        crossing, thresholds = _thresholds(tally.by_bin())
+    sums = _sums(left, right, tally.genuine_sums)
+    own, other = (_condensed(tally, kind, thresholds, sums[kind]) for kind in (0, 1))
+    return own, other
 
 
-def _bins(scores: Single) -> NDArray[np.int32]:
-    """Bin of each score [n]. It never falls with the score, whatever rounding does."""
-    scaled = scores.reshape(-1) - np.float32(LOW)
-    scaled *= np.float32(BINS / (HIGH - LOW))
-    return scaled.astype(np.int32)
-
-
-def _rounding(genuine: Codes, impostor: Codes, units: int) -> _Rounding:
-    """Bins that stay exact are those between whose edges a threshold of the error rates lies.
+def _thresholds(bins: Codes) -> tuple[int, Codes]:
+    """The bin with the equal error rate's threshold, and all bins with any, of counts [2, n].
 
     The equal error rate's is the bin in which FMR falls below FNMR. A false match rate's is the bin
     in which FMR falls below it; the threshold with the next higher FMR lies there too, or in the
-    bin of the next lower impostor. All other thresholds are only needed at the edges of bins, where
-    rounding changes no count.
+    bin of the next lower impostor. All other thresholds are only needed at the edges of bins.
     """
-    fmr = (impostor.sum() - np.concatenate([[0], np.cumsum(impostor)])) / impostor.sum()
-    fnmr = np.concatenate([[0], np.cumsum(genuine)]) / genuine.sum()
+    for name, counts in zip(("genuine", "impostor"), bins, strict=True):
+        if not counts.any():
+            raise ValueError(f"there are no {name} scores")
+    below = np.concatenate([np.zeros((2, 1), np.int64), np.cumsum(bins, axis=1)], axis=1)
+    fnmr, fmr = below[0] / below[0, -1], (below[1, -1] - below[1]) / below[1, -1]
     crossing = int(np.argmax(fmr <= fnmr)) - 1
-    exact = np.zeros(BINS, bool)
-    exact[crossing] = True
+    found = [crossing]
     for rate in OPERATING_POINTS.values():
         last = int(np.argmax(fmr <= rate)) - 1
-        exact[last] = True
-        exact[np.flatnonzero(impostor[:last])[-1:]] = True
-    numbers = np.arange(BINS)
-    starts = numbers % COARSE == 0
-    starts |= np.abs(numbers - crossing) <= FINE // (2 * units**2)  # where rates without a unit lie
-    starts |= exact
-    starts[1:] |= exact[:-1]
-    centres = LOW + (numbers + 0.5) * (HIGH - LOW) / BINS
-    return _Rounding(exact, (np.cumsum(starts) - 1).astype(np.int32), centres[starts])
+        found += [last, *np.flatnonzero(bins[1, :last])[-1:].tolist()]
+    return crossing, np.unique(found)
+
+
+def _condensed(tally: _Tally, kind: int, thresholds: Codes, sums: Scores) -> Pairs:
+    """Pairs of one kind by level, by bin of levels counted finely, by score in thresholds' bins."""
+    units, part = tally.coarse.shape[1], STEPS // FINE
+    bins = (tally.levels[:, None] * FINE + np.arange(FINE)).reshape(-1)
+    fine, columns = tally.fine[kind].copy(), np.flatnonzero(np.isin(bins, thresholds))
+    within = fine[:, columns].T
+    fine[:, columns] = 0
+    coarse = tally.coarse[kind].reshape(units**2, LEVELS).copy()
+    coarse[:, tally.levels] = 0
+    parts = []
+    for counts, centres in ((coarse, np.arange(LEVELS) + 0.5), (fine, (bins + 0.5) / FINE)):
+        pair, at = np.nonzero(counts)
+        parts.append((pair, centres[at], counts[pair, at]))
+    # In a threshold's bin scores are counted, and so are pairs of units: they are dealt in order.
+    at, pair = np.nonzero(within)
+    of_pairs = np.cumsum(within[at, pair], dtype=np.int64)
+    first = np.searchsorted(tally.sharp, bins[columns] // FINE) * STEPS
+    places = ((first + bins[columns] % FINE * part)[:, None] + np.arange(part)).reshape(-1)
+    places = places[tally.exact[kind, places] > 0]
+    of_scores = np.cumsum(tally.exact[kind, places])
+    ends = np.union1d(of_pairs, of_scores)
+    place = places[np.searchsorted(of_scores, ends)]
+    size = tally.sharp[place // STEPS] + (place % STEPS + 0.5) / STEPS
+    parts.append((pair[np.searchsorted(of_pairs, ends)], size, np.diff(ends, prepend=0)))
+    code, sizes, count = map(np.concatenate, zip(*parts, strict=True))
+    scores = LOW + sizes * ((HIGH - LOW) / LEVELS)
+    return Pairs(scores, *np.divmod(code, units), count.astype(np.int64), sums)
+
+
+def _sums(left: _Side, right: _Side, genuine: Scores) -> Scores:
+    """Sums of the scores and of their squares by kind and pair of units [2, 2, units * units].
+
+    No pair is needed: of all rows of A with all of B, scores add up to the product of the sums of
+    rows, and their squares to the inner product of A'A and B'B.
+    """
+    units, width = genuine.shape[1], left.rows.shape[1]
+
+    def moments(side: _Side) -> tuple[Scores, Scores]:
+        sums, squares = np.zeros((units, width)), np.zeros((units, width, width))
+        for unit, (start, stop) in enumerate(pairwise(side.edges.tolist())):
+            rows = side.rows[start:stop].astype(np.float64)
+            sums[unit], squares[unit] = rows.sum(0), rows.T @ rows
+        return sums, squares.reshape(units, -1)
+
+    mine = moments(left)
+    theirs = mine if left is right else moments(right)
+    total = np.array([a @ b.T for a, b in zip(mine, theirs, strict=True)])
+    diagonal = np.arange(units)
+    if left is right:  # each unordered pair once, and no image with itself
+        lengths = np.square(left.rows, dtype=np.float64).sum(1)
+        unit_of = np.searchsorted(left.edges, np.arange(len(lengths)), side="right") - 1
+        itself = [np.bincount(unit_of, lengths**power, minlength=units) for power in (1, 2)]
+        total[:, diagonal, diagonal] = (total[:, diagonal, diagonal] - itself) / 2
+        total = np.triu(total)
+    own = np.zeros_like(total)
+    own[:, diagonal, diagonal] = genuine
+    return np.array([own, total - own]).reshape(2, 2, -1)

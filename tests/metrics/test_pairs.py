@@ -118,4 +118,4 @@ def test_condensed_pairs_are_counted_once_each_with_their_sums(
             assert sums == pytest.approx([scores.sum(), np.square(scores).sum()], abs=1e-5)
             # Rounding moves a score by the width of its bins.
             spread = np.sort(np.repeat(two.scores[here], two.count[here])) - np.sort(scores)
-            assert np.abs(spread).max() < 2.1 / pairs.BINS * pairs.COARSE
+            assert np.abs(spread).max() < 2.1 / pairs.LEVELS

@@ -166,15 +166,13 @@ EXACT = ("n_genuine", "n_impostor", "eer", "fmr100", "fmr1000")
 
 @pytest.mark.parametrize("decimals", [9, 3, 1], ids=["distinct", "ties", "many ties"])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 40), (40, 3), (500, 800), (2000, 90)])
-@pytest.mark.parametrize(("bins", "coarse"), [(2, 256), (64, 8), (2**14, 256)])
+@pytest.mark.parametrize(("levels", "fine"), [(16, 1), (64, 8), (512, 64)])
 def test_condensed_rates_are_those_of_all_scores(
-    n: int, m: int, decimals: int, bins: int, coarse: int, monkeypatch: pytest.MonkeyPatch
+    n: int, m: int, decimals: int, levels: int, fine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pairs, "BINS", bins)
-    monkeypatch.setattr(pairs, "COARSE", coarse)
-    monkeypatch.setattr(pairs, "FINE", 0)  # but for the bins in which thresholds lie
-    monkeypatch.setattr(pairs, "OPERATING_POINTS", POINTS)
-    monkeypatch.setattr(pairs, "BLOCK_ROWS", 100)
+    sizes = {"LEVELS": levels, "FINE": fine, "STEPS": 2**22 // levels, "AROUND": 0}
+    for name, value in {**sizes, "OPERATING_POINTS": POINTS, "BLOCK_ROWS": 100}.items():
+        monkeypatch.setattr(pairs, name, value)
     for seed in range(3):
         comparison, scores = condensed(*rounded_scores(seed, n, m, decimals))
         found, expected = vars(comparison_error_rates(comparison)), vars(error_rates(*scores))
