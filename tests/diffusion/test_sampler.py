@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import (
     BaseModel,
@@ -26,6 +28,7 @@ from pipeline_steps.diffusion.sampling.sampler import (
     sample,
     sample_latents,
 )
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.diffusion import Scheduler
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -140,6 +143,43 @@ def test_batches_of_a_compiled_network_have_one_shape(base: BaseModel) -> None:
     wanted = [*requests(4, 0), *requests(4, 1), *requests(3, 2)]
     images = latents_of(base, wanted, batch_size=8, bank=bank, predict=predict)
     assert len(images) == 11 and len(shapes) == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_less_memory_means_smaller_batches_and_the_same_images(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    bank, wanted = strong_bank(base, 2), [*requests(5, 0), *requests(3, 1)]
+    expected = images_of(base, wanted, batch_size=1, bank=bank)
+    sizes: list[tuple[str, int]] = []
+
+    def with_room_for(most: int, name: str, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def wrapped(batch: Tensor, *rest: Any) -> Tensor:
+            sizes.append((name, len(batch)))
+            if len(batch) > most:
+                raise torch.OutOfMemoryError("simulated")
+            return work(batch, *rest)
+
+        return wrapped
+
+    predict = with_room_for(6, "predict", base.predict)  # guidance doubles a batch of three
+    monkeypatch.setattr(base, "predict", predict)
+    monkeypatch.setattr(base, "decode", with_room_for(1, "decode", base.decode))
+    how = Sampling(4, 5.0, "ddpm", 8)
+    found = {
+        (request.identity, request.index): image
+        for done, images in sample(
+            base, wanted, how, bank=bank, predict=predict if compiled else None
+        )
+        for request, image in zip(done, to_arrays(images), strict=True)
+    }
+    assert set(found) == set(expected)
+    for key, image in found.items():
+        assert largest_difference(image, expected[key]) <= 1
+    assert ("decode", 1) in sizes
+    monkeypatch.setattr(base, "predict", with_room_for(1, "predict", predict))
+    with pytest.raises(StepError, match="one image does not fit"):
+        images_of(base, wanted, batch_size=8, bank=bank)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])

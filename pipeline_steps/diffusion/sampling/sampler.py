@@ -4,14 +4,17 @@ Initial noise and each step's noise come from a generator per image, seeded by (
 model, identity, index) and nothing else: the batch, the share and the method change no image's
 noise. DDPM and the ancestral schedulers take noise at every step, the others only at the start. A
 plain diffusers pipeline with the same seed, prompt and scheduler gives the same image.
+
+Where a device's memory does not suffice, batches are halved, and so are the parts that are decoded.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +22,9 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Predict, to_uint8
 from pipeline_steps.diffusion.cpu import can_fold, folded
-from pipeline_steps.io.tensors import send
+from pipeline_steps.io.tensors import release, send
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.logs import get_logger
 
 DECODE_CHUNK = 8
 
@@ -111,11 +116,21 @@ def sample(
 
     Yields:
         The requests of a batch and their images, uint8 [n, 3, h, w] on the CPU.
+
+    Raises:
+        StepError: not even one image fits into the device's memory.
     """
-    for batch, latents in sample_latents(base, requests, how, bank=bank, predict=predict):
+    chunk = DECODE_CHUNK
+
+    def decoded(latents: Tensor) -> Tensor:
         with torch.inference_mode():
-            parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(DECODE_CHUNK)]
-        yield batch, torch.cat(parts).contiguous()
+            parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(chunk)]
+        return torch.cat(parts).contiguous()
+
+    for batch, latents in sample_latents(base, requests, how, bank=bank, predict=predict):
+        while (images := _unless_out_of_memory(base, partial(decoded, latents))) is None:
+            chunk = _halved(min(chunk, len(latents)), "decoding %d images at a time")
+        yield batch, images
 
 
 def sample_latents(
@@ -132,8 +147,9 @@ def sample_latents(
         The requests of a batch and their latents [n, c, h, w], in the denoising network's scale.
     """
     fold = predict is None and can_fold(base.unet)
-    batches = plan_batches(requests, how.batch_size, mixed=not fold)
-    for batch in batches:
+    waiting, size = list(requests), how.batch_size
+
+    def denoised(batch: Batch, batches: Sequence[Batch]) -> Tensor:
         filled = batch if predict is None else _filled(batch, batches)
         layers: AbstractContextManager[None] = nullcontext()
         with torch.inference_mode():
@@ -144,7 +160,38 @@ def sample_latents(
             with layers:
                 latents = _denoise(base, filled, how, predict or base.predict)
             latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]
-        yield [request for group in batch for request in group], latents.flatten(0, 1)
+        return latents.flatten(0, 1)
+
+    while waiting:
+        batches = plan_batches(waiting, size, mixed=not fold)
+        for batch in batches:
+            latents = _unless_out_of_memory(base, partial(denoised, batch, batches))
+            of_batch = [request for group in batch for request in group]
+            if latents is None:
+                size = _halved(len(of_batch), "sampling %d images at a time")
+                break
+            finished = set(of_batch)
+            waiting = [request for request in waiting if request not in finished]
+            yield of_batch, latents
+
+
+def _unless_out_of_memory(base: BaseModel, work: Callable[[], Tensor]) -> Tensor | None:
+    """What some work gives; None where the memory did not suffice, which is then free again."""
+    with suppress(torch.OutOfMemoryError):
+        return work()
+    release(base.device)  # here nothing refers to what the work had made
+    return None
+
+
+def _halved(count: int, told: str) -> int:
+    """Half as many images at a time. Raises StepError for one."""
+    if count == 1:
+        raise StepError(
+            "one image does not fit into the device's memory: take a larger device, or "
+            "sample.precision bf16"
+        )
+    get_logger("sample").warning(f"out of memory: {told}", count // 2)
+    return count // 2
 
 
 def plan_batches(

@@ -9,7 +9,6 @@ beyond float error.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ import torch
 
 from pipeline_steps.diffusion.base_models.base import Runtime
 from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet, State, take_rows
+from pipeline_steps.io.tensors import release
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 
@@ -191,10 +191,3 @@ def budget(device: torch.device | str) -> int:
     """Bytes of a GPU that this process may come to hold, what it holds now included."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)
-
-
-def release(device: torch.device | str) -> None:
-    """Give back what failed or finished steps have left in caches."""
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
