@@ -36,6 +36,7 @@ from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import AlignSettings
 from pipeline_steps.study.store import Item, Store
+from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +102,7 @@ def run(
     settings = frozen.settings
     plain = settings.model_dump(mode="json")
     detector = Detector(device, **settings.detector.model_dump())
-    store = Store(out)
+    store = Store(out, made_with(frozen))
     names: list[str] = []
     rows: list[Row] = []
     fresh: dict[str, Item] = {}
@@ -129,7 +130,8 @@ def run(
     for path in sorted(out.rglob("*.png")):
         if path not in known:
             path.unlink()  # of an image that has left the source
-    write_manifest(out / "manifest.parquet", rows, COLUMNS)
+    versions = sorted(store.versions(names) | {*versions_behind(*filter(None, [manifest]))})
+    write_manifest(out / "manifest.parquet", rows, COLUMNS, versions=versions)
     log = get_logger("align")
     kept = sum(row["kept"] for row in rows)
     log.info("%d of %d images aligned", kept, len(rows))

@@ -43,9 +43,9 @@ from pipeline_steps.metrics.arrays import similarity_to_own
 from pipeline_steps.naming import REAL, WILD, identities_of, identity_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.artefacts import source_of
+from pipeline_steps.study.artefacts import record_place, source_of
 from pipeline_steps.study.command import command, run_main
-from pipeline_steps.study.record import check_same_extractor, record_place, write_record
+from pipeline_steps.study.record import check_same_extractor, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import AuditSettings
 

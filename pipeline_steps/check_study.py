@@ -33,6 +33,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import ExitStatus, command, run_main
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.study import read_configs
+from pipeline_steps.study.versions import told, versions_behind
 
 
 def run(
@@ -65,7 +66,10 @@ def page(
     costs = costs_of(plan, root, step_times)
     missing = missing_of(plan, root=root, disk_left=costs.disk_left, profile=profile)
     executor = f"the profile {profile}" if profile else local_executor()
-    lines = [headline(plan, costs), "", *table(costs), "", *remarks(costs), executor, ""]
+    made = [root / path for of in plan.jobs.values() for path in of if (root / path).is_file()]
+    mixed = told({path: versions_behind(path) for path in made if path.suffix != ".html"})
+    lines = [headline(plan, costs), "", *table(costs), "", *remarks(costs), executor]
+    lines += [*filter(None, [mixed]), ""]
     return "\n".join(lines + listing(missing)), missing
 
 

@@ -33,6 +33,7 @@ from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import EmbedSettings
 from pipeline_steps.study.store import Store
+from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     recogniser = load_recogniser(weights, device)
     made = {"recogniser": weights.name, **embedded_by(weights)}
     entries: dict[str, Any] = {}
-    store = Store(dataset / "embeddings")
+    store = Store(dataset / "embeddings", made_with(frozen))
     groups = sorted(kept.groupby("identity"), key=lambda group: natural_key(str(group[0])))
     for name, group in progress(groups, description="identities", unit="identity"):
         identity, path = str(name), store.folder / f"{name}.safetensors"
@@ -117,7 +118,9 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
             "look whether it shows somebody else",
             *(file, similarity),
         )
-    index = {"identities": entries, "outliers": outliers, **made}
+    versions = store.versions(entries) | {*versions_behind(dataset / "manifest.parquet")}
+    told = {"outliers": outliers, "versions": sorted(versions)}
+    index = {"identities": entries, **told, **made}
     write_json(store.folder / "index.json", index)
     log.info("%d identities embedded with %s", len(entries), weights.name)
     return index

@@ -32,6 +32,7 @@ from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FeaturesSettings
+from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
     from pipeline_steps.faces.extractors import AlignedFaces
@@ -102,6 +103,7 @@ def extract(
     store = Rows(
         out,
         key(frozen, preprocessing=extractor.preprocessing),
+        made_with(frozen),
         extractor=weights.name,
         task=weights.task,
         **made_by(weights, extractor.preprocessing),
@@ -123,7 +125,8 @@ def extract(
             raise StepError(f"{weights.name} gives no finite features for {names}")
         store.add([hashes[row] for row in rows], [files[row] for row in rows], found)
     sources = kept["source_sha256"] if "source_sha256" in kept.columns else ()
-    width = store.write(hashes, files, list(sources))
+    behind = versions_behind(aligned / "manifest.parquet")
+    width = store.write(hashes, files, list(sources), behind)
     get_logger("features").info(
         "%s: %d images, %d features each, %d images extracted and the others known",
         weights.name,

@@ -19,7 +19,6 @@ PortraitBooth as the methods it compares.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +35,7 @@ from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from pipeline_steps.study.store import Store
+from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.training.guide import Guide
@@ -111,13 +111,18 @@ def run(
                 guide=guide,
                 stop=stop,
             )
+            of = [dataset / "manifest.parquet", prior / "manifest.parquet"]
+            if METHODS[frozen.variant["method"]].needs_faces(frozen.settings):
+                of.append(dataset / "embeddings" / "index.json")
+            versions = sorted({*made_with(frozen), *versions_behind(*of)})
             recipe = Recipe(frozen.variant["method"], frozen.settings, frozen.seed)
             saved = SavedStates(out / STATES, keys)
             pace = Pace(at_once, compile, 60 * checkpoint_minutes)
             for trained in train(data, recipe, saved, pace, stop):
                 identity = trained.identity
                 if trained.result.finite:
-                    _save(frozen, data.subjects[identity], trained, out / identity, keys[identity])
+                    subject = data.subjects[identity]
+                    _save(frozen, subject, trained, out / identity, keys[identity], versions)
                 else:
                     data.failures[identity] = "training diverged; lower finetune.learning_rate"
             failures |= data.failures
@@ -127,7 +132,10 @@ def run(
             f"{len(failures)} of {len(subjects)} identities were not fine-tuned ({reasons}). The "
             "others are finished and will be kept: remove or repair the named ones, and run again"
         )
-    listed = {identity: {"key": own} for identity, own in keys.items()}
+    listed = {
+        identity: {"key": own, "versions": versions_behind(out / identity / RECORD)}
+        for identity, own in keys.items()
+    }
     write_json(out / "shares" / f"{share}-of-{shares}.json", listed)
     return keys
 
@@ -188,7 +196,12 @@ def _is_finished(out: Path, identity: str, keys: dict[str, str]) -> bool:
 
 
 def _save(
-    frozen: Frozen[FinetuneSettings], subject: Subject, trained: Trained, folder: Path, own_key: str
+    frozen: Frozen[FinetuneSettings],
+    subject: Subject,
+    trained: Trained,
+    folder: Path,
+    own_key: str,
+    versions: list[str],
 ) -> None:
     """Write an identity's weights and record, then note that they are finished."""
     from pipeline_steps.diffusion.lora import save_lora
@@ -218,7 +231,7 @@ def _save(
             name: [round(value, 6) for value in values] for name, values in result.losses.items()
         },
         "choice": trained.choice,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": versions,
     }
     write_json(folder / RECORD, record)
     store = Store(folder)

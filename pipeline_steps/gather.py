@@ -18,6 +18,7 @@ from pipeline_steps.naming import VARIANT, natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.versions import versions_behind
 
 KEY = ["identity", "index", "attempt"]
 
@@ -37,7 +38,7 @@ def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
             occurs twice, or there is none at all.
     """
     joined = join([(str(path), read_manifest(path, KEY)) for path in parts])
-    write_manifest(out, joined)
+    write_manifest(out, joined, versions=versions_behind(*parts))
     get_logger("gather").info("%d rows from %d parts", len(joined), len(parts))
     return joined
 

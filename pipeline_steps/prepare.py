@@ -40,6 +40,7 @@ from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.photographs import PrepareSettings
 from pipeline_steps.study.store import Item, Store
+from pipeline_steps.study.versions import made_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,7 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         groups[candidate.identity].append(candidate)
     order = sorted(groups, key=lambda identity: natural_key(identity or ""))
 
-    store = Store(out)
+    store = Store(out, made_with(frozen))
     plain = replace(frozen, weights={})  # what comes of a photograph with one face
     faces = Faces(frozen.weights.get("recogniser"), device)
 
@@ -123,7 +124,8 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
         reasons = sorted({row["reason"] for row in rows})[:5]
         why = f"; reasons: {', '.join(reasons)}" if reasons else " (there are no photographs)"
         raise StepError(f"no photograph in {', '.join(settings.sources)} can be used{why}")
-    write_manifest(out / "manifest.parquet", rows, COLUMNS)
+    versions = sorted(store.versions(finished))
+    write_manifest(out / "manifest.parquet", rows, COLUMNS, versions=versions)
     write_text(out / "identities.csv", identity_table(rows, kept, collection, settings.consent))
     report = dataset_report(rows, identities, collection, settings.expected, settings.resolution)
     write_json(out / "report.json", report)

@@ -30,6 +30,7 @@ from pipeline_steps.study.key import key, weights_hash
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import PriorSettings
 from pipeline_steps.study.store import Store
+from pipeline_steps.study.versions import made_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +90,8 @@ def run(
     painter = Painter(frozen, hand(UNTUNED, None), device, batch_size, "off")
     faces = _Faces(frozen, device, guide)
     with stop_requested() as stop:
-        samples = Samples(out, {FOLDER: Store(out / FOLDER)}, painter, faces, stop)
+        stores = {FOLDER: Store(out / FOLDER, made_with(frozen))}
+        samples = Samples(out, stores, painter, faces, stop)
         rows = samples.finish(
             [_plan(frozen, index, 0) for index in range(settings.images)],
             partial(_keys, frozen),
@@ -113,8 +115,9 @@ def run(
         recogniser=recogniser.name,
         **embedded_by(recogniser),
     )
+    versions = sorted(samples.versions(rows))
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
-    write_manifest(out / "manifest.parquet", rows, COLUMNS)
+    write_manifest(out / "manifest.parquet", rows, COLUMNS, versions=versions)
     left_out = len(rows) - len(kept)
     get_logger("prior").info("%d images with a face, %d without", len(kept), left_out)
     return rows

@@ -32,6 +32,7 @@ from pipeline_steps.study.key import key
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.recognition import RecogniseSettings
 from pipeline_steps.study.store import Store, link
+from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
     from pipeline_steps.recognition.training import Epoch
@@ -140,10 +141,12 @@ def run(
                 f"training on {', '.join(map(str, aligned))} diverged ({error}); lower "
                 "recognise.learning_rate_per_512"
             ) from error
+    behind = versions_behind(*(folder / "manifest.parquet" for folder in aligned))
     told |= {
         "identities": json.dumps(training_set.identities),
         "n_images": str(n_images),
         "seed": str(frozen.seed),
+        "versions": json.dumps(sorted({*made_with(frozen), *behind})),
     }
     save_backbone(kept.folder / MODEL, network, built_as, told)
     table = pd.DataFrame(map(astuple, history), columns=list(HISTORY_COLUMNS))

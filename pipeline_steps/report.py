@@ -38,6 +38,7 @@ from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_page
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ReportSettings
+from pipeline_steps.study.versions import told, versions_behind
 
 
 def run(
@@ -66,8 +67,9 @@ def run(
             together.
     """
     names = Names.of(frozen)
+    shown = [*sorted(tables.glob("*.csv")), *sorted(figures.glob("*.svg"))]
     frames = {kind: read_csv(tables / f"{kind}.csv") for kind in KINDS}
-    check_page(frozen, sorted(tables.glob("*.csv")), sorted(figures.glob("*.svg")))
+    check_page(frozen, shown)
     compared = tables / "comparison.csv"
     comparison = read_csv(compared) if compared.is_file() else pd.DataFrame()
     dataset = next((path for path in manifests if path.parent.name == "dataset"), None)
@@ -92,6 +94,7 @@ def run(
         kinds=KINDS,
         tables=tables_of(frames, names),
         counts=counts,
+        mixed_versions=told({path: versions_behind(path) for path in shown}),
         provenance=_read_json(provenance) if provenance else {},
         figures_judge=names(judge.name) if judge else "",
         figure_uri=lambda name: data_uri(figures / name),

@@ -30,6 +30,7 @@ from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import SampleSettings
 from pipeline_steps.study.store import Store
+from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.sampling.gate import Measure
@@ -91,7 +92,8 @@ def run(
         gate = Gate(frozen, dataset, subjects, device, measure)
         attempts = frozen.settings.gate.attempts
     painter = Painter(frozen, handed, device, batch_size or BATCH_SIZE.get(device, 16), compile)
-    stores = {subject.identity: Store(out / subject.identity) for subject in subjects}
+    noted = made_with(frozen)
+    stores = {subject.identity: Store(out / subject.identity, noted) for subject in subjects}
     with stop_requested() as stop:
         samples = Samples(out, stores, painter, gate, stop)
         missing = samples.count_missing(rows, keys_of(frozen, rows))
@@ -107,7 +109,11 @@ def run(
     done.sort(key=lambda row: (place[row["identity"]], row["index"], row["attempt"]))
     _report(frozen, subjects, done)
     _remove_leftovers(out, subjects, done)
-    write_manifest(out / "shares" / f"{share}-of-{shares}.parquet", done, COLUMNS)
+    records = [] if loras is None else [loras / s.identity / "training.json" for s in subjects]
+    behind = versions_behind(*(path for path in records if path.is_file()))
+    versions = sorted(samples.versions(done) | {*behind})
+    place_of_share = out / "shares" / f"{share}-of-{shares}.parquet"
+    write_manifest(place_of_share, done, COLUMNS, versions=versions)
     return done
 
 

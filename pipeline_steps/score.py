@@ -50,12 +50,11 @@ from pipeline_steps.naming import identities_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.study.artefacts import Source, source_of
+from pipeline_steps.study.artefacts import Source, record_place, source_of
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import (
     check_same_extractor,
     check_same_images,
-    record_place,
     write_record,
 )
 from pipeline_steps.study.settings.base import Frozen

@@ -6,7 +6,8 @@ Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv, audit.csv, 
      comparison.csv: differences between methods, whose intervals are paired over identities and
      thus narrower than what two separate intervals suggest. all.record.json: the hashes of
      what the tables were gathered from. Scores of another study or seed, or made from different
-     versions of one set of features, are refused.
+     versions of one set of features, are refused; and so is what one step made with two versions
+     of a computing library, unless the configuration allows it.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Tables 1 to 3.
 """
@@ -32,11 +33,12 @@ from pipeline_steps.io.tables import read_csv, write_csv
 from pipeline_steps.naming import VERIFICATION_COLUMNS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.artefacts import training_set_of
+from pipeline_steps.study.artefacts import record_place, training_set_of
 from pipeline_steps.study.command import command, run_main
-from pipeline_steps.study.record import check_records, record_place, write_record
+from pipeline_steps.study.record import check_records, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import SCORE_KINDS, TablesSettings
+from pipeline_steps.study.versions import refuse_mixed_versions
 
 
 def run(
@@ -62,10 +64,13 @@ def run(
         The gathered rows by kind.
 
     Raises:
-        StepError: an unreadable file, a row that occurs twice, or rows of different extractors.
+        StepError: an unreadable file, a row that occurs twice, rows of different extractors, or
+            versions of a library that are mixed and not allowed.
     """
     inputs = [*scores, *verification, *replicates, *audits]
     check_records(frozen, inputs)
+    if not frozen.settings.allow_mixed_versions:
+        refuse_mixed_versions(inputs)
     frames = gather_scores(scores) | {"recognition": gather_verification(verification)}
     summaries = [read_csv(path, KINDS["audit"].columns) for path in audits]
     frames["audit"] = _gathered("audit", summaries)

@@ -19,8 +19,9 @@ from pathlib import Path
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.study.artefacts import record_place
 from pipeline_steps.study.command import command, run_main
-from pipeline_steps.study.record import record_place, write_record
+from pipeline_steps.study.record import write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.recognition import VerifyTemplatesSettings
 

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline_steps import check_study
 from pipeline_steps.check_study import refuse_missing, refuse_unready
+from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.weights import FOLDER_VARIABLE
 from pipeline_steps.preflight import needs
 from pipeline_steps.runtime.errors import StepError
@@ -76,6 +77,16 @@ def test_nothing_is_missing_in_a_study_of_rendered_people(empty_machine):
     page, missing = check_study.page(plan, root=empty_machine)
     assert missing == []
     assert page.endswith("Nothing is missing.")
+
+
+def test_two_versions_of_a_library_are_told(empty_machine):
+    plan = make_plan(read_configs([ROOT / "config" / "demo.yaml"]), "")
+    files = [empty_machine / plan.at("samples", variant=name) for name in plan.study.variants[:2]]
+    for path, number in zip(files, ("2.7", "2.8"), strict=True):
+        write_manifest(path, [{"file": "a"}], versions=[f"sample: torch {number}"])
+    page, _ = check_study.page(plan, root=empty_machine)
+    [line] = [line for line in page.splitlines() if "computing library" in line]
+    assert all(word in line for word in ("torch 2.7", "2.8", *map(str, files)))
 
 
 def test_data_that_are_there_are_not_missing(empty_machine):

@@ -14,6 +14,7 @@ from pipeline_steps.evidence.audit.checks import PAIR_COLUMNS, SUMMARY_COLUMNS, 
 from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
+from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.report import main
@@ -208,6 +209,16 @@ def test_provenance_is_an_excerpt_and_optional(study: Study) -> None:
     assert "leftpad" not in page
     file.write_text(json.dumps(provenance | {"code": None}))
     assert "not under version control" in study.run("--provenance", str(file))
+
+
+def test_the_page_says_which_libraries_had_two_versions(study: Study) -> None:
+    assert "more than one version" not in study.run()
+    table = study.root / "tables" / "pose.csv"
+    record: dict = {"study": "s<1>", "seed": 5, "inputs": {}}
+    record["outputs"] = {table.name: sha256_file(table)}
+    record["versions"] = ["sample: torch 2.7", "features: torch 2.8"]
+    (table.parent / "all.record.json").write_text(json.dumps(record))
+    assert "more than one version of a computing library: torch 2.7 (sample;" in study.run()
 
 
 def test_the_same_study_gives_the_same_bytes(study: Study) -> None:

@@ -13,8 +13,10 @@ from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
 from pipeline_steps.evidence.tables.kinds import diversity_tables
+from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import record_place
 from pipeline_steps.tables import main
 
 METHODS = ("idbooth", "dreambooth", "untuned", "portraitbooth")
@@ -97,6 +99,18 @@ class Study:
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return Study(tmp_path)
+
+
+def test_two_versions_of_a_library_are_refused_unless_allowed(study: Study) -> None:
+    for path, number in zip(study.scores, ("2.7", "2.8"), strict=False):
+        record = {"study": "s", "seed": 0, "inputs": {}, "versions": [f"sample: torch {number}"]}
+        digest = sha256_file(path)
+        record_place(path).write_text(json.dumps(record | {"outputs": {path.name: digest}}))
+    with pytest.raises(StepError, match=r"torch in sample 2\.7"):
+        study.run()
+    study.configure({"allow_mixed_versions": True})
+    noted = json.loads(record_place(study.run()).read_text())["versions"]
+    assert {"sample: torch 2.7", "sample: torch 2.8"} <= {*noted}
 
 
 def test_rows_come_in_the_papers_order_whatever_the_order_of_files(study: Study) -> None:

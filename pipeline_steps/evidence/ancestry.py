@@ -17,19 +17,20 @@ import pandas as pd
 
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.io.tensors import load_features
+from pipeline_steps.io.tensors import header_of, load_features
 from pipeline_steps.naming import REAL, VARIANT, WILD, natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import NOT_APPLICABLE, Entry, at, entry_of, sets_of
 from pipeline_steps.study.record import read_record
+from pipeline_steps.study.versions import of_step
 
 LORA = "pytorch_lora_weights.safetensors"
 TOLD = {
-    "record": ("step", "seed", "config_sha256", "code_sha256", "versions"),
+    "record": ("step", "seed", "config_sha256", "code_sha256"),
     "recogniser": ("seed", "repetition", "n_images", "validation", "validation_sha256"),
     "features": ("extractor", "architecture", "weights_sha256", "preprocessing"),
     "sample": ("seed", "prompt", "steps", "guidance", "scheduler", "weights_sha256"),
-    "adapter": ("method", "seed", "key", "versions"),
+    "adapter": ("method", "seed", "key"),
 }
 """What is shown of what is known."""
 
@@ -119,6 +120,7 @@ class Ancestry:
             node.doubts.append(f"{path} has no record: it was not made by this project's steps")
             return node
         node.facts |= {key: record[key] for key in TOLD["record"]}
+        node.facts["versions"] = of_step(record["step"], record["versions"])
         for name, facts in record["inputs"].items():
             input_ = self.root / name
             inside = self.results.resolve() in input_.resolve().parents
@@ -139,10 +141,7 @@ class Ancestry:
         return node
 
     def _recogniser(self, path: Path, entry: Entry) -> Node:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as file:
-            header = dict(file.metadata() or {})
+        header = header_of(path)
         facts = {key: header[key] for key in TOLD["recogniser"] if key in header}
         manifests = [self._at("aligned", source=of) for of in sets_of(entry.fields["trained_on"])]
         parts = [self.of(manifest) for manifest in manifests if manifest.is_file()]
@@ -241,6 +240,7 @@ class Ancestry:
         if record["weights_sha256"] != node.facts["sha256"]:
             node.doubts.append(f"{path} is not the file that {place} is about")
         node.facts |= {key: record[key] for key in TOLD["adapter"]}
+        node.facts["versions"] = of_step("finetune", record["versions"])
         node.facts["base_model"] = record["base_model"]["name"]
         home = self._at("manifest")
         by_file = {row["file"]: row for row in self._frame(home).to_dict("records")}

@@ -6,6 +6,7 @@ reason.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ def write_manifest(
     path: str | os.PathLike[str],
     rows: Sequence[Mapping[str, Any]] | pd.DataFrame,
     columns: Sequence[str] | None = None,
+    *,
+    versions: Sequence[str] = (),
 ) -> None:
     """Write rows as Parquet, atomically; equal rows give equal bytes.
 
@@ -64,6 +67,7 @@ def write_manifest(
         rows: One mapping per row, or a data frame (its index is dropped). Values may be NumPy
             scalars and arrays; missing values are None.
         columns: Columns and their order. None: those of the first row or of the frame.
+        versions: Notes on the libraries behind the rows, see ``study.versions``.
 
     Raises:
         StepError: a row has a column that ``columns`` lacks, or a value of the wrong type.
@@ -82,7 +86,8 @@ def write_manifest(
             arrays.append(pa.array(values, type=COLUMN_TYPES.get(name)))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise StepError(f"{path}: column {name!r} holds unfit values: {error}") from error
-    table = pa.table(arrays, names=list(columns))
+    noted = {"versions": json.dumps(list(versions))} if versions else None
+    table = pa.table(arrays, names=list(columns), metadata=noted)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -112,6 +117,12 @@ def read_manifest(
     if missing:
         raise StepError(f"manifest {path} lacks the columns {missing}; it has {table.column_names}")
     return table.to_pandas()
+
+
+def noted_versions(path: str | os.PathLike[str]) -> list[str]:
+    """The notes that :func:`write_manifest` was given."""
+    noted = (pq.read_schema(path).metadata or {}).get(b"versions", b"[]")
+    return [str(note) for note in json.loads(noted)]
 
 
 def _plain(value: Any) -> Any:

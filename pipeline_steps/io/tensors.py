@@ -104,6 +104,14 @@ def load_features(
     return Features(rows, files, metadata)
 
 
+def header_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What the writer of a safetensors file noted, text by text."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata() or {})
+
+
 def difference(header: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     """How a header differs from what it should say, in words; empty where it says all of it."""
     for name, value in wanted.items():

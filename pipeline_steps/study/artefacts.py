@@ -361,6 +361,13 @@ def source_of(path: Path, *names: str) -> Source:
     return Source.named(fields.get("source") or fields["variant"])
 
 
+def record_place(artefact: Path) -> Path:
+    """Record of a file, ``<name up to the first dot>.record.json``, or of a folder's files."""
+    if artefact.suffix:
+        return artefact.with_name(artefact.name.split(".", 1)[0] + ".record.json")
+    return artefact / "all.record.json"
+
+
 def training_set_of(path: Path) -> tuple[str, Source, int]:
     """Folder name, set and repetition of a file beside a trained recogniser.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -35,11 +36,13 @@ class Module:
         definitions: Name to the statements that define it.
         imports: Name to what it stands for: a definition of this package, or a module ("").
         effects: Statements that define nothing; they count with every definition of the module.
+        libraries: Top-level modules from elsewhere that it imports, wherever in it.
     """
 
     definitions: dict[str, list[ast.stmt]]
     imports: dict[str, Place]
     effects: list[ast.stmt]
+    libraries: set[str]
 
 
 def code_hash(roots: Iterable[str], without: Iterable[str] = ()) -> str:
@@ -90,6 +93,13 @@ def modules_behind(roots: Iterable[str], without: Iterable[str] = ()) -> list[st
     return sorted({label.partition(":")[0] for label in texts if ":" in label})
 
 
+def libraries_behind(roots: Iterable[str], without: Iterable[str] = ()) -> set[str]:
+    """Top-level modules, others' and the language's own, that the modules behind some definitions
+    import."""
+    found: set[str] = set()
+    return found.union(*(read_module(name).libraries for name in modules_behind(roots, without)))
+
+
 def _place(root: str) -> Place:
     module, _, name = root.partition(":")
     if name not in read_module(module).definitions:
@@ -104,8 +114,9 @@ def read_module(name: str) -> Module:
     Args:
         name: Dotted, below the package.
     """
-    module = Module({}, {}, [])
-    for statement in _statements(ast.parse(_file(name).read_text(encoding="utf-8")).body):
+    text = _file(name).read_text(encoding="utf-8")
+    module = Module({}, {}, [], set(re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE)))
+    for statement in _statements(ast.parse(text).body):
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             module.imports.update(_imported(statement))
             continue

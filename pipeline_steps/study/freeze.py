@@ -13,9 +13,9 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import ARTEFACTS, code_of
-from pipeline_steps.study.code import code_hash
+from pipeline_steps.study.code import code_hash, libraries_behind
 from pipeline_steps.study.registry import pick
-from pipeline_steps.study.settings.base import Section, validated
+from pipeline_steps.study.settings.base import COMPUTING, Section, validated
 from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
 from pipeline_steps.study.settings.study import (
@@ -84,7 +84,9 @@ def _entry(
         },
         "variant": named,
     }
-    return f"{path}.json", content | {"code": code_hash(*code_behind(content))}
+    behind = code_behind(content)
+    libraries = sorted(COMPUTING & libraries_behind(*behind))
+    return f"{path}.json", content | {"code": code_hash(*behind), "libraries": libraries}
 
 
 def code_behind(frozen: JsonObject) -> tuple[list[str], list[str]]:

@@ -10,31 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file, sha256_json
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.io.tensors import difference, load_features
+from pipeline_steps.io.tensors import difference, header_of, load_features
 from pipeline_steps.naming import identity_of, natural_key
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import source_of
+from pipeline_steps.study.artefacts import record_place, source_of
 from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.versions import made_with, versions_behind
 
-ENDING = ".record.json"
-PACKAGES = ("numpy", "pandas", "torch")
 NETWORK = ("extractor", "architecture", "options", "weights_sha256", "preprocessing")
 
 Record = dict[str, Any]
-
-
-def record_place(artefact: Path) -> Path:
-    """Record of a file, ``<name up to the first dot>.record.json``, or of a folder's files."""
-    if artefact.suffix:
-        return artefact.with_name(artefact.name.split(".", 1)[0] + ENDING)
-    return artefact / f"all{ENDING}"
 
 
 def write_record(
@@ -62,7 +53,7 @@ def write_record(
         "key": sha256_json([config_hash(frozen), hashes]),
         "config_sha256": config_hash(frozen),
         "code_sha256": frozen.code,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": sorted({*made_with(frozen), *versions_behind(*sources)}),
         "outputs": {path.name: sha256_file(path) for path in outputs},
         "inputs": facts,
         "people": sorted(people, key=natural_key),
@@ -79,7 +70,7 @@ def people_of(path: Path) -> set[str]:
         frame = read_manifest(path)  # replicates are of all people, and of nobody in particular
         return set(frame["identity"].dropna().astype(str)) if "identity" in frame else set()
     if path.suffix == ".safetensors":
-        header = _header(path)
+        header = header_of(path)
         files = json.loads(header.get("files", "[]"))
         named = json.loads(header.get("identities", "[]"))  # of a trained recogniser
         return {identity_of(file) for file in files if "/" in file} | set(named)
@@ -225,18 +216,11 @@ def check_sources(
 def _facts(path: Path) -> dict[str, str]:
     facts = {"sha256": sha256_file(path)}
     if path.suffix == ".safetensors":
-        header = _header(path)
+        header = header_of(path)
         facts |= {name: header[name] for name in NETWORK if name in header}
         if "extractor" in facts:
             facts["images_sha256"] = sha256_bytes(header.get("images", "").encode())
     return facts
-
-
-def _header(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return dict(file.metadata() or {})
 
 
 def check_records(frozen: Frozen[Any], paths: Sequence[Path]) -> dict[Path, Record]:
@@ -284,18 +268,18 @@ def check_features(
             check_sources(path, headers[path], manifest, known["sha256"])
 
 
-def check_page(frozen: Frozen[Any], tables: Sequence[Path], figures: Sequence[Path]) -> None:
+def check_page(frozen: Frozen[Any], shown: Sequence[Path]) -> None:
     """Refuse tables and figures that show different features.
 
     Args:
         frozen: the page's configuration.
-        tables, figures: files of both; of tables also what they were gathered from counts, as far
-            as it is still there.
+        shown: files of both; of tables also what they were gathered from counts, as far as it is
+            still there.
 
     Raises:
         StepError: naming the files that do not belong together.
     """
-    shown = check_records(frozen, [*tables, *figures])
-    sources = {Path(name) for record in shown.values() for name in record["inputs"]}
+    found = check_records(frozen, shown)
+    sources = {Path(name) for record in found.values() for name in record["inputs"]}
     behind = [path for path in sorted(sources) if path.suffix == ".csv" and path.is_file()]
-    refuse_mixtures(shown | check_records(frozen, behind))
+    refuse_mixtures(found | check_records(frozen, behind))

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,27 @@ class Item:
         key: What it was made under, see ``study.key``.
         files: Path below the store's folder to SHA-256.
         facts: What else is known of it, JSON values.
+        versions: Notes on the libraries that it was made with, see ``study.versions``.
     """
 
     key: str
     files: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    versions: list[str] = field(default_factory=list)
 
 
 class Store:
     """The finished items of one folder.
 
     Args:
-        folder: Where the files lie, and the index.
-        index: Name of the index; a broken one counts as empty.
+        folder: Where the files lie, and the index; a broken one counts as empty.
+        versions: Notes on the libraries that new items are made with.
     """
 
-    def __init__(self, folder: Path, index: str = INDEX) -> None:
+    def __init__(self, folder: Path, versions: Sequence[str] = ()) -> None:
         self.folder = folder
-        self.index = folder / index
+        self.index = folder / INDEX
+        self._versions = list(versions)
         self._items: dict[str, Item] = {}
         try:
             plain = json.loads(self.index.read_text(encoding="utf-8"))
@@ -86,12 +89,17 @@ class Store:
 
     def add(self, items: Mapping[str, Item]) -> None:
         """Note items whose files have been written."""
-        self._items.update(items)
+        for name, item in items.items():
+            self._items[name] = replace(item, versions=item.versions or self._versions)
         self._write()
 
     def item(self, key: str, files: Iterable[str] = (), **facts: Any) -> Item:
         """An item of files that lie in the folder, with their hashes."""
         return Item(key, {file: sha256_file(self.folder / file) for file in files}, facts)
+
+    def versions(self, names: Iterable[str]) -> set[str]:
+        """Notes on the libraries that some items were made with."""
+        return {note for name in names for note in self._items[name].versions}
 
     def retain(self, names: Iterable[str]) -> None:
         """Forget all other items; their files stay."""
@@ -101,11 +109,7 @@ class Store:
             self._write()
 
     def _write(self) -> None:
-        plain = {
-            name: {"key": item.key, "files": item.files, "facts": item.facts}
-            for name, item in self._items.items()
-        }
-        write_json(self.index, plain)
+        write_json(self.index, {name: vars(item) for name, item in self._items.items()})
 
 
 def link(source: Path, target: Path) -> None:
@@ -130,21 +134,25 @@ class Rows:
         out: The feature file that is to be written.
         key: What the rows depend on beside the image; rows that were made under another one are
             not used.
+        versions: Notes on the libraries that new rows are made with.
         about: Further metadata of the file.
     """
 
-    def __init__(self, out: Path, key: str, **about: str) -> None:
+    def __init__(self, out: Path, key: str, versions: Sequence[str] = (), **about: str) -> None:
         self.out = out
         self.about = {"made_under": key, **about}
         self.rows: dict[str, NDArray[np.float32]] = {}
         self.names: dict[str, str] = {}
-        self.unsaved = 0
+        self.versions: dict[str, list[str]] = {}
+        self.unsaved, self._fresh = 0, list(versions)
         try:
             earlier = load_features(twin(out))
             if earlier.metadata.get("made_under") == key:
                 images = json.loads(earlier.metadata["images"])
                 self.rows = dict(zip(images, earlier.features, strict=True))
                 self.names = dict(zip(images, earlier.files, strict=True))
+                noted = json.loads(earlier.metadata.get("rows_versions", "[]"))
+                self.versions = dict.fromkeys(images, noted)
         except (StepError, OSError, KeyError, ValueError):
             pass  # a broken twin is no more than a lost one
 
@@ -157,13 +165,18 @@ class Rows:
         """Take in new rows [n, d], and keep them on disk from time to time."""
         self.rows.update(zip(images, rows, strict=True))
         self.names.update(zip(images, files, strict=True))
+        self.versions.update(dict.fromkeys(images, self._fresh))
         self.unsaved += len(images)
         if self.unsaved >= FLUSH:
             self._save(twin(self.out), list(self.rows), list(self.names.values()))
             self.unsaved = 0
 
     def write(
-        self, images: Sequence[str], files: Sequence[str], sources: Sequence[str] = ()
+        self,
+        images: Sequence[str],
+        files: Sequence[str],
+        sources: Sequence[str] = (),
+        behind: Iterable[str] = (),
     ) -> int:
         """Write the feature file and its twin, with these images only.
 
@@ -171,17 +184,30 @@ class Rows:
             images: Hash of each image and of what else its row depends on.
             files: Name of each image.
             sources: Hash of each image that these were aligned from, where it is known.
+            behind: Notes on the libraries that the images were made with.
 
         Returns:
             Number of features of each image.
         """
-        self._save(self.out, images, files, sources)
+        self._save(self.out, images, files, sources, behind)
         link(self.out, twin(self.out))
         return len(self.rows[images[0]])
 
     def _save(
-        self, path: Path, images: Sequence[str], files: Sequence[str], sources: Sequence[str] = ()
+        self,
+        path: Path,
+        images: Sequence[str],
+        files: Sequence[str],
+        sources: Sequence[str] = (),
+        behind: Iterable[str] = (),
     ) -> None:
         rows = np.stack([self.rows[image] for image in images])
-        lists = {"images": json.dumps(list(images)), "sources": json.dumps(list(sources))}
-        save_features(path, rows, files, **lists, **self.about)
+        own = {note for image in images for note in self.versions.get(image, ())}
+        lists = {
+            "images": images,
+            "sources": sources,
+            "rows_versions": sorted(own),
+            "versions": sorted(own | {*behind}),
+        }
+        texts = {name: json.dumps(list(of)) for name, of in lists.items()}
+        save_features(path, rows, files, **texts, **self.about)

@@ -13,12 +13,12 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import record_place
 from pipeline_steps.study.record import (
     check_features,
     check_page,
     check_records,
     check_same_extractor,
-    record_place,
     write_record,
 )
 from pipeline_steps.study.settings.base import Frozen
@@ -63,7 +63,7 @@ def test_what_belongs_together_passes(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.csv"
     foreign.write_text("of my own\n")
     assert set(check_records(frozen(), [*tables, foreign])) == set(tables)
-    check_page(frozen(), tables[:1], tables[1:])
+    check_page(frozen(), tables)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_page_refuses_tables_and_figures_of_different_features(tmp_path: Path)
     shown = table(tmp_path, "tables", [table(tmp_path, "a", [features(tmp_path, "real")])])
     drawn = table(tmp_path, "figures", [features(tmp_path, "real", photo="2")])
     with pytest.raises(StepError, match="different versions of"):
-        check_page(frozen(), [shown], [drawn])
+        check_page(frozen(), [shown, drawn])
 
 
 def test_features_by_another_recogniser_file_are_refused(tmp_path: Path) -> None:

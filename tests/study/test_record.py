@@ -11,7 +11,8 @@ import pytest
 
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import save_features
-from pipeline_steps.study.record import people_of, read_record, record_place, write_record
+from pipeline_steps.study.artefacts import record_place
+from pipeline_steps.study.record import people_of, read_record, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ScoreSettings
 

@@ -187,6 +187,11 @@ class Samples:
             for row, item in zip(rows, known, strict=True)
         ]
 
+    def versions(self, rows: Sequence[Row]) -> set[str]:
+        """Notes on the libraries that some attempts were made with."""
+        named = ((self.stores[row["identity"]], _name(row)) for row in rows)
+        return {note for store, name in named for note in store.versions([name])}
+
     def count_missing(self, rows: Sequence[Row], keys: Sequence[str]) -> int:
         """How many of the images have never been made, or are lost."""
         known = (self._found(row, key) for row, key in zip(rows, keys, strict=True))

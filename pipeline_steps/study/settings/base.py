@@ -26,6 +26,12 @@ class Section(BaseModel):
     )
 
 
+COMPUTING = frozenset(
+    {"PIL", "cv2", "diffusers", "numpy", "onnx", "pandas", "scipy"}
+    | {"tokenizers", "torch", "transformers"}
+)
+"""Modules of the libraries that numbers and images come from."""
+
 S = TypeVar("S", bound=Section)
 M = TypeVar("M", bound=BaseModel)
 
@@ -42,6 +48,7 @@ class Frozen(Generic[S]):
         weights: Role ("base_model", "recogniser", "extractor") to registry entry.
         variant: What this file is for, e.g. base_model, method, prompts, trained_on, repetition.
         code: Hash of the code that computes the step, see ``study.code``.
+        libraries: Modules of ``COMPUTING`` that this code imports.
     """
 
     study: str
@@ -51,6 +58,7 @@ class Frozen(Generic[S]):
     weights: dict[str, Weights] = field(default_factory=dict)
     variant: dict[str, str] = field(default_factory=dict)
     code: str = ""
+    libraries: tuple[str, ...] = ()
 
 
 def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen[S]:
@@ -72,7 +80,7 @@ def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen
             f"configuration {path} is not JSON ({error}): run snakemake, which writes it again"
         ) from error
     expected = {"study", "step", "seed", "settings", "weights", "variant"}
-    if not isinstance(raw, dict) or set(raw) - {"code"} != expected:
+    if not isinstance(raw, dict) or set(raw) - {"code", "libraries"} != expected:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
         raise StepError(f"configuration {path} has {found}, expected {sorted(expected)}")
     return Frozen(
@@ -86,6 +94,7 @@ def load_frozen(path: str | os.PathLike[str], settings_class: type[S]) -> Frozen
         },
         variant={str(key): str(value) for key, value in raw["variant"].items()},
         code=str(raw.get("code", "")),
+        libraries=tuple(map(str, raw.get("libraries", ()))),
     )
 
 

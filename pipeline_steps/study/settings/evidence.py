@@ -189,6 +189,11 @@ class TablesSettings(Section):
     confidence: float = Field(
         default=0.95, gt=0, lt=1, description="Level of the intervals of differences."
     )
+    allow_mixed_versions: bool = Field(
+        default=False,
+        description="Make tables of results that one step made with two versions of a computing "
+        "library, as after an upgrade in mid-study. Report and check_study say so in any case.",
+    )
 
 
 class FiguresSettings(Section):
