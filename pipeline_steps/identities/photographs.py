@@ -14,24 +14,9 @@ from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.errors import StepError
 
 IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".gif",
-        ".jp2",
-        ".avif",
-        ".heic",
-        ".heif",
-    ]
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+    | {".gif", ".jp2", ".avif", ".heic", ".heif", ".jxl", ".tga", ".pcx", ".dds", ".sgi", ".psd"}
+    | {".ico", ".icns", ".qoi", ".mpo"}
 )
 LONGEST_STEM = 120  # characters; file systems allow 255 bytes for a name with all its endings
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})

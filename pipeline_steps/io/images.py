@@ -28,11 +28,11 @@ _DIRECT = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
 _WITH_ALPHA = {"RGBA", "LA", "La", "RGBa", "PA"}
 
 # How files of images begin: JPEG, PNG, GIF, WebP, TIFF, BMP, JPEG 2000, HEIF and AVIF, JPEG XL,
-# PNM, Photoshop, and icons.
+# PNM, Photoshop, QOI, DDS, SGI, and icons.
 _BEGINNINGS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\x00|MM\x00\*|BM.{4}\x00{4}"
     rb"|\x00{3}\x0c(?:jP  |JXL )|\xffO\xffQ|.{4}ftyp(?:hei|hev|mif|msf|avi[fs])"
-    rb"|P[1-7]\s+(?:#|\d)|8BPS|\x00\x00\x01\x00",
+    rb"|P[1-7]\s+(?:#|\d)|8BPS|qoif|DDS |\x01\xda[\x00\x01]|\x00\x00\x01\x00|icns",
     re.DOTALL,
 )
 

@@ -94,10 +94,12 @@ def prepared(out: Path, sources: list[Path], recogniser: Weights, **changes: Any
     weights = {"recogniser": recogniser}
     prepare.run(Frozen("test", "prepare", 0, settings, weights), out=out, device="cpu")
     index = embed.run(
-        Frozen("test", "embed", 0, EmbedSettings(), weights), dataset=out, device="cpu"
+        Frozen("test", "embed", 0, EmbedSettings(), weights),
+        dataset=out,
+        device="cpu",
     )
     aligned = align.run(
-        Frozen("test", "align", 0, AlignSettings()),
+        Frozen("test", "align", 0, AlignSettings(padding=0.1)),
         out=out / "aligned",
         manifest=out / "manifest.parquet",
         device="cpu",
