@@ -155,7 +155,7 @@ def test_a_profile_needs_its_scheduler_and_no_placeholders(empty_machine, monkey
 def test_a_run_is_refused_for_what_its_own_jobs_lack(empty_machine):
     plan = paper()
     configurations = f"{plan.results}/config"
-    refuse_unready(plan, [f"{configurations}/prepare.json", "data/tfd/gender.csv"], empty_machine)
+    refuse_unready(plan, [f"{configurations}/align.json", "data/tfd/gender.csv"], empty_machine)
     with pytest.raises(StepError) as caught:
         refuse_unready(plan, [f"{configurations}/prior/sd21.json"], empty_machine)
     message = str(caught.value)
@@ -189,5 +189,5 @@ def test_a_wrong_configuration_is_an_error_of_its_own(tmp_path):
 def test_little_disk_is_a_warning_in_a_run(empty_machine, monkeypatch, capsys):
     monkeypatch.setattr(needs.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
     plan = paper()
-    refuse_unready(plan, [f"{plan.results}/config/prepare.json"], empty_machine)
+    refuse_unready(plan, [f"{plan.results}/config/align.json"], empty_machine)
     assert "GB needed, 1 MB free" in capsys.readouterr().err

@@ -232,6 +232,23 @@ def test_identities_without_a_usable_photograph_are_named_and_the_others_are_don
     }
 
 
+def test_own_photographs_under_the_default_pattern_name_the_setting_that_decides(tmp_path):
+    source = archive(tmp_path / "s.zip", {"S/anna/IMG_1.jpg": encoded()})
+    with pytest.raises(StepError, match=r"reasons: odd name \(prepare.file_pattern\)"):
+        prepared(tmp_path, [source])
+
+
+def test_a_folder_without_images_is_a_person_without_any_and_is_named(tmp_path):
+    members = {"S/anna/a.jpg": encoded(), "S/bob/a.mov": b"moov", "S/李雷/a.txt": b"x"}
+    _, out = prepared(tmp_path, [archive(tmp_path / "s.zip", members)], file_pattern=None)
+    report = json.loads((out / "report.json").read_text())
+    assert report["without_image"]["ID_bob"] == ["no image among 1 files"]
+    assert len(report["without_image"]) == 2
+    assert report["sources"][0]["folders_of_nobody"].keys() == {"S"}
+    named = [one["which"] for one in report["findings"] if "are no images" in one["finding"]]
+    assert named == [["s.zip/S/bob/a.mov", "s.zip/S/李雷/a.txt"]]
+
+
 def test_no_photograph_at_all_is_an_error(tmp_path):
     (tmp_path / "faces").mkdir()
     with pytest.raises(StepError, match="there are no photographs"):

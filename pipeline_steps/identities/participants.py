@@ -53,7 +53,7 @@ def identity_name(folder: str) -> str | None:
     name = re.sub(r"[^\w-]+", "_", letters, flags=re.ASCII).strip("_")
     if plain.isascii() and 0 < len(name) <= LONGEST_NAME:
         return f"ID_{name}"
-    name = name[:LONGEST_NAME]
+    name = name[: LONGEST_NAME - 9]  # with what tells it apart no longer than such a name
     if _NUMBERED.fullmatch(name):  # by which the identity's own name would be another one's
         name = re.sub(r"[0-9]+", "", name)
     digest = hashlib.sha256(fold(plain).encode()).digest()[:4]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline_steps.identities.candidates import collect
+from pipeline_steps.identities.consent import withdrawal
 from pipeline_steps.identities.participants import read_participants
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.photographs import PrepareSettings
@@ -104,6 +106,24 @@ def test_a_set_that_bears_a_participants_number_is_not_that_participant(tmp_path
     paths = [f"TD_RGB_A_Set2/{n}/a.png" for n in (1, 2, 31)]
     found = collected(tmp_path, paths, withdrawn="ID_2,")
     assert found == {"ID_1": paths[:1], "no consent": paths[1:2], "ID_31": paths[2:]}
+
+
+def test_results_of_whom_a_folder_above_names_go_too(tmp_path, monkeypatch):
+    paths = ["anna/2024/a.png", "bob/2023/b.png"]
+    collected(tmp_path, paths, "ANNA,false,")
+    for identity in ("ID_2024", "ID_2023"):
+        image = tmp_path / f"results/dataset/images/{identity}/a.png"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"x")
+    settings = PrepareSettings(
+        sources=(str(tmp_path / "photos"),), gender_table=str(tmp_path / "people.csv")
+    )
+    plan = SimpleNamespace(
+        study=SimpleNamespace(prepare=settings), results=str(tmp_path / "results")
+    )
+    gone = []
+    monkeypatch.setattr(withdrawal, "withdraw", lambda _, identity, **about: gone.append(identity))
+    assert withdrawal.remove_refused(plan) == gone == ["ID_2024"]
 
 
 def test_a_link_into_a_refused_folder_is_refused_and_one_out_of_the_source_is_not_read(tmp_path):

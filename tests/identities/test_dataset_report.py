@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_steps.identities.dataset_report import not_following, yaw_by_position
+from pipeline_steps.identities.candidates import Collection
+from pipeline_steps.identities.dataset_report import (
+    dataset_report,
+    not_following,
+    yaw_by_position,
+)
+from pipeline_steps.study.settings.photographs import ExpectedSettings
 
 FRONTAL = np.array([[38.3, 51.7], [73.5, 51.5], [56, 71.7], [41.5, 92.4], [70.7, 92.2]])
 
@@ -47,3 +53,15 @@ def test_people_with_few_images_or_positions_are_not_judged():
 def test_who_turns_the_other_way_than_most_does_not_follow():
     assert not_following({"a": -0.9, "b": -1.0, "c": 0.95, "d": -0.5}) == ["c", "d"]
     assert not_following({"a": 0.9, "b": 0.8, "c": float("nan")}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missing"),
+    [([2024], []), ([1, 2, 4], ["3"]), ([2023, 2024], []), ([1, 2, 20240101], [])],
+)
+def test_only_numbers_that_count_participants_can_be_missing(numbers, missing):
+    identities = [f"ID_{number}" for number in numbers]
+    nothing = Collection((), {}, (), {}, {})
+    report = dataset_report([], identities, nothing, ExpectedSettings(), 64)
+    found = [one["which"] for one in report["findings"] if "numbers are missing" in one["finding"]]
+    assert found == ([missing] if missing else [])

@@ -26,10 +26,24 @@ from pipeline_steps.runtime.errors import StepError
         ("../x y", "ID_x_y"),
         ("", None),
         ("..", None),
+        ("Anna Müller", "ID_Anna_Muller_ahklemcj"),
+        ("ANNA MU\u0308LLER", "ID_ANNA_MULLER_ahklemcj"),
+        ("id_Zoe", "ID_Zoe"),
     ],
 )
 def test_folders_name_identities(folder, identity):
     assert identity_name(folder) == identity
+
+
+HARD = ("李雷", "иван", "😀", "Ünïcode 😀", "!!!", "x" * 200, "1李2", "x²", "٧a٧", "9" * 70, "-rf")
+
+
+def test_every_name_gives_a_name_of_its_own_that_gives_itself():
+    named = {name: identity_name(name) for name in HARD}
+    assert len({*named.values()}) == len(HARD)
+    for identity in named.values():
+        assert identity.isascii() and len(identity) < 80
+        assert identity_name(identity) == identity
 
 
 def test_two_folders_of_one_identity_are_refused():
