@@ -18,9 +18,9 @@ from tests.inputs.conftest import Picture, encoded, prepared
 
 def group(small: Picture, large: Picture) -> Picture:
     """Two people side by side, the second one nearer to the camera."""
-    canvas = np.full((192, 320, 3), 90, np.uint8)
-    canvas[32:160, :128] = small
-    canvas[:, 128:] = np.asarray(Image.fromarray(large).resize((192, 192)))
+    canvas = np.full((192, 168, 3), 90, np.uint8)
+    canvas[32:160, :72] = small[:, 28:100]
+    canvas[:, 72:] = np.asarray(Image.fromarray(large).resize((192, 192)))[:, 48:144]
     return canvas
 
 
@@ -45,7 +45,8 @@ def test_of_several_faces_the_one_most_like_the_persons_others_is_kept(
     for number in range(own):
         (anna / f"{number}.png").write_bytes(encoded(faces["anna"][number]))
     (anna / "group.png").write_bytes(encoded(group(faces["anna"][3], faces["bob"][3])))
-    found = prepared(tmp_path / "out", [tmp_path / "photos"], recogniser)
+    wide = {"margin": 4.0, "resolution": 128}  # both faces are in the prepared image
+    found = prepared(tmp_path / "out", [tmp_path / "photos"], recogniser, **wide)
     row = found.rows.loc["photos/anna/group.png"]
     how = "the one most like the person's others kept" if own == 3 else "largest kept"
     assert row["kept"]
@@ -59,7 +60,7 @@ def test_of_several_faces_the_one_most_like_the_persons_others_is_kept(
     (place,) = [one for one in found.aligned if "group" in one["source_file"]]
     middle = np.reshape(place["landmarks"], (5, 2)).mean(0)
     assert np.all(np.abs(middle - np.reshape(row["landmarks"], (5, 2)).mean(0)) < 6)
-    again = prepared(tmp_path / "out", [tmp_path / "photos"], recogniser)
+    again = prepared(tmp_path / "out", [tmp_path / "photos"], recogniser, **wide)
     assert again.rows.loc["photos/anna/group.png", "sha256"] == row["sha256"]
 
 
