@@ -132,19 +132,25 @@ def read_module(name: str) -> Module:
 def _definition(module: str, name: str) -> tuple[str, tuple[Place, ...]]:
     """Normal form of a definition, and the definitions of this package that it names."""
     known = read_module(module)
-    statements = [*known.definitions[name], *known.effects]
-    named = [place for node in statements for place in _named(node, module)]
-    return "\n".join(map(normal_form, statements)), tuple(dict.fromkeys(named))
+    forms = [_statement(node, module) for node in [*known.definitions[name], *known.effects]]
+    named = dict.fromkeys(place for _, places in forms for place in places)
+    return "\n".join(text for text, _ in forms), tuple(named)
+
+
+@cache
+def _statement(node: ast.stmt, module: str) -> tuple[str, tuple[Place, ...]]:
+    """Normal form of a statement, and the definitions of this package that it names."""
+    return normal_form(node), tuple(_named(node, module))
 
 
 def _named(tree: ast.AST, module: str) -> Iterator[Place]:
     """Definitions of this package that a statement names."""
     known = read_module(module)
-    imports = dict(known.imports)
-    for node in _walk(tree):
+    imports, nodes = dict(known.imports), _nodes(tree)
+    for node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             imports.update(_imported(node))
-    for node in _walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             source, inside = imports.get(node.value.id, ("", ""))
             if source and not inside and node.attr in read_module(source).definitions:
@@ -227,13 +233,14 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
+def _nodes(tree: ast.AST) -> list[ast.AST]:
     """The nodes of the normal form, imports included."""
-    yield node
-    for _, value in _fields(node):
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, ast.AST):
-                yield from _walk(part)
+    nodes = [tree]
+    for node in nodes:  # which grows meanwhile
+        for _, value in _fields(node):
+            parts = value if isinstance(value, list) else [value]
+            nodes += [part for part in parts if isinstance(part, ast.AST)]
+    return nodes
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from pipeline_steps.evidence.audit.copies import Patches, pixel_similarity
 from pipeline_steps.evidence.audit.resemblance import (
@@ -210,9 +211,8 @@ def verdicts(counts: Mapping[str, Any]) -> dict[str, Any]:
     }
     n, expected = counts["n_images"], counts["strangers_by_chance"]
     if not math.isnan(expected):
-        from scipy.stats import binom
-
-        most = int(binom.ppf(CHANCE, n, min(1.0, expected / n)))
+        at_most = special.bdtr(np.arange(n), n, min(1.0, expected / n))
+        most = int(np.searchsorted(at_most, CHANCE))  # scipy.stats takes a second to load
         found["strangers"] = _grade(counts["stranger_identities"], counts["strangers"] > most)
     overall = max(found.values(), key=SEVERITY.index)
     columns: dict[str, Any] = {VERDICTS[check]: verdict for check, verdict in found.items()}
