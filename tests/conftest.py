@@ -28,6 +28,11 @@ LONGEST = (
     "tests/demo_world/test_pretrain.py",
     "tests/faults/test_disk.py",
     "tests/workflow/test_withdrawal.py",
+    "tests/test_finetune.py",
+    "tests/diffusion/test_fleet.py",
+    "tests/diffusion/test_against_peft.py",
+    "tests/test_recognise.py",
+    "tests/test_sample_resume.py",
 )
 
 

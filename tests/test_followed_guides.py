@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.small_study import make_project
+from tests.workflow.small_study import bare_environment, make_project
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,11 +59,10 @@ def write(project: Path, block: Block) -> None:
 def run(project: Path, command: str) -> subprocess.CompletedProcess[str]:
     """One command of a page, with this interpreter's programs in the place of .venv's."""
     line = command.replace(".venv/bin/", f"{Path(sys.executable).parent}/").strip()
-    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     return subprocess.run(
         line.split(),
         cwd=project,
-        env=kept | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
+        env=bare_environment() | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -75,12 +75,15 @@ def start(
         variables: added to the environment, which is otherwise a bare one.
     """
     program = Path(sys.executable).with_name("snakemake")
-    cores = [] if "--workflow-profile" in arguments else ["--cores", "2"]
-    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    environment = bare_environment()
+    cores = ["--cores", "2"]
+    if "--workflow-profile" in arguments:
+        cores = []
+        del environment["SLURM_CONF"]
     return subprocess.Popen(
         [*before, program, *arguments, *cores, "--configfile", CONFIG],
         cwd=folder,
-        env=kept | variables,
+        env=environment | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -93,6 +96,16 @@ def snakemake(folder: Path, *arguments: str, before: Sequence[str] = (), **varia
     output, _ = job.communicate()
     assert job.returncode == 0, _failures(output)
     return output
+
+
+def bare_environment() -> dict[str, str]:
+    """Variables without which nothing runs, and no SLURM.
+
+    Snakemake's plugin for SLURM asks the controller at each start, and waits 9 seconds where it
+    does not answer.
+    """
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return kept | {"SLURM_CONF": "/dev/null"}
 
 
 @cache

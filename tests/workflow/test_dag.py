@@ -16,6 +16,7 @@ import yaml
 
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.study.plan import make_plan
+from tests.workflow.small_study import bare_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,11 +25,10 @@ def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str
     """A Snakemake run in a folder that is not the project's."""
     program = Path(sys.executable).with_name("snakemake")
     place = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
-    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     return subprocess.run(
         [program, *place, "--cores", "2", *arguments],
         cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=bare_environment() | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
