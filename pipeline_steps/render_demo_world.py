@@ -153,15 +153,16 @@ def gender_table(seed: int, participants: int) -> str:
     return "\n".join(["participant,gender", *rows, ""])
 
 
-def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path) -> None:
+def run(frozen: Frozen[RenderDemoWorldSettings], *, out: Path, workers: int = 1) -> None:
     """Render everything; every file's bytes follow from the configuration.
 
     Args:
         frozen: The step's configuration.
         out: Folder of the rendered world.
+        workers: Processes that render side by side; changes no byte.
     """
     settings, seed = frozen.settings, frozen.seed
-    with ProcessPoolExecutor(settings.workers) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         _write_benchmarks(pool, settings, seed, out)
         _write_participants(pool, settings, seed, out)
         _write_wild(pool, settings, seed, out)

@@ -33,13 +33,12 @@ def rendered(out: Path, workers: int) -> Path:
         in_the_wild=6,
         in_the_wild_size=48,
         benchmark_pairs=40,
-        workers=workers,
     )
     frozen = Frozen(study="tiny", step="render_demo_world", seed=2, settings=settings)
     with pytest.MonkeyPatch.context() as patch:
         for name in set(population.BENCHMARKS) - {"cross_pose"}:
             patch.delitem(population.BENCHMARKS, name)
-        run(frozen, out=out)
+        run(frozen, out=out, workers=workers)
     return out
 
 

@@ -96,8 +96,12 @@ def modules_behind(roots: Iterable[str], without: Iterable[str] = ()) -> list[st
 def libraries_behind(roots: Iterable[str], without: Iterable[str] = ()) -> set[str]:
     """Top-level modules, others' and the language's own, that the modules behind some definitions
     import."""
-    found: set[str] = set()
-    return found.union(*(read_module(name).libraries for name in modules_behind(roots, without)))
+    return _libraries(tuple(roots), tuple(without))
+
+
+@cache
+def _libraries(roots: tuple[str, ...], without: tuple[str, ...]) -> set[str]:
+    return set().union(*(read_module(name).libraries for name in modules_behind(roots, without)))
 
 
 def _place(root: str) -> Place:

@@ -238,6 +238,11 @@ def matrix(plan: Plan, config: Mapping[str, Any]) -> dict[str, list[str] | None]
     others = {
         name: entry.model_copy(update={"licence": "other"}) for name, entry in plan.models.items()
     }
+    for name, prompt_set in plan.prompt_sets.items():
+        word = {name: prompt_set.model_copy(update={"template": f"{prompt_set.template} x"})}
+        rows[f"a word of prompt set {name}"] = differing(
+            Plan(study, plan.models, plan.prompt_sets | word)
+        )
     rows["licence texts"] = differing(Plan(study, others, plan.prompt_sets), "provenance")
     return rows | {what: [] for what in WITHOUT_EFFECT}
 

@@ -23,7 +23,7 @@ rule render_demo_world:
         "Embedded world: render photographs, in-the-wild images and benchmarks"
     shell:
         "python -m pipeline_steps.render_demo_world --config {input.config}"
-        " --out {params.out} &> {log}"
+        " --out {params.out} --workers {threads} &> {log}"
 
 
 rule prepare:

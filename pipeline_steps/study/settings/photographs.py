@@ -249,9 +249,6 @@ class RenderDemoWorldSettings(Section):
         multiple_of=20,
         description="Pairs of the set that chooses recognisers' epochs and is no test.",
     )
-    workers: int = Field(
-        default=2, ge=1, le=256, description="Processes that render side by side; changes no image."
-    )
 
 
 class PhotographsSections(Section):
