@@ -36,6 +36,7 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests go together and which come first (`pytest -n 2 --dist loadgroup`)."""
 
