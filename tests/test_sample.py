@@ -15,6 +15,7 @@ import torch
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import sample
 from pipeline_steps.diffusion.base_models import load_base_model
+from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.lora import AdapterBank, save_lora
 from pipeline_steps.diffusion.sampling.plan import COLUMNS
 from pipeline_steps.io.hashes import sha256_file
@@ -154,6 +155,33 @@ def test_finished_images_are_kept_and_lost_or_outdated_ones_made(
 
     sampled(settings=SETTINGS.model_copy(update={"guidance": 2.0}))
     assert all(times(tmp_path / "out")[file] != after[file] for file in after)
+
+
+def test_images_of_one_colour_are_never_kept_and_many_of_them_end_the_step(
+    sampled: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = BaseModel.decode
+
+    def overflowing(base: BaseModel, latents: torch.Tensor) -> torch.Tensor:
+        images = decode(base, latents)
+        images[0, :, 5] = torch.nan
+        return images
+
+    monkeypatch.setattr(BaseModel, "decode", overflowing)  # one of each batch of 16
+    rows = sampled(settings=SETTINGS.model_copy(update={"images_per_identity": 12}))
+    blank = rows[~rows["kept"]]
+    assert set(blank["reason"]) == {"one colour"} and blank["file"].isna().all()
+    images = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("*.png")}
+    assert images == set(rows.loc[rows["kept"], "file"]) and 0 < len(blank) < len(rows) / 2
+
+    monkeypatch.setattr(BaseModel, "decode", lambda base, z: decode(base, z) * torch.nan)
+    few = SETTINGS.model_copy(update={"images_per_identity": 1})
+    for settings, out in ((few, "few"), (SETTINGS, "many")):
+        with pytest.raises(StepError, match=r"one colour.* sample\.precision: fp32"):
+            sampled(settings=settings, out=out)
+        with pytest.raises(StepError, match="one colour"):  # not a second time either
+            sampled(settings=settings, out=out)
+        assert not list((tmp_path / out).rglob("*.png"))
 
 
 def test_missing_or_foreign_weights_are_refused(

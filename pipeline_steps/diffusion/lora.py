@@ -319,6 +319,11 @@ def load_lora(folder: str | os.PathLike[str]) -> tuple[Adapter, int, float]:
     if not downs or set(downs) != set(ups):
         raise StepError(f"{path} holds no LoRA pairs of a denoising network (unet.*.lora_A.weight)")
     adapter = {name: (downs[name].float(), ups[name].float()) for name in downs}
+    for name, matrices in adapter.items():
+        if not all(matrix.isfinite().all() for matrix in matrices):
+            raise StepError(
+                f"{path} holds NaN or infinity in layer {name}: its training diverged, train anew"
+            )
     ranks = {down.shape[0] for down, _ in adapter.values()}
     if len(ranks) != 1:
         raise StepError(f"{path} mixes the ranks {sorted(ranks)}; one rank is supported")

@@ -7,6 +7,7 @@ reason.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,8 @@ def write_manifest(
         versions: Notes on the libraries behind the rows, see ``study.versions``.
 
     Raises:
-        StepError: a row has a column that ``columns`` lacks, or a value of the wrong type.
+        StepError: a row has a column that ``columns`` lacks, or a value of the wrong type, or a
+            declared column holds a number that is not finite.
     """
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     if columns is None:
@@ -82,6 +84,8 @@ def write_manifest(
     arrays = []
     for name in columns:
         values = [_plain(row.get(name)) for row in records]
+        if name in COLUMN_TYPES and not all(map(_is_finite, values)):
+            raise StepError(f"{path}: column {name!r} holds numbers that are not finite")
         try:
             arrays.append(pa.array(values, type=COLUMN_TYPES.get(name)))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -123,6 +127,13 @@ def noted_versions(path: str | os.PathLike[str]) -> list[str]:
     """The notes that :func:`write_manifest` was given."""
     noted = (pq.read_schema(path).metadata or {}).get(b"versions", b"[]")
     return [str(note) for note in json.loads(noted)]
+
+
+def _is_finite(value: Any) -> bool:
+    """False for infinity, and for lists with it or with something missing."""
+    if isinstance(value, list):
+        return all(item is not None and _is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -54,13 +54,13 @@ def save_features(
         metadata: Further header entries; all values are text.
 
     Raises:
-        ValueError: shape and names disagree, or a value is not finite.
+        ValueError: shape and names disagree.
+        StepError: a value is not finite.
     """
     rows = np.ascontiguousarray(features, dtype=np.float32)
     if rows.ndim != 2 or len(rows) != len(files):
         raise ValueError(f"{path}: features {list(rows.shape)} do not fit {len(files)} files")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{path}: features hold NaN or infinity")
+    _require_finite(path, rows, files)
     save_tensors(path, {key: rows}, {**metadata, "files": json.dumps(list(files))})
 
 
@@ -78,8 +78,8 @@ def load_features(
         made_by: What the header has to say, see ``weights.made_by``: the reader's own network.
 
     Raises:
-        StepError: the file is missing or broken, has no tensor of that name, or another network
-            made it.
+        StepError: the file is missing or broken, has no tensor of that name, holds values that are
+            not finite, or another network made it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -96,6 +96,7 @@ def load_features(
         raise StepError(f"features {path} are broken ({error}): delete and run again") from error
     if rows.ndim != 2 or len(rows) != len(files):
         raise StepError(f"{path}: {list(rows.shape)} rows do not fit {len(files)} file names")
+    _require_finite(path, rows, files)
     if differing := difference(metadata, made_by or {}):
         raise StepError(
             f"{path} was not made by the network that is used now: {differing}; run the step that "
@@ -110,6 +111,18 @@ def header_of(path: str | os.PathLike[str]) -> dict[str, str]:
 
     with safe_open(path, framework="numpy") as file:
         return dict(file.metadata() or {})
+
+
+def _require_finite(
+    path: str | os.PathLike[str], rows: NDArray[np.float32], files: Sequence[str]
+) -> None:
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise StepError(
+            f"{os.fspath(path)}: {len(broken)} of {len(rows)} rows hold NaN or infinity, that of "
+            f"{files[broken[0]]} first: the network's weights are broken, or too large for its "
+            "precision; fetch them again and run the step that writes this file"
+        )
 
 
 def difference(header: Mapping[str, str], wanted: Mapping[str, str]) -> str:

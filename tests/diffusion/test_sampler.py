@@ -17,6 +17,7 @@ from pipeline_steps.diffusion.base_models.base import (
     Predict,
     compiled_predict,
     to_arrays,
+    to_uint8,
     with_fallback,
 )
 from pipeline_steps.diffusion.lora import AdapterBank, save_lora
@@ -24,12 +25,16 @@ from pipeline_steps.diffusion.sampling.sampler import (
     SCHEDULERS,
     ImageRequest,
     Sampling,
+    make_scheduler,
     plan_batches,
     sample,
     sample_latents,
 )
+from pipeline_steps.diffusion.training.data import encode_files
+from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.images import write_png
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.settings.diffusion import Scheduler
+from pipeline_steps.study.settings.diffusion import MOST_STEPS, SampleSettings, Scheduler
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 NEGATIVE = "cartoon, cgi"
@@ -245,6 +250,41 @@ def test_batches_are_full_and_hold_every_request_once() -> None:
     flat = [request for batch in batches for group in batch for request in group]
     assert sorted(flat, key=repr) == sorted(wanted, key=repr)
     assert [len(batch) for batch in batches][-1] == 2
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_no_number_of_steps_asks_for_a_time_that_was_not_trained(
+    base: BaseModel, scheduler: str, spacing: str
+) -> None:
+    """1000 times were trained; beyond the last lie NaN, or errors, by the scheduler."""
+    config = base.scheduler_config | {"timestep_spacing": spacing, "steps_offset": 1}
+    for steps in (1, 2, 30, 500, 501, MOST_STEPS):
+        made = make_scheduler(config, scheduler)
+        made.set_timesteps(steps)
+        times = np.asarray(made.timesteps)
+        assert times.min() >= 0 and times.max() < base.train_timesteps, steps
+    with pytest.raises(ValueError, match=str(MOST_STEPS)):
+        SampleSettings(steps=MOST_STEPS + 1)
+
+
+def test_an_image_with_a_number_that_is_not_finite_is_black() -> None:
+    images = torch.linspace(-1, 1, 4 * 3 * 8 * 8).view(4, 3, 8, 8)
+    images[1, 2, 3, 3], images[2, 0, 0, 0] = torch.nan, torch.inf
+    shown = to_uint8(images)
+    assert [bool(image.any()) for image in shown] == [True, False, False, True]
+
+
+def test_latents_that_are_not_finite_stop_at_the_image_that_gives_them(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    for side, name in ((0, "a.png"), (128, "b.png")):
+        write_png(tmp_path / name, np.full((32, 32, 3), side, dtype=np.uint8))
+    noted = {tmp_path / name: sha256_file(tmp_path / name) for name in ("a.png", "b.png")}
+    assert len(encode_files(base, noted, "prepare", "photo", None)) == 2
+    next(base.vae.parameters()).data.fill_(torch.nan)
+    with pytest.raises(StepError, match=r"no finite latents for .*a\.png"):
+        encode_files(base, noted, "prepare", "photo", None)
 
 
 def test_an_unknown_scheduler_is_refused(base: BaseModel) -> None:

@@ -25,6 +25,12 @@ def test_round_trip_with_rejected_rows(tmp_path: Path) -> None:
     assert frame["reason"].tolist() == ["", "no face"]
 
 
+@pytest.mark.parametrize("box", [[1.0, np.nan, 3, 4], [1.0, np.inf, 3, 4]])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, box: list[float]) -> None:
+    with pytest.raises(StepError, match="'box' holds numbers that are not finite"):
+        write_manifest(tmp_path / "m.parquet", [{**ROWS[0], "box": box}])
+
+
 def test_equal_rows_give_equal_bytes_whatever_they_are_made_of(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.parquet", ROWS)
     arrays = [{**row, "box": None if row["box"] is None else np.array(row["box"])} for row in ROWS]

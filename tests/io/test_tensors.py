@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,15 @@ def test_bytes_depend_on_content_alone(tmp_path: Path) -> None:
 def test_unfit_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         save_features(tmp_path / "f.safetensors", ROWS, FILES[:2])
-    with pytest.raises(ValueError, match="NaN"):
-        save_features(tmp_path / "f.safetensors", ROWS * np.nan, FILES)
+    broken = ROWS.copy()
+    broken[2, 1] = np.nan
+    path = tmp_path / "f.safetensors"
+    with pytest.raises(StepError, match=r"1 of 4 rows hold NaN.* ID_2/0.png"):
+        save_features(path, broken, FILES)
     assert list(tmp_path.iterdir()) == []
+    save_tensors(path, {"features": broken}, {"files": json.dumps(FILES)})
+    with pytest.raises(StepError, match=r"1 of 4 rows hold NaN"):
+        load_features(path)
 
 
 def test_missing_broken_and_foreign_files_are_step_errors(tmp_path: Path) -> None:

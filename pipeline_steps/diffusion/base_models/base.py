@@ -179,9 +179,14 @@ def read_schedule(folder: Any) -> tuple[dict[str, Any], Tensor]:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images [n, 3, h, w] in [-1, 1] (clamped here) as uint8 of the same shape."""
-    scaled = (images.detach().float().clamp(-1.0, 1.0) + 1.0) * 127.5
-    return scaled.round().to(torch.uint8)
+    """Images [n, 3, h, w] in [-1, 1] (clamped here) as uint8 of the same shape.
+
+    One that holds NaN or infinity is black all over: what part of it could be seen shows nothing.
+    """
+    images = images.detach().float()
+    finite = images.isfinite().flatten(1).all(dim=1)[:, None, None, None]
+    scaled = (images.clamp(-1.0, 1.0) + 1.0) * 127.5
+    return torch.where(finite, scaled, 0.0).round().to(torch.uint8)
 
 
 def to_signed(images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.io.hashes import sha256_bytes
 from pipeline_steps.io.images import encode_png, read_image
 from pipeline_steps.naming import VARIANT
-from pipeline_steps.runtime.errors import Interrupted
+from pipeline_steps.runtime.errors import Interrupted, StepError
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.runtime.signals import StopRequest
 from pipeline_steps.study.settings.base import Frozen
@@ -34,6 +34,9 @@ from pipeline_steps.study.store import Item, Store
 # Identities on the network together. With others it is compiled anew, which on a GPU takes as long
 # as hundreds of images; 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
 AT_ONCE = {"cpu": 16, "cuda": 128}
+
+BLANK = "one colour"  # reason against an image, whether anybody checks images or not
+MOST_BLANK = 8  # so many of them, and more than every tenth, end the step
 
 ASKED = ("identity", "index", "prompt", "negative_prompt", "seed")  # columns of a request
 
@@ -84,6 +87,11 @@ class Painter:
         self._batch_size = batch_size
         self._compile = compile
         self._base: BaseModel | None = None
+
+    @property
+    def step(self) -> str:
+        """Name of the step, which is that of its section of the configuration."""
+        return self._frozen.step
 
     def paint(self, rows: Sequence[Row]) -> Iterator[tuple[list[ImageRequest], Tensor]]:
         """Batches of requests and their images, uint8 [n, 3, h, w] on the CPU."""
@@ -152,6 +160,10 @@ class Samples:
 
         Returns:
             The rows of all attempts, see :meth:`make`.
+
+        Raises:
+            StepError: the images show nothing.
+            Interrupted: see :meth:`make`.
         """
         done: list[Row] = []
         for _ in range(attempts):
@@ -162,6 +174,8 @@ class Samples:
             ]
             if not rows:
                 break
+        blank = sum(row["reason"] == BLANK for row in done)
+        self._refuse_blank(blank, len(done), least=min(MOST_BLANK, len(done)))
         return done
 
     def make(self, rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
@@ -208,6 +222,8 @@ class Samples:
         (item, whole), identity = self._found(row, key), row["identity"]
         if item is None:
             return None
+        if BLANK in item.facts:
+            return item
         if self.checks is not None and item.facts["measured_by"] != self.checks.keys[identity]:
             if not whole:
                 return None
@@ -222,12 +238,16 @@ class Samples:
             return []
         planned = {(row["identity"], row["index"]): (row, key) for row, key in missing}
         made: dict[tuple[str, int], Item] = {}
+        blank = reached = 0
         with ThreadPoolExecutor(max_workers=1) as writer:
             # A batch is written while the next one is sampled.
             writing: Future[None] | None = None
             for requests, images in self.painter.paint([row for row, _ in missing]):
                 batch = [planned[request.identity, request.index] for request in requests]
                 pixels = to_arrays(images)
+                blank += int(_of_one_colour(pixels).sum())
+                reached += len(pixels)
+                self._refuse_blank(blank, reached)
                 seen = self._measure([row["identity"] for row, _ in batch], pixels)
                 if writing is not None:
                     writing.result()
@@ -261,10 +281,12 @@ class Samples:
     ) -> None:
         """Write the usable images of a batch, then note all of it."""
         fresh: dict[str, dict[str, Item]] = {}
-        for (row, key), image, measured in zip(batch, pixels, seen, strict=True):
+        blank = _of_one_colour(pixels)
+        for (row, key), image, measured, empty in zip(batch, pixels, seen, blank, strict=True):
             content = encode_png(image)
             files = {_file(row).name: sha256_bytes(content)}
-            item = Item(key, files, self._facts(row["identity"], measured))
+            facts = self._facts(row["identity"], measured) | ({BLANK: True} if empty else {})
+            item = Item(key, files, facts)
             if not self._reason(item):
                 write_bytes(self.out / _file(row), content)
             fresh.setdefault(row["identity"], {})[_name(row)] = item
@@ -277,10 +299,29 @@ class Samples:
         return {"measured": measured, "measured_by": by}
 
     def _reason(self, item: Item) -> str:
-        """Why a sample is not usable; empty where it is, or where nobody asks."""
+        """Why a sample is not usable; empty where it is, or where it shows something and nobody
+        asks.
+        """
+        if BLANK in item.facts:
+            return BLANK
         if self.checks is None or item.facts["measured"] is None:
             return ""
         return self.checks.reason_against(item.facts["measured"])
+
+    def _refuse_blank(self, blank: int, reached: int, least: int = MOST_BLANK) -> None:
+        """Stop where images show nothing.
+
+        Raises:
+            StepError: at least so many of those that were reached are of one colour, and more than
+                every tenth.
+        """
+        if blank >= least and 10 * blank > reached:
+            step = self.painter.step
+            raise StepError(
+                f"{blank} of {reached} images are of one colour, as numbers that overflow (NaN) "
+                f"give: set {step}.precision: fp32, another {step}.scheduler or fewer {step}.steps;"
+                " an autoencoder that needs fp32 may have a repaired version (docs/weights.md)"
+            )
 
     def _result(self, row: Row, item: Item) -> Row:
         reason, [digest] = self._reason(item), item.files.values()
@@ -289,6 +330,12 @@ class Samples:
         file = {"file": _file(row).as_posix(), "sha256": digest}
         kept = dict.fromkeys(file) if reason else file
         return row | shown | kept | {"kept": not reason, "reason": reason}
+
+
+def _of_one_colour(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of some images [n, h, w, 3] hold one colour alone, bool [n]."""
+    blank: NDArray[np.bool_] = (pixels == pixels[:, :1, :1]).all(axis=(1, 2, 3))
+    return blank
 
 
 def _name(row: Row) -> str:

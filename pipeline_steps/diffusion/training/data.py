@@ -221,7 +221,7 @@ def encode_files(
         embeddings: float32 [n, d], row by row those of the files; NaN for none.
 
     Raises:
-        StepError: a file is missing or not the noted one.
+        StepError: a file is missing or not the noted one, or its latents are not finite.
         BadImage: an image is broken or not square.
     """
     pixels = [
@@ -231,6 +231,12 @@ def encode_files(
     mean, std = base.encode_images(
         to_signed(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
     )
+    broken = ~torch.stack([mean, std]).isfinite().flatten(2).all(dim=2).all(dim=0)
+    for file in compress(noted, broken.tolist()):
+        raise StepError(
+            f"the autoencoder of base model {base.name!r} gives no finite latents for {file}: its "
+            "weights are broken; fetch them again, or name another vae in config/models.yaml"
+        )
     rows = None if embeddings is None else torch.from_numpy(embeddings)
     return LatentSet(mean.cpu(), std.cpu(), rows, prompt)
 

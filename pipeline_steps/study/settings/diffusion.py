@@ -28,6 +28,8 @@ Scheduler = Literal[
     "pndm",
 ]
 Precision = Literal["fp32", "bf16", "fp16"]
+# With more, some schedulers of 1000 trained times ask for one that was never trained.
+MOST_STEPS = 998
 
 
 class PriorSettings(Section):
@@ -40,7 +42,7 @@ class PriorSettings(Section):
     negative_prompt: str = Field(
         default="", description="What the images shall not show; empty: nothing is said."
     )
-    steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
+    steps: int = Field(default=30, ge=1, le=MOST_STEPS, description="Denoising steps.")
     guidance: float = Field(default=5.0, ge=1, description="Classifier-free guidance; 1 is none.")
     scheduler: Scheduler = Field(default="ddpm", description="Sampler of the denoising process.")
     precision: Precision = Field(
@@ -206,7 +208,7 @@ class ChoiceSettings(Section):
         description="Prompts of these images, used in turn; each holds {token}.",
     )
     negative_prompt: str = Field(default="", description="Negative prompt of these images.")
-    sampling_steps: int = Field(default=15, ge=1, le=1000, description="Denoising steps.")
+    sampling_steps: int = Field(default=15, ge=1, le=MOST_STEPS, description="Denoising steps.")
     guidance: float = Field(default=5.0, ge=1, description="Classifier-free guidance; 1 is none.")
     scheduler: Literal["ddpm", "ddim", "dpmsolver++"] = Field(
         default="dpmsolver++", description="Sampler of the denoising process."
@@ -337,7 +339,7 @@ class SampleSettings(Section):
     """How images are sampled; defaults are the paper's."""
 
     images_per_identity: int = Field(default=21, ge=1, description="Images per identity.")
-    steps: int = Field(default=30, ge=1, le=1000, description="Denoising steps.")
+    steps: int = Field(default=30, ge=1, le=MOST_STEPS, description="Denoising steps.")
     guidance: float = Field(default=5.0, ge=1, description="Classifier-free guidance; 1 is none.")
     scheduler: Scheduler = Field(default="ddpm", description="Sampler of the denoising process.")
     precision: Precision = Field(
