@@ -134,12 +134,12 @@ class Plan:
             *self.study.template_sets,
         ]
 
-    def lora_flag(self, base_model: str, method: str) -> str:
-        """The sample step's flag for fine-tuned weights; empty for the untuned model."""
+    def lora_flag(self, base_model: str, method: str) -> list[str]:
+        """The sample step's flag for fine-tuned weights; none for the untuned model."""
         if not self.tuned(method):
-            return ""
+            return []
         adapters = self.at("adapters", base_model=base_model, method=method)
-        return f"--loras {Path(adapters).parents[1].as_posix()}"
+        return ["--loras", Path(adapters).parents[1].as_posix()]
 
     def aligned(self, training_set: str) -> list[str]:
         """Manifests of the aligned images of a training set, by its folder name."""

@@ -112,8 +112,8 @@ def test_lists_of_a_study(plan: Plan) -> None:
     assert len(plan.sources) == n_variants + 2
     assert plan.shares[0] == f"0-of-{plan.study.shares}"
     assert plan.aligned("real") == ["results/demo/aligned/real/manifest.parquet"]
-    assert plan.lora_flag("demo", "untuned") == ""
-    assert plan.lora_flag("demo", "idbooth") == "--loras results/demo/loras/demo/idbooth"
+    assert plan.lora_flag("demo", "untuned") == []
+    assert plan.lora_flag("demo", "idbooth") == ["--loras", "results/demo/loras/demo/idbooth"]
     assert set(plan.put_in) >= {plan.study.in_the_wild, *plan.study.benchmarks}
 
 

@@ -22,8 +22,8 @@ rule render_demo_world:
     message:
         "Embedded world: render photographs, in-the-wild images and benchmarks"
     shell:
-        "python -m pipeline_steps.render_demo_world --config {input.config}"
-        " --out {params.out} --workers {threads} &> {log}"
+        "python -m pipeline_steps.render_demo_world --config {input.config:q}"
+        " --out {params.out:q} --workers {threads} &> {log:q}"
 
 
 rule prepare:
@@ -51,8 +51,8 @@ rule prepare:
     message:
         "Photographs: find faces, crop, sort by identity"
     shell:
-        "python -m pipeline_steps.prepare --config {input.config} --out {params.out}"
-        " --workers {threads} &> {log}"
+        "python -m pipeline_steps.prepare --config {input.config:q} --out {params.out:q}"
+        " --workers {threads} &> {log:q}"
 
 
 # Fails at once where people are missing, and nothing waits for it: the others are computed all the same.
@@ -78,8 +78,8 @@ rule check_dataset:
     message:
         "Photographs: is everybody there?"
     shell:
-        "python -m pipeline_steps.check_dataset --config {input.config} --dataset {params.dataset}"
-        " &> {log}"
+        "python -m pipeline_steps.check_dataset --config {input.config:q} --dataset {params.dataset:q}"
+        " &> {log:q}"
 
 
 rule embed:
@@ -104,4 +104,4 @@ rule embed:
     message:
         "Photographs: face embeddings"
     shell:
-        "python -m pipeline_steps.embed --config {input.config} --dataset {params.dataset} &> {log}"
+        "python -m pipeline_steps.embed --config {input.config:q} --dataset {params.dataset:q} &> {log:q}"

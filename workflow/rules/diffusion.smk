@@ -26,8 +26,8 @@ rule prior:
     message:
         "{wildcards.base_model}: prior set"
     shell:
-        "python -m pipeline_steps.prior --config {input.config}"
-        " --out {params.out} &> {log}"
+        "python -m pipeline_steps.prior --config {input.config:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule finetune:
@@ -60,9 +60,9 @@ rule finetune:
     message:
         "{wildcards.base_model}/{wildcards.method}: fine-tune share {wildcards.share}"
     shell:
-        "exec python -m pipeline_steps.finetune --config {input.config} --dataset {params.dataset}"
-        " --prior {params.prior} --out {params.out}"
-        " --share {wildcards.share} --shares {wildcards.shares} &> {log}"
+        "exec python -m pipeline_steps.finetune --config {input.config:q} --dataset {params.dataset:q}"
+        " --prior {params.prior:q} --out {params.out:q}"
+        " --share {wildcards.share} --shares {wildcards.shares} &> {log:q}"
 
 
 rule sample:
@@ -96,9 +96,9 @@ rule sample:
     message:
         "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: sample share {wildcards.share}"
     shell:
-        "exec python -m pipeline_steps.sample --config {input.config} --dataset {params.dataset}"
-        " {params.loras} --out {params.out}"
-        " --share {wildcards.share} --shares {wildcards.shares} &> {log}"
+        "exec python -m pipeline_steps.sample --config {input.config:q} --dataset {params.dataset:q}"
+        " {params.loras:q} --out {params.out:q}"
+        " --share {wildcards.share} --shares {wildcards.shares} &> {log:q}"
 
 
 rule gather:
@@ -120,4 +120,4 @@ rule gather:
     message:
         "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: gather the shares"
     shell:
-        "python -m pipeline_steps.gather --parts {input.parts} --out {output} &> {log}"
+        "python -m pipeline_steps.gather --parts {input.parts:q} --out {output:q} &> {log:q}"

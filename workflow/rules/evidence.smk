@@ -43,9 +43,9 @@ rule tables:
     message:
         "Tables"
     shell:
-        "python -m pipeline_steps.tables --config {input.config} --scores {input.scores}"
-        " --replicates {input.replicates} --verification {input.verification}"
-        " --audits {input.audits} --out {params.out} &> {log}"
+        "python -m pipeline_steps.tables --config {input.config:q} --scores {input.scores:q}"
+        " --replicates {input.replicates:q} --verification {input.verification:q}"
+        " --audits {input.audits:q} --out {params.out:q} &> {log:q}"
 
 
 rule figures:
@@ -80,9 +80,9 @@ rule figures:
     message:
         "Figures"
     shell:
-        "python -m pipeline_steps.figures --config {input.config} --dataset {params.dataset}"
-        " --real {input.real} --variant-features {input.variants} --samples {input.samples}"
-        " --pose {input.pose} --out {params.out} &> {log}"
+        "python -m pipeline_steps.figures --config {input.config:q} --dataset {params.dataset:q}"
+        " --real {input.real:q} --variant-features {input.variants:q} --samples {input.samples:q}"
+        " --pose {input.pose:q} --out {params.out:q} &> {log:q}"
 
 
 rule provenance:
@@ -112,8 +112,8 @@ rule provenance:
     message:
         "Provenance"
     shell:
-        "python -m pipeline_steps.provenance --configs {input.configs} --sources {params.sources}"
-        " --benchmarks {params.benchmarks} --logs {params.logs} --out {output} &> {log}"
+        "python -m pipeline_steps.provenance --configs {input.configs:q} --sources {params.sources:q}"
+        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --out {output:q} &> {log:q}"
 
 
 rule report:
@@ -147,7 +147,7 @@ rule report:
     message:
         "Report"
     shell:
-        "python -m pipeline_steps.report --config {input.config} --tables {params.tables}"
-        " --figures {params.figures} --manifests {input.manifests}"
-        " --audit-pairs {input.audit_pairs} --provenance {input.provenance}"
-        " --out {output} &> {log}"
+        "python -m pipeline_steps.report --config {input.config:q} --tables {params.tables:q}"
+        " --figures {params.figures:q} --manifests {input.manifests:q}"
+        " --audit-pairs {input.audit_pairs:q} --provenance {input.provenance:q}"
+        " --out {output:q} &> {log:q}"

@@ -30,6 +30,6 @@ rule export_variant:
     message:
         "{wildcards.variant}: export"
     shell:
-        "python -m pipeline_steps.export --config {input.config} --samples {params.samples}"
-        " --aligned {params.aligned} --identities {input.identities} --tables {params.tables}"
-        " --out {output} &> {log}"
+        "python -m pipeline_steps.export --config {input.config:q} --samples {params.samples:q}"
+        " --aligned {params.aligned:q} --identities {input.identities:q} --tables {params.tables:q}"
+        " --out {output:q} &> {log:q}"

@@ -23,8 +23,8 @@ rule align_photographs:
     message:
         "real: align faces"
     shell:
-        "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
-        " --out {params.out} &> {log}"
+        "python -m pipeline_steps.align --config {input.config:q} --manifest {input.manifest:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule align_in_the_wild:
@@ -50,8 +50,8 @@ rule align_in_the_wild:
     message:
         "wild: align faces"
     shell:
-        "python -m pipeline_steps.align --config {input.config} --images {params.images}"
-        " --out {params.out} &> {log}"
+        "python -m pipeline_steps.align --config {input.config:q} --images {params.images:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule align:
@@ -76,8 +76,8 @@ rule align:
     message:
         "{wildcards.variant}: align faces"
     shell:
-        "python -m pipeline_steps.align --config {input.config} --manifest {input.manifest}"
-        " --out {params.out} &> {log}"
+        "python -m pipeline_steps.align --config {input.config:q} --manifest {input.manifest:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 # A reference set may be large: one job per extractor, so that a further one costs its own time only.
@@ -103,8 +103,8 @@ rule features_of_reference:
     message:
         "{wildcards.reference}: features by {wildcards.extractor}"
     shell:
-        "python -m pipeline_steps.features --config {input.config} --aligned {params.aligned}"
-        " --out {output} &> {log}"
+        "python -m pipeline_steps.features --config {input.config:q} --aligned {params.aligned:q}"
+        " --out {output:q} &> {log:q}"
 
 
 # A variant is small: all extractors in one process, whose start would cost more than its work.
@@ -130,5 +130,5 @@ rule features:
     message:
         "{wildcards.variant}: features"
     shell:
-        "python -m pipeline_steps.features --config {input.configs} --aligned {params.aligned}"
-        " --out {output} &> {log}"
+        "python -m pipeline_steps.features --config {input.configs:q} --aligned {params.aligned:q}"
+        " --out {output:q} &> {log:q}"

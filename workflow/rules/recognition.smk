@@ -27,9 +27,9 @@ rule recognise:
     message:
         "Train a recogniser on {wildcards.trained_on}, repetition {wildcards.repetition}"
     shell:
-        "exec python -m pipeline_steps.recognise --config {input.config}"
-        " --aligned {params.aligned} --validation {input.validation}"
-        " --out {params.out} &> {log}"
+        "exec python -m pipeline_steps.recognise --config {input.config:q}"
+        " --aligned {params.aligned:q} --validation {input.validation:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule verify:
@@ -53,8 +53,8 @@ rule verify:
     message:
         "Verify the recogniser trained on {wildcards.trained_on}, repetition {wildcards.repetition}"
     shell:
-        "python -m pipeline_steps.verify --config {input.config} --model {input.model}"
-        " --benchmarks {input.benchmarks} --out {output} &> {log}"
+        "python -m pipeline_steps.verify --config {input.config:q} --model {input.model:q}"
+        " --benchmarks {input.benchmarks:q} --out {output:q} &> {log:q}"
 
 
 rule verify_templates:
@@ -80,5 +80,5 @@ rule verify_templates:
     message:
         "Templates by the recogniser trained on {wildcards.trained_on}, {wildcards.repetition}"
     shell:
-        "python -m pipeline_steps.verify_templates --config {input.config} --model {input.model}"
-        " --sets {params.sets} --out {output} &> {log}"
+        "python -m pipeline_steps.verify_templates --config {input.config:q} --model {input.model:q}"
+        " --sets {params.sets:q} --out {output:q} &> {log:q}"

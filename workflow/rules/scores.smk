@@ -25,9 +25,9 @@ rule score:
     message:
         "{wildcards.variant}: score {wildcards.kind}"
     shell:
-        "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
-        " --variant-features {input.variant} --real {input.real} --wild {input.wild}"
-        " --out {output} &> {log}"
+        "python -m pipeline_steps.score --config {input.config:q} --kind {wildcards.kind}"
+        " --variant-features {input.variant:q} --real {input.real:q} --wild {input.wild:q}"
+        " --out {output:q} &> {log:q}"
 
 
 rule score_identity:
@@ -52,9 +52,9 @@ rule score_identity:
     message:
         "{wildcards.variant}: score identity"
     shell:
-        "python -m pipeline_steps.score --config {input.config} --kind identity"
-        " --variant-features {input.variant} --real {input.real}"
-        " --out {output.table} --replicates {output.replicates} &> {log}"
+        "python -m pipeline_steps.score --config {input.config:q} --kind identity"
+        " --variant-features {input.variant:q} --real {input.real:q}"
+        " --out {output.table:q} --replicates {output.replicates:q} &> {log:q}"
 
 
 rule score_references:
@@ -78,12 +78,12 @@ rule score_references:
         mem_mb=8000,
         runtime=120,
     params:
-        wild=lambda wildcards, input: f"--wild {input.wild}" if input.wild else "",
+        wild=lambda wildcards, input: ["--wild", *input.wild] if input.wild else [],
     message:
         "Reference sets: score {wildcards.kind}"
     shell:
-        "python -m pipeline_steps.score --config {input.config} --kind {wildcards.kind}"
-        " --real {input.real} {params.wild} --out {output} &> {log}"
+        "python -m pipeline_steps.score --config {input.config:q} --kind {wildcards.kind}"
+        " --real {input.real:q} {params.wild:q} --out {output:q} &> {log:q}"
 
 
 rule audit:
@@ -124,7 +124,7 @@ rule audit:
     message:
         "{wildcards.variant}: audit identities"
     shell:
-        "python -m pipeline_steps.audit --config {input.config}"
-        " --variant-features {input.variant} --real {input.real} --wild {input.wild}"
-        " --aligned {params.aligned} --real-aligned {params.real_aligned}"
-        " --wild-aligned {params.wild_aligned} --out {params.out} &> {log}"
+        "python -m pipeline_steps.audit --config {input.config:q}"
+        " --variant-features {input.variant:q} --real {input.real:q} --wild {input.wild:q}"
+        " --aligned {params.aligned:q} --real-aligned {params.real_aligned:q}"
+        " --wild-aligned {params.wild_aligned:q} --out {params.out:q} &> {log:q}"
