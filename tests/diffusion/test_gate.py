@@ -64,7 +64,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     recogniser = load_recogniser(frozen("idbooth", GateSettings()).weights["recogniser"])
     for number, subject in enumerate(SUBJECTS):
-        _, rows = embed_images(list(photographs(number, 3)), Detector(), recogniser)
+        _, rows = embed_images(list(photographs(number, 3)), [None] * 3, Detector(), recogniser)
         names = [f"{i}.png" for i in range(len(rows))]
         path = folder / "embeddings" / f"{subject.identity}.safetensors"
         save_features(path, rows, names, key="embeddings", **HEADER)
@@ -102,7 +102,7 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
     found = gate.align.detector
     images = photographs(0, 3)
     detector = Detector("cpu", found.min_face_size, found.thresholds)
-    where, rows = embed_images(list(images), detector, load_recogniser(weights))
+    where, rows = embed_images(list(images), [None] * 3, detector, load_recogniser(weights))
     assert where
     path = tmp_path / "embeddings" / "ID_1.safetensors"
     names = [f"{i}.png" for i in where]
