@@ -236,7 +236,7 @@ def test_an_input_that_is_not_there_ends_a_finished_study_with_a_list(
 def test_a_dry_run_says_which_settings_changed(finished: Path) -> None:
     config = write_config(finished / "told.yaml", finetune__margin=0.5, figures__dpi=99)
     told = snakemake(finished, "--configfile", config, "-n").partition("What changed:")[2]
-    assert re.search(r"finetune\.margin: 1\.0 -> 0\.5\n    finetune demo idbooth . 2, finetune", told)
+    assert re.search(r"finetune\.margin: 1\.0 -> 0\.5\n    finetune demo idbooth . 2", told)
     assert re.search(r"figures\.dpi: \d+ -> 99\n    figures\n", told)
     assert told.count("->") == 2
 
