@@ -39,7 +39,7 @@ demo: $(READY)
 # One cluster takes one process; exit status 5: there is none, and its tests are left out.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cluster || test $$? -eq 5
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 		--ignore tests/cluster
 
 check: $(READY)

@@ -16,10 +16,9 @@ import pytest
 from tests.workflow.small_study import ROOT, make_project, snakemake, watched, without_network
 
 # Files that take longest, longest first: two processes then end at about the same time. All tests
-# of one file are run by one process, for what they share; so are those of the one cluster.
+# of one file are run by one process, for what they share (`pytest -n 2 --dist loadfile`).
 LONGEST = (
     "tests/workflow/test_stale_numbers.py",
-    "tests/cluster",
     "tests/workflow/test_dag.py",
     "tests/workflow/test_rerun_matrix.py",
     "tests/devices/test_device_paths.py",
@@ -36,18 +35,10 @@ LONGEST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests go together and which come first (`pytest -n 2 --dist loadgroup`)."""
-
-    def group(item: pytest.Item) -> str:
-        path = item.path.relative_to(ROOT).as_posix()
-        return "tests/cluster" if path.startswith("tests/cluster/") else path
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """Say which files come first."""
     rank = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(group(item), len(rank)))
+    items.sort(key=lambda item: rank.get(item.path.relative_to(ROOT).as_posix(), len(rank)))
 
 
 @pytest.fixture(scope="session")
