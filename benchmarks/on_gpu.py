@@ -5,10 +5,10 @@
 
 Needs no network, no weights but those that come with the code, and of the project's dependencies
 PyTorch (2.11 or later), diffusers, transformers, peft, facenet-pytorch, safetensors, pydantic,
-pandas, SciPy, OpenCV and Pillow. In this order: whether the card computes the CPU's numbers
-(``device_checks.py``); fine-tuning SD-2.1 and SDXL beside a plain loop; sampling; detection,
-embeddings and error rates. Speed does not depend on weights, so random ones of the published
-architectures stand in for them.
+pandas, SciPy, threadpoolctl, OpenCV and Pillow. In this order: whether the card computes the CPU's
+numbers (``device_checks.py``); fine-tuning SD-2.1 and SDXL beside a plain loop; sampling;
+detection, embeddings and error rates. Speed does not depend on weights, so random ones of the
+published architectures stand in for them.
 
 Prints each part when it is done and keeps all of it in --out, so that a run that is cut off has
 told what it knew. A part that fails is told and kept too, and the next one runs. Parts that would

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[Any]  # float32 or float64
@@ -93,14 +94,14 @@ def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`map` over threads: results in order, and only a few of them in memory at a time.
 
     NumPy lets go of the interpreter while it computes. There are as many threads as matrix products
-    may use: OMP_NUM_THREADS, or the processor's.
+    may use, OMP_NUM_THREADS or the processor's, and meanwhile each product uses its own alone.
     """
     named = os.environ.get("OMP_NUM_THREADS", "")
     count = max(1, int(named)) if named.isdigit() else (os.cpu_count() or 1)
     if count == 1:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(count) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count) as pool:
         waiting: deque[Future[R]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
