@@ -1,6 +1,7 @@
 """Align faces to the template that recognisers are trained on.
 
-In:  the images that a manifest names beside it, or all images of an archive or a folder.
+In:  the images that a manifest names beside it, or all images of an archive or a folder, or
+     somebody else's dataset, whose faces may stand on the template already.
 Out: aligned/<source>/<identity>/<name>.png   112x112 RGB;
      aligned/<source>/manifest.parquet        a row for every image; where no face is found or the
                                               image cannot be read, kept is false and reason says
@@ -18,16 +19,14 @@ CVPR 2019.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.io.atomic import write_bytes
-from pipeline_steps.io.hashes import sha256_bytes
-from pipeline_steps.io.images import BadImage, encode_png, noted_bytes, read_image
+from pipeline_steps.identities.aligning import COLUMNS, Input, Row, align_batch, begin
+from pipeline_steps.identities.external import align_external
+from pipeline_steps.io.images import noted_bytes
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, progress
@@ -38,32 +37,8 @@ from pipeline_steps.study.settings.photographs import AlignSettings
 from pipeline_steps.study.store import Item, Store
 from pipeline_steps.study.versions import made_with, versions_behind
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline_steps.faces.detection import Detector
-
-Row = dict[str, Any]
-
-COLUMNS = (
-    *("identity", "file", "source_file", "source_sha256", "sha256"),
-    *("box", "landmarks", "probability", "kept", "reason"),
-)
 IMAGES_AT_ONCE = 64  # at most; batches never span identities, so one changes nothing in another
 NOTE_SECONDS = 60.0  # after which finished batches are noted: what a crash costs
-
-
-@dataclass(frozen=True)
-class Input:
-    """An image to align: whose it is, its name in the source, its name here, its bytes, and the box
-    of the person's face where there may be several."""
-
-    identity: str
-    source_file: str
-    file: str
-    read: Callable[[], bytes]
-    box: Any = None
 
 
 def run(
@@ -72,6 +47,8 @@ def run(
     out: Path,
     manifest: Path | None = None,
     images: Path | None = None,
+    external: Path | None = None,
+    withdrawn: Path | None = None,
     device: str,
 ) -> list[Row]:
     """Align images and write them with their manifest.
@@ -81,22 +58,27 @@ def run(
         out: folder to write.
         manifest: of the images to align; or name images.
         images: archive (.zip, .tar) or folder, all of whose images are aligned.
+        external: dataset of others, one folder or label per person.
+        withdrawn: table of people who have withdrawn; their images in that dataset are not read.
         device: "cpu" or "cuda", where faces are searched.
 
     Returns:
-        The manifest's rows, in the images' order.
+        The manifest's rows, in the images' order; none of an external dataset, which may be large.
 
     Raises:
         StepError: the source is missing or broken, or there is nothing to align.
     """
     from pipeline_steps.faces.detection import Detector
 
+    if external is not None and manifest is None and images is None:
+        align_external(frozen, external, out, withdrawn, device)
+        return []
     if manifest is not None and images is None:
         inputs = inputs_of_manifest(manifest)
     elif images is not None and manifest is None:
         inputs = inputs_of_images(images)
     else:
-        raise StepError("name the images to align: either --manifest or --images")
+        raise StepError("name the images to align: --manifest, --images or --external")
     if not inputs:
         raise StepError(f"there is no image to align for {out}: check the step before")
     settings = frozen.settings
@@ -228,78 +210,6 @@ def batches(inputs: Sequence[Input]) -> list[list[Input]]:
             parts.append([])
         parts[-1].append(one)
     return parts
-
-
-def begin(inputs: Sequence[Input]) -> tuple[list[Row], list[bytes]]:
-    """Rows of images before they are looked at, with their hashes, and the bytes of each.
-
-    What cannot be read has the reason in its row, and no bytes.
-    """
-    rows: list[Row] = []
-    contents: list[bytes] = []
-    for one in inputs:
-        row = dict.fromkeys(COLUMNS) | {"kept": False, "reason": "no face"}
-        row |= {"identity": one.identity, "source_file": one.source_file}
-        content = b""
-        try:
-            content = one.read()
-            row["source_sha256"] = sha256_bytes(content)
-        except BadImage as error:
-            row["reason"] = error.reason
-        except OSError:
-            row["reason"] = "missing"
-        rows.append(row)
-        contents.append(content)
-    return rows, contents
-
-
-def align_batch(
-    inputs: Sequence[Input],
-    begun: Sequence[Row],
-    contents: Sequence[bytes],
-    detector: Detector,
-    padding: float,
-    out: Path,
-) -> list[Row]:
-    """Align some images and write those with a face.
-
-    Args:
-        inputs: the images.
-        begun, contents: their rows and bytes, from `begin`.
-        detector, padding: how faces are searched.
-        out: folder to write.
-
-    Returns:
-        The finished rows, as JSON values.
-    """
-    from pipeline_steps.faces.alignment import align_to_template
-
-    rows = [dict(row) for row in begun]
-    images: dict[int, NDArray[np.uint8]] = {}
-    for index, (row, content) in enumerate(zip(rows, contents, strict=True)):
-        if row["source_sha256"] is None:
-            continue
-        try:
-            images[index] = read_image(content)
-        except BadImage as error:
-            row["reason"] = error.reason
-    faces = detector.detect(list(images.values()), padding=padding)
-    for (index, image), face in zip(images.items(), faces, strict=True):
-        if face is None:
-            continue
-        face = face.nearest(inputs[index].box)
-        png = encode_png(align_to_template(image, face.landmarks))
-        write_bytes(out / inputs[index].file, png)
-        rows[index] |= {
-            "file": inputs[index].file,
-            "sha256": sha256_bytes(png),
-            "box": face.box.tolist(),
-            "landmarks": face.landmarks.ravel().tolist(),
-            "probability": face.probability,
-            "kept": True,
-            "reason": "",
-        }
-    return rows
 
 
 main = command(run)

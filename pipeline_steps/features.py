@@ -194,8 +194,11 @@ def read_batch(aligned: Path, rows: Any) -> AlignedFaces:
                 f"aligned image {aligned / file} has {image.shape[1]}x{image.shape[0]} pixels, "
                 f"expected {ALIGNED_SIDE}x{ALIGNED_SIDE}: align again"
             )
-        points = np.asarray(flat, dtype=np.float64).reshape(5, 2)
         images.append(image)
+        if flat is None:
+            landmarks.append(np.full((5, 2), np.nan))
+            continue
+        points = np.asarray(flat, dtype=np.float64).reshape(5, 2)
         landmarks.append(transform_points(template_transform(points, ALIGNED_SIDE), points))
     return AlignedFaces(np.stack(images), np.stack(landmarks), colours_checked=True)
 

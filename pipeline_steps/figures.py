@@ -36,7 +36,7 @@ from pipeline_steps.evidence.figures.plots import (
     distributions_figure,
     pose_figure,
 )
-from pipeline_steps.evidence.names import Names, by_setting, colours_of, order_key
+from pipeline_steps.evidence.names import Names, by_setting, colours_of, order_key, source_key
 from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import Features, load_features
@@ -72,7 +72,7 @@ def run(
         dataset: Folder of the prepare step.
         real: Embeddings of the photographs.
         variant_features: Embeddings of every variant, by the same recogniser.
-        samples: Manifests of every variant's samples.
+        samples: Manifests of every variant's samples, and of the aligned faces of other sets.
         pose: Head poses of the photographs and of every variant.
         out: Folder to write into.
 
@@ -86,7 +86,7 @@ def run(
             f"figures show one recogniser, but got features of {', '.join(sorted(recognisers))}"
         )
     features = {source_of(path, "features"): load_features(path) for path in variant_features}
-    manifests = {source_of(path, "samples"): path for path in samples}
+    manifests = {source_of(path, "samples", "aligned"): path for path in samples}
     if not features or set(features) != set(manifests):
         odd = sorted(source.name for source in set(features) ^ set(manifests)) or ["none"]
         raise StepError(f"figures need features and samples of the same variants: {', '.join(odd)}")
@@ -101,7 +101,14 @@ def run(
     gallery = Gallery(
         photographs=photographs[photographs["kept"].astype(bool)],
         dataset=dataset,
-        samples={source: _images_of(path) for source, path in manifests.items()},
+        samples={
+            source: _images_of(path) for source, path in manifests.items() if not source.is_external
+        },
+        external={
+            source: read_manifest(path, ["identity", "file"]).dropna(subset=["file"])
+            for source, path in manifests.items()
+            if source.is_external
+        },
         folders={source: path.parent for source, path in manifests.items()},
         real=embeddings.pop(Source(REAL)),
         synthetic=embeddings,
@@ -150,6 +157,8 @@ def _scores(
             panel = panels.setdefault(f"vs. {versus}", {})
             for source in sources:
                 own = features[source].features, identities_of(features[source].files)
+                if versus == "real" and set(own[1]).isdisjoint(identities_of(real.files)):
+                    continue  # a set of others, which shows other people
                 # The stream of the score step, so that figure and table are about the same pairs.
                 rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
                 theirs = (real.features, identities_of(real.files)) if versus == "real" else ()
@@ -175,6 +184,10 @@ def _samples(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figur
                 tiles = tuple(gallery.sample_tiles(source, identity, count))
                 rows.append(GridRow(label, tiles, headers))
                 headers = ()
+    for source in sorted(gallery.external, key=source_key):
+        rows.append(
+            GridRow(names.method(source.method), tuple(gallery.people_tiles(source, count)))
+        )
     return grid_figure(rows, width=settings.width)
 
 
@@ -204,11 +217,12 @@ def _pose(poses: Mapping[Source, Features], names: Names, look: Mapping[str, Any
 def _attributes(settings: FiguresSettings, gallery: Gallery, look: Mapping[str, Any]) -> Figure:
     """Per method over all base models and prompt sets."""
     patterns, tables = ATTRIBUTES | settings.attributes, {}
-    for method in look["labels"]:
+    for method in dict.fromkeys(source.method for source in gallery.samples):
         frame = pd.concat(gallery.similarities(s) for s in gallery.samples if s.method == method)
         prompts, similarity = frame["prompt"].tolist(), frame["similarity"].to_numpy()
         tables[method] = attribute_rows(prompts, similarity, patterns)
-    return attributes_figure(tables, **look)
+    labels = {method: look["labels"][method] for method in tables}
+    return attributes_figure(tables, **{**look, "labels": labels})
 
 
 def _shown(settings: FiguresSettings, gallery: Gallery, base_model: str) -> list[Source]:

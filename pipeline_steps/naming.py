@@ -9,6 +9,7 @@ UNTUNED = "untuned"  # the method of the base model as it is; sampled, never tra
 REAL = "real"  # the consented photographs
 WILD = "wild"  # the in-the-wild reference
 REFERENCES = (REAL, WILD)
+EXTERNAL = "external"  # stands before the names of sets that others have made
 VARIANT = ("base_model", "method", "prompts")  # columns that name a set of generated images
 # Columns that tell how an image was generated.
 GENERATED_BY = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler")

@@ -30,7 +30,7 @@ from pipeline_steps.evidence.report.page import (
 from pipeline_steps.evidence.tables.kinds import KINDS, tables_of
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.tables import read_csv
-from pipeline_steps.naming import REFERENCES, UNTUNED, VARIANT
+from pipeline_steps.naming import EXTERNAL, REFERENCES, UNTUNED, VARIANT
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.artefacts import Source, source_of
@@ -106,7 +106,7 @@ def run(
 
 def _compared(identity: pd.DataFrame, names: Names) -> dict[str, list[str]]:
     """What the study compares, as shown."""
-    variants = identity[~identity["base_model"].isin(REFERENCES)]
+    variants = identity[~identity["base_model"].isin([*REFERENCES, EXTERNAL])]
     base_models, methods, prompts = (
         sorted(variants[column].astype(str).unique(), key=order_key) for column in VARIANT
     )
@@ -119,7 +119,7 @@ def _compared(identity: pd.DataFrame, names: Names) -> dict[str, list[str]]:
 
 def _facts(identity: pd.DataFrame, people: str, counts: Sequence[ImageCount]) -> dict[str, str]:
     """The tiles at the top; those without a value are not shown."""
-    variants = identity[~identity["base_model"].isin(REFERENCES)]
+    variants = identity[~identity["base_model"].isin([*REFERENCES, EXTERNAL])]
     photographs = sum(count.kept for count in counts if count.kind == "photographs")
     generated = [count for count in counts if count.kind == "generated"]
     images, faces = sum(c.images for c in generated), sum(c.kept for c in generated)

@@ -11,8 +11,8 @@ Out: one CSV with the columns of its kind:
      quality   one row per reference; n_synthetic and n_real as compared. `fid` holds the Fréchet
                distance of the extractor that `extractors` names (FID only with inception_v3).
                face_quality_* and vendi_within_identity are over all kept images.
-     identity  rows versus real and versus synthetic, one per recogniser, with intervals of EER and
-               FDR by leaving out identities.
+     identity  rows versus synthetic and, where the set shows people of the photographs, versus
+               real, one per recogniser, with intervals of EER and FDR by leaving out identities.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
      Beside it <name>.record.json: the hashes of what it was computed from.
 
@@ -164,8 +164,11 @@ def _identity(
     photographs = references[0][1]
     rows: list[Row] = []
     draws: list[Row] = []
+    # A set of others may show other people than the photographs.
+    shared = not set(images.identities).isdisjoint(photographs.identities)
+    opponents = ("real", "synthetic") if shared else ("synthetic",)
     for recogniser in settings.recognisers:
-        for versus in ("real", "synthetic") if variant else ("real",):
+        for versus in opponents if variant else ("real",):
             numbers, replicates = identity_numbers(
                 images,
                 photographs if variant and versus == "real" else None,

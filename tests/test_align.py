@@ -122,7 +122,7 @@ def test_no_face_at_all_is_told_and_no_image_at_all_is_an_error(tmp_path, caplog
     (tmp_path / "empty").mkdir()
     with pytest.raises(StepError, match="no image to align"):
         align.run(FROZEN, images=tmp_path / "empty", out=tmp_path / "out", device="cpu")
-    with pytest.raises(StepError, match="either --manifest or --images"):
+    with pytest.raises(StepError, match="--manifest, --images or --external"):
         align.run(FROZEN, out=tmp_path / "out", device="cpu")
 
 

@@ -20,7 +20,7 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import header_of, load_features
 from pipeline_steps.naming import REAL, VARIANT, WILD, natural_key
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import NOT_APPLICABLE, Entry, at, entry_of, sets_of
+from pipeline_steps.study.artefacts import NOT_APPLICABLE, Entry, Source, at, entry_of, sets_of
 from pipeline_steps.study.record import read_record
 from pipeline_steps.study.versions import of_step
 
@@ -217,7 +217,7 @@ class Ancestry:
         self, source: str, row: Mapping[Any, Any], weights: dict[str, Node]
     ) -> list[Node]:
         file, digest = row["source_file"], row["source_sha256"]
-        if source == WILD:
+        if source == WILD or Source.named(source).is_external:
             return [Node(file, {"sha256": digest})]
         entry = Entry("manifest", {}) if source == REAL else Entry("samples", {"variant": source})
         manifest = self._at(entry.name, **entry.fields)
@@ -268,7 +268,7 @@ def _cells_of(table: Path, row: int) -> dict[str, Any]:
 def _rows_inputs(table: str, cells: Mapping[str, Any]) -> Callable[[Entry], bool]:
     """Which of a table's inputs one of its rows is from."""
     reference = cells.get("method", NOT_APPLICABLE) == NOT_APPLICABLE
-    variant = "/".join(str(cells.get(key)) for key in VARIANT)
+    variant = Source(*(str(cells.get(key)) for key in VARIANT)).name
 
     def wanted(entry: Entry) -> bool:
         fields = entry.fields
@@ -278,9 +278,10 @@ def _rows_inputs(table: str, cells: Mapping[str, Any]) -> Callable[[Entry], bool
         if table == "audit":
             return entry.name == "audit_summary" and fields["variant"] == variant
         if table == "comparison":
-            base_model, _, prompts = fields.get("variant", "//").split("/")
-            same = (base_model, prompts) == (cells["base_model"], cells["prompts"])
-            return entry.name == "replicates" and same
+            if entry.name != "replicates":
+                return False
+            columns = Source.named(fields["variant"]).columns
+            return all(columns[key] == cells[key] for key in ("base_model", "prompts"))
         if entry.name == "reference_scores":
             return reference and fields["kind"] == table
         return entry.name == "scores" and fields == {"kind": table, "variant": variant}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline_steps.naming import REAL, UNTUNED, WILD, natural_key
+from pipeline_steps.naming import EXTERNAL, REAL, UNTUNED, WILD, natural_key
 from pipeline_steps.study.artefacts import NOT_APPLICABLE, Source
 from pipeline_steps.study.settings.base import Frozen
 
@@ -52,6 +52,7 @@ LABELS = ORDERED | {
     "demo_attributes": "demo attributes",
     "demo_quality": "demo quality",
     "validation": "Held-out set",
+    EXTERNAL: "External sets",
     "vgg2_fp": "VGG2-FP",
 }
 # Okabe and Ito (2008): told apart with any colour vision, and in this order by lightness too.
@@ -94,8 +95,8 @@ class Names:
 
     def variant(self, source: Source) -> str:
         """`SD-2.1, Base, ID-Booth`; a reference set's own name."""
-        if source.is_reference:
-            return self(source.name)
+        if source.is_reference or source.is_external:
+            return self(source.base_model if source.is_reference else source.method)
         return f"{self(source.base_model)}, {self(source.prompts)}, {self.method(source.method)}"
 
 

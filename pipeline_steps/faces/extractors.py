@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline_steps.faces import pose
+from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE, template_transform, transform_points
+from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import NAMED_LAYERS
 from pipeline_steps.faces.pixels import check_rgb, checked, normalised, resized, resized_8bit
 from pipeline_steps.faces.recogniser import PREPROCESSING, load_network, load_recogniser, to_input
@@ -39,7 +41,8 @@ class AlignedFaces:
 
     Attributes:
         images: uint8 [n, 112, 112, 3] RGB.
-        landmarks: float64 [n, 5, 2] in the pixels of the aligned images.
+        landmarks: float64 [n, 5, 2] in the pixels of the aligned images; NaN where they are not
+            known, as of sets that others have aligned.
         colours_checked: the colour order was judged already, on more faces than these.
     """
 
@@ -100,13 +103,22 @@ def _quality(weights: Weights, device: str | torch.device) -> Extractor:
     return Extractor(PREPROCESSING, lambda faces: recogniser.quality(faces.images)[:, None])
 
 
-def _landmark_pose(weights: Weights, _device: str | torch.device) -> Extractor:
-    """Pitch, yaw, roll [n, 3] in degrees; the roll is what alignment leaves over."""
+def _landmark_pose(weights: Weights, device: str | torch.device) -> Extractor:
+    """Pitch, yaw, roll [n, 3] in degrees; the roll is what alignment leaves over.
+
+    Landmarks that are not known are searched; a face that is not found counts as frontal.
+    """
     focal = float(str(weights.options.get("focal_lengths_per_side", pose.FOCAL_LENGTHS_PER_SIDE)))
 
     def extract(faces: AlignedFaces) -> NDArray[np.float32]:
-        side = faces.images.shape[1]
-        angles = pose.head_pose(faces.landmarks, side, focal_length=focal * side)
+        side, landmarks = faces.images.shape[1], faces.landmarks.copy()
+        unknown = np.flatnonzero(np.isnan(landmarks).any(axis=(1, 2)))
+        if len(unknown):
+            searched = Detector(device).detect(list(faces.images[unknown]), padding=0.5)
+        for row, face in zip(unknown, searched if len(unknown) else (), strict=True):
+            points = ARCFACE_TEMPLATE if face is None else face.landmarks
+            landmarks[row] = transform_points(template_transform(points, side), points)
+        angles = pose.head_pose(landmarks, side, focal_length=focal * side)
         return angles.astype(np.float32)
 
     words = f"{pose.EXTRACTOR} in the aligned face, focal length {focal:g} sides"

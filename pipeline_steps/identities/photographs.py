@@ -133,8 +133,8 @@ def list_photographs(
     for entry in sorted(contents.entries, key=lambda entry: natural_key(entry.path)):
         path = PurePosixPath(entry.path.replace("\\", "/"))
         if not entry.is_folder:
-            junk += _is_junk(path)
-            files += [] if _is_junk(path) else [(path, entry)]
+            junk += is_junk(path)
+            files += [] if is_junk(path) else [(path, entry)]
         holders = [*path.parents[:-1], *([path] if entry.is_folder else [])]
         folders |= dict.fromkeys(holders, entry.shard)
     named = [path for path, _ in files if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -165,7 +165,7 @@ def list_photographs(
         meant = path not in above if level is None else len(place) == level
         if path in people or not people.isdisjoint(path.parents) or not place:
             continue
-        if _is_junk(path):
+        if is_junk(path):
             nobody[str(path)] = "of the operating system"
         elif meant and path not in full and not is_unsafe(str(path)):
             where = Where(place, len(place), (source.name, source.stem))
@@ -200,7 +200,7 @@ def _is_image(entry: Entry) -> bool:
         return False
 
 
-def _is_junk(path: PurePosixPath) -> bool:
+def is_junk(path: PurePosixPath) -> bool:
     """Whether an operating system left it behind: .DS_Store, __MACOSX, ._name, Thumbs.db."""
     hidden = any(part.startswith(".") and part not in (".", "..") for part in path.parts)
     return hidden or "__MACOSX" in path.parts or path.name.lower() in _JUNK_NAMES

@@ -96,6 +96,24 @@ def write_manifest(
         pq.write_table(table, temporary, compression="zstd")
 
 
+def join_manifests(
+    path: str | os.PathLike[str],
+    parts: Sequence[str | os.PathLike[str]],
+    *,
+    versions: Sequence[str] = (),
+    **notes: str,
+) -> None:
+    """Write manifests of the same columns one after the other as one, and notes in its schema."""
+    noted = {"versions": json.dumps(list(versions))} if versions else {}
+    schema = pq.read_schema(parts[0]).with_metadata(noted | notes)
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for part in parts:
+            writer.write_table(pq.read_table(part).replace_schema_metadata(schema.metadata))
+
+
 def read_manifest(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None
 ) -> pd.DataFrame:

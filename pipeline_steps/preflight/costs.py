@@ -18,18 +18,22 @@ ON_A_CARD = frozenset(
     {"prepare", "embed", "prior", "finetune", "sample", "recognise", "verify", "features"}
     | {"verify_templates"}
     | {"features_of_reference", "align", "align_photographs", "align_in_the_wild"}
+    | {"align_external"}
 )
 
 # Where the workflow notes the times of a rule's jobs, below benchmarks/, if not under its own name.
 BENCHMARKS = {
     "align_photographs": ("align/real.tsv",),
     "align_in_the_wild": ("align/wild.tsv",),
+    "align_external": ("align/external/*.tsv",),
     "align": ("align/*/*/*.tsv",),
-    "features_of_reference": ("features/real/*.tsv", "features/wild/*.tsv"),
+    "features_of_reference": (
+        *("features/real/*.tsv", "features/wild/*.tsv", "features/external/*/*.tsv"),
+    ),
     "features": ("features/*/*/*.tsv",),
-    "score_identity": ("score/identity/*/*/*.tsv",),
+    "score_identity": ("score/identity/**/*.tsv",),
     "score_references": ("score/*/reference.tsv",),
-    "score": ("score/quality/*/*/*.tsv", "score/pose/*/*/*.tsv"),
+    "score": ("score/quality/*/**/*.tsv", "score/pose/*/**/*.tsv"),
 }
 
 PHOTOGRAPHS_PER_PERSON = 27  # three cameras at nine positions, before any is left out

@@ -81,6 +81,7 @@ def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
     if study.prepare.gender_table:
         kinds[study.prepare.gender_table] = (TABLE, ("", "", ""))
     kinds[study.in_the_wild] = ("in-the-wild reference images", FFHQ)
+    kinds |= dict.fromkeys(study.external_sets.values(), ("external set", ("", "", "")))
     kinds |= dict.fromkeys(study.template_sets, ("set of templates", ("", "", "")))
     others = [path for path in plan.put_in if path not in kinds]
     kinds |= dict.fromkeys(others, (BIN, BENCHMARK))

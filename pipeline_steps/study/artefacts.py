@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.naming import REFERENCES, WILD
+from pipeline_steps.naming import EXTERNAL, REFERENCES, WILD
 from pipeline_steps.runtime.errors import StepError
 
 NOT_APPLICABLE = "-"  # method and prompts of a reference set
@@ -40,7 +40,8 @@ class Artefact:
         step: Module that makes it.
         people: Whose it is.
         made_from: What it is made from, by name; fields of one name have one value in both, and a
-            set's ``source`` is a variant, or stands for the photographs or the in-the-wild set.
+            set's ``source`` is a variant, or stands for the photographs or the in-the-wild set; a
+            ``variant`` that is scored may be an external set.
         code: Roots of the code that makes it what it is, with fields; none: all of its step.
         branches: Code that only some settings reach, see :func:`code_of`.
         only_with: Setting of the study without which there is none of it.
@@ -73,14 +74,19 @@ class Artefact:
 
 
 ANY = "[^/]+"
-SHELVES = ("shares", "checkpoints", "images")  # folders that stand among those of identities
+SHELVES = (
+    "shares",
+    "checkpoints",
+    "images",
+    "parts",
+)  # folders that stand among those of identities
 FIELDS = {
     "file": ".+",
     "identity": rf"(?!(?:{'|'.join(SHELVES)})/)[^/.]+",
     "reference": "|".join(REFERENCES),
     "repetition": r"\d+",
-    "source": f"(?:{'|'.join(REFERENCES)}|{ANY}/{ANY}/{ANY})(?=/)",
-    "variant": f"{ANY}/{ANY}/[^/.]+",
+    "source": f"(?:{'|'.join(REFERENCES)}|{EXTERNAL}/{ANY}|(?!{EXTERNAL}/){ANY}/{ANY}/{ANY})(?=/)",
+    "variant": f"(?:{EXTERNAL}|(?!{EXTERNAL}/){ANY}/{ANY})/[^/.]+",
     "without_people": r"(?:freeze|prior)/.+|(?:align|features)/wild.+|render_demo_world\..+",
 }
 """What a field of a template may be, where it is not any one name."""
@@ -306,8 +312,9 @@ class Source:
     """One set of images.
 
     Attributes:
-        base_model: Base model, or the reference set's name.
-        method, prompts: ``-`` for a reference set.
+        base_model: Base model, the reference set's name, or ``external``.
+        method: ``-`` for a reference set; an external set's name.
+        prompts: ``-`` for both.
     """
 
     base_model: str
@@ -316,7 +323,7 @@ class Source:
 
     @classmethod
     def named(cls, name: str) -> Source:
-        """The set of a name: ``real``, ``wild`` or ``<base model>/<method>/<prompts>``."""
+        """The set of a name, see :attr:`name`."""
         return cls(*name.split("/"))
 
     @property
@@ -325,10 +332,14 @@ class Source:
         return self.method == NOT_APPLICABLE
 
     @property
+    def is_external(self) -> bool:
+        """True for a set that others have made."""
+        return self.base_model == EXTERNAL
+
+    @property
     def name(self) -> str:
-        """``real``, ``wild`` or ``<base model>/<method>/<prompts>``."""
-        parts = (self.base_model, self.method, self.prompts)
-        return self.base_model if self.is_reference else "/".join(parts)
+        """``real``, ``wild``, ``<base model>/<method>/<prompts>`` or ``external/<name>``."""
+        return "/".join(part for part in astuple(self) if part != NOT_APPLICABLE)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -371,18 +382,23 @@ def record_place(artefact: Path) -> Path:
 def training_set_of(path: Path) -> tuple[str, Source, int]:
     """Folder name, set and repetition of a file beside a trained recogniser.
 
-    The set of a name such as ``real`` or ``<base model>-<method>-<prompts>``; of several joined by
-    ``+`` the parts of their names are joined, too.
+    The set of a name such as ``real``, ``<base model>-<method>-<prompts>`` or ``external-<name>``;
+    of several joined by ``+`` the parts of their names are joined, too.
 
     Raises:
         StepError: the path has another shape.
     """
     fields = fields_of(path, "verification", "recogniser", "templates")
     name = fields["trained_on"]
-    parts = [name] if name in REFERENCES else name.rsplit("-", 2)
-    if len(parts) == 2:
+    sources = [Source.named(of) for of in sets_of(name)]
+    if any(of.method != NOT_APPLICABLE == of.prompts and not of.is_external for of in sources):
         raise StepError(f"cannot tell what {path} was trained on: {name!r} is no set of images")
-    return name, Source(*parts), int(fields["repetition"])
+    rows = [of.columns for of in sources]
+    joined = (
+        "+".join(dict.fromkeys(row[key] for row in rows if row[key] != NOT_APPLICABLE))
+        for key in rows[0]
+    )
+    return name, Source(*(parts or NOT_APPLICABLE for parts in joined)), int(fields["repetition"])
 
 
 def sets_of(trained_on: str) -> list[str]:

@@ -95,8 +95,8 @@ class Plan:
 
     @property
     def sources(self) -> list[str]:
-        """All sets of images: real, wild, and every variant."""
-        return [REAL, WILD, *self.study.variants]
+        """All sets of images: real, wild, every variant, and those that others have made."""
+        return [REAL, WILD, *self.study.compared]
 
     @property
     def manifests(self) -> list[str]:
@@ -130,6 +130,7 @@ class Plan:
         return [
             *self.photographs,
             self.study.in_the_wild,
+            *self.study.external_sets.values(),
             *self.verified,
             *self.study.template_sets,
         ]
@@ -154,6 +155,12 @@ class Plan:
         names = self.study.score.extractors(kind)
         return self.all("features", source=[source], extractor=names)
 
+    def shown(self, source: str) -> str:
+        """Manifest of the images of a set that figures show."""
+        artefact = {"aligned": {"source": source}, "samples": {"variant": source}}
+        name = "aligned" if source in self.study.external else "samples"
+        return self.at(name, **artefact[name])
+
     def judge_features(self, source: str) -> str:
         """Embeddings of a set of images by the recogniser whose similarities the figures show."""
         return self.at("features", source=source, extractor=figures_recogniser(self.study))
@@ -164,30 +171,30 @@ class Plan:
 
     @property
     def audits(self) -> list[str]:
-        """Counts and verdicts of every variant's audit."""
-        return self.all("audit_summary", variant=self.study.variants)
+        """Counts and verdicts of the audit of every set that is compared."""
+        return self.all("audit_summary", variant=self.study.compared)
 
     @property
     def audit_pairs(self) -> list[str]:
-        """Image pairs of every variant's audit."""
-        return self.all("audit_pairs", variant=self.study.variants)
+        """Image pairs of the audit of every set that is compared."""
+        return self.all("audit_pairs", variant=self.study.compared)
 
     @property
     def scores(self) -> list[str]:
-        """All score tables: the reference sets' own and every variant's, of every kind."""
+        """All score tables: the reference sets' own and those of every set compared with them."""
         return [
             path
             for kind in SCORE_KINDS
             for path in (
                 self.at("reference_scores", kind=kind),
-                *self.all("scores", kind=[kind], variant=self.study.variants),
+                *self.all("scores", kind=[kind], variant=self.study.compared),
             )
         ]
 
     @property
     def replicates(self) -> list[str]:
-        """Bootstrap replicates of every variant's error rates."""
-        return self.all("replicates", kind=["identity"], variant=self.study.variants)
+        """Bootstrap replicates of the error rates of every set that is compared."""
+        return self.all("replicates", kind=["identity"], variant=self.study.compared)
 
     def of_recognisers(self, artefact: str) -> list[str]:
         """One artefact of each recogniser that the study trains."""
@@ -229,7 +236,7 @@ class Plan:
         values: dict[str, Sequence[Any]] = {
             "base_model": study.base_models if tuned else (),
             "method": tuned,
-            "variant": study.variants,
+            "variant": study.compared,
             "share": self.shares,
             "kind": SCORE_KINDS,
             "trained_on": [trained_on(name) for name in study.training_sets],
@@ -247,10 +254,10 @@ class Plan:
                 found[artefact.step] = self.all(name, **{of: values[of] for of in fields})
         if not any(map(self.guided, tuned)):
             found["embed"] = []
-        identity = self.all("scores", kind=["identity"], variant=study.variants)
+        identity = self.all("scores", kind=["identity"], variant=study.compared)
         of_references = [
             path
-            for source in (REAL, WILD)
+            for source in (REAL, WILD, *study.external)
             for path in (
                 *(path for kind in SCORE_KINDS for path in self.features(source, kind)),
                 self.audit_features(source),
@@ -259,14 +266,17 @@ class Plan:
         found |= {
             "align_photographs": [self.at("aligned", source=REAL)],
             "align_in_the_wild": [self.at("aligned", source=WILD)],
+            "align_external": self.all("aligned", source=study.external),
             "align": self.all("aligned", source=study.variants),
+            "sample": self.all("samples_of_share", variant=study.variants, share=self.shares),
+            "gather": self.all("samples", variant=study.variants),
             "features_of_reference": list(dict.fromkeys(of_references)),
             "features": self.all("features", source=study.variants, extractor=self.extractors[:1]),
             "score_references": found["score"],
             "score_identity": identity,
             "score": [
                 path
-                for path in self.all("scores", kind=SCORE_KINDS, variant=study.variants)
+                for path in self.all("scores", kind=SCORE_KINDS, variant=study.compared)
                 if path not in identity
             ],
             "tables": [self.at("table", table="quality", ending="csv")],

@@ -259,13 +259,14 @@ def check_features(
     for path in poses:
         other = by_folder[path.parent]
         check_same_images(path, headers[path], other, headers[other].get("images"))
-    listed = {source_of(path, "samples").name: path for path in manifests[1:]}
+    listed = {source_of(path, "samples", "aligned").name: path for path in manifests[1:]}
     listed["real"] = manifests[0]
     for path in embeddings:
         manifest = listed[source_of(path, "features").name]
         known = read_manifest(manifest)
-        if "sha256" in known:
-            check_sources(path, headers[path], manifest, known["sha256"])
+        column = "source_sha256" if "source_sha256" in known else "sha256"
+        if column in known:
+            check_sources(path, headers[path], manifest, known[column])
 
 
 def check_page(frozen: Frozen[Any], shown: Sequence[Path]) -> None:

@@ -228,6 +228,7 @@ def matrix(plan: Plan, config: Mapping[str, Any]) -> dict[str, list[str] | None]
     for what, paths, rule in (
         ("photographs", plan.photographs, "prepare"),
         ("images in the wild", [study.in_the_wild], "align_in_the_wild"),
+        ("external sets", [*study.external_sets.values()], "align_external"),
         ("benchmarks", study.benchmarks, "verify"),
         ("the validation's pairs", [study.validation], "recognise"),
         ("sets of templates", study.template_sets, "verify_templates"),

@@ -26,6 +26,7 @@ S = PLAN.results
 at, conf = PLAN.at, PLAN.config  # paths of artefacts and of frozen configurations
 LOGS, BENCHMARKS = (str(Path(at(of, file="x")).parent) for of in ("log", "benchmark"))
 VARIANT = "{base_model}/{method}/{prompts}"
+GENERATED = "|".join(STUDY.variants)
 if workflow.is_main_process:
     clear_stale_locks(S)
     compare_contents()
@@ -50,8 +51,9 @@ wildcard_constraints:
     prompts="|".join(STUDY.prompt_sets),
     share=r"\d+",
     shares=r"\d+",
-    reference="real|wild",
-    variant="|".join(STUDY.variants),
+    reference="|".join(["real", "wild", *STUDY.external]),
+    external="|".join(STUDY.external_sets) or "$.",  # none
+    variant="|".join(STUDY.compared),
     extractor="|".join(PLAN.extractors),
     repetition=r"\d+",
 

@@ -53,9 +53,9 @@ rule figures:
         config=conf("figures"),
         dataset=rules.prepare.output.manifest,
         real=PLAN.judge_features("real"),
-        variants=[PLAN.judge_features(variant) for variant in STUDY.variants],
-        samples=expand(at("samples"), variant=STUDY.variants),
-        pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.variants)],
+        variants=[PLAN.judge_features(variant) for variant in STUDY.compared],
+        samples=[PLAN.shown(variant) for variant in STUDY.compared],
+        pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.compared)],
     output:
         report(
             expand(at("figure", ending="svg"), figure=FIGURES),

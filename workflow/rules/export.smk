@@ -16,6 +16,8 @@ rule export_variant:
         "<logs>/export/{variant}.log",
     benchmark:
         "<benchmarks>/export/{variant}.tsv"
+    wildcard_constraints:
+        variant=GENERATED,
     conda:
         ENVIRONMENT
     threads: 1

@@ -54,6 +54,35 @@ rule align_in_the_wild:
         " --out {params.out:q} &> {log:q}"
 
 
+rule align_external:
+    input:
+        config=conf("align"),
+        images=lambda wildcards: listed(STUDY.external_sets[wildcards.external]),
+        withdrawn=PLAN.withdrawn,
+    output:
+        at("aligned", source="external/{external}"),
+    log:
+        "<logs>/align/external/{external}.log",
+    benchmark:
+        "<benchmarks>/align/external/{external}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        images=lambda wildcards: STUDY.external_sets[wildcards.external],
+        withdrawn=["--withdrawn", *PLAN.withdrawn] if PLAN.withdrawn else [],
+        out=subpath(output[0], parent=True),
+    message:
+        "external/{wildcards.external}: align faces"
+    shell:
+        "python -m pipeline_steps.align --config {input.config:q} --external {params.images:q}"
+        " {params.withdrawn:q} --out {params.out:q} &> {log:q}"
+
+
 rule align:
     input:
         config=conf("align"),
@@ -64,6 +93,8 @@ rule align:
         "<logs>/align/{variant}.log",
     benchmark:
         "<benchmarks>/align/{variant}.tsv"
+    wildcard_constraints:
+        variant=GENERATED,
     conda:
         ENVIRONMENT
     threads: 1
@@ -80,7 +111,7 @@ rule align:
         " --out {params.out:q} &> {log:q}"
 
 
-# A reference set may be large: one job per extractor, so that a further one costs its own time only.
+# Sets of others may be large: one job per extractor, so that a further one costs its own time only.
 rule features_of_reference:
     input:
         config=conf("features/{extractor}"),
@@ -118,6 +149,8 @@ rule features:
         "<logs>/features/{variant}.log",
     benchmark:
         "<benchmarks>/features/{variant}.tsv"
+    wildcard_constraints:
+        variant=GENERATED,
     conda:
         ENVIRONMENT
     threads: 1

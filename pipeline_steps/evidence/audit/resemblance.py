@@ -7,7 +7,7 @@ Thresholds come from photographs whose identities are known, at a chosen false m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,6 +18,7 @@ from pipeline_steps.metrics.arrays import blocks, feature_matrix, unit_rows
 
 Rows = NDArray[np.float64]
 BLOCK_ROWS = 512
+MOST_PAIRS = 200_000  # of identities that are compared image by image: up to 633 people all
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ class Collision:
 
 
 def closest_identities(images: Faces, photographs: Faces) -> list[Collision]:
-    """All pairs of identities, the most similar first."""
+    """Pairs of identities, the most similar first: all, or the `MOST_PAIRS` that could be it."""
     members = {name: np.flatnonzero(images.identities == name) for name in images.people}
     real = {n: photographs.embeddings[photographs.identities == n] for n in photographs.people}
     found = []
-    for first, second in combinations(members, 2):
+    for first, second in _pairs_of(images, members):
         rows, columns = members[first], members[second]
         similarity = images.embeddings[rows] @ images.embeddings[columns].T
         median = float(np.median(similarity))
@@ -160,6 +161,23 @@ def closest_identities(images: Faces, photographs: Faces) -> list[Collision]:
             )
         )
     return sorted(found, key=lambda pair: -pair.similarity)
+
+
+def _pairs_of(images: Faces, members: Mapping[str, NDArray[np.intp]]) -> Iterable[tuple[str, str]]:
+    """All pairs of names; of more than `MOST_PAIRS` those of the highest mean similarity."""
+    if len(members) * (len(members) - 1) // 2 <= MOST_PAIRS:
+        return combinations(members, 2)
+    means = np.stack([images.embeddings[rows].mean(axis=0) for rows in members.values()])
+    best, pairs = np.empty(0), np.empty((0, 2), np.intp)
+    for block in blocks(len(means), BLOCK_ROWS):
+        similarity = means[block] @ means[block.start :].T
+        rows, columns = np.nonzero(np.triu(np.ones_like(similarity, dtype=bool), 1))
+        best = np.concatenate([best, similarity[rows, columns]])
+        pairs = np.concatenate([pairs, np.stack([rows, columns], axis=1) + block.start])
+        kept = np.argsort(-best, kind="stable")[:MOST_PAIRS]
+        best, pairs = best[kept], pairs[kept]
+    names = list(members)
+    return [(names[first], names[second]) for first, second in pairs]
 
 
 def swapped_identities(

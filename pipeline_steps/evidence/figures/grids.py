@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 
@@ -112,6 +112,7 @@ class Gallery:
     folders: Mapping[Source, Path]
     real: Embeddings
     synthetic: Mapping[Source, Embeddings]
+    external: Mapping[Source, pd.DataFrame] = field(default_factory=dict)  # aligned faces
 
     def identities(self) -> list[str]:
         """Identities with photographs and samples, in natural order."""
@@ -145,6 +146,11 @@ class Gallery:
             Tile(_read(folder / file), self._caption(identity, own.get(Path(file).stem)))
             for file in self._samples_of(source, identity)["file"].head(count)
         ]
+
+    def people_tiles(self, source: Source, count: int) -> list[Tile]:
+        """The first image of each of the first people of a set that others have made."""
+        files = self.external[source].groupby("identity", sort=False)["file"].first()
+        return [Tile(_read(self.folders[source] / file)) for file in files.head(count)]
 
     def prompts_of(self, source: Source, identity: str, count: int) -> list[str]:
         """The prompts behind `sample_tiles`."""

@@ -13,6 +13,7 @@ from pipeline_steps.evidence.names import SETS, SETTING, Names, competes, sorted
 from pipeline_steps.evidence.tables.kinds import average_accuracy
 from pipeline_steps.evidence.tables.table import Estimate, estimate_of
 from pipeline_steps.naming import REFERENCES, UNTUNED
+from pipeline_steps.study.artefacts import NOT_APPLICABLE
 
 CHANCE = 0.5  # accuracy and equal error rate of guessing
 
@@ -193,7 +194,8 @@ def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
                 f"benchmarks {average.text()}, {_against_chance(average)}."
             )
         else:
-            what = f"{names(base_model)} {names(method)}, {names(prompts)} prompts"
+            asked = "" if prompts == NOT_APPLICABLE else f", {names(prompts)} prompts"
+            what = f"{names(base_model)} {names(method)}{asked}"
             synthetic.append((what, average))
     if synthetic:
         what, best = max(synthetic, key=lambda item: item[1].value)
@@ -231,6 +233,8 @@ def _difference(comparison: pd.DataFrame, wanted: Mapping[str, str]) -> Estimate
 
 
 def _prompts_of(setting: Sequence[str], names: Names) -> str:
+    if setting[1] == NOT_APPLICABLE:  # sets of others
+        return names(setting[0])
     return f"{', '.join(map(names, setting))} prompts"
 
 

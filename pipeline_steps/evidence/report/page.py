@@ -112,8 +112,9 @@ def counts_of(dataset: Path | None, aligned: Sequence[Path], names: Names) -> li
     sources = {source_of(path, "aligned"): path for path in aligned}
     for source in sorted(sources, key=lambda s: (not s.is_reference, source_key(s))):
         frame = read_manifest(sources[source], ["kept", "reason"])
-        kind = "reference" if source.is_reference else "generated"
-        what = names.variant(source) + ", aligned" * source.is_reference
+        given = source.is_reference or source.is_external
+        kind = "reference" if given else "generated"
+        what = names.variant(source) + ", aligned" * given
         found.append(count_images(kind, what, frame))
     return found
 

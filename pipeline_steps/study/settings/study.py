@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.yaml_mapping import read_mapping
-from pipeline_steps.naming import REAL
+from pipeline_steps.naming import EXTERNAL, REAL, REFERENCES
 from pipeline_steps.study.settings.base import NAME_PATTERN, Section, validated
 from pipeline_steps.study.settings.diffusion import GenerationSections
 from pipeline_steps.study.settings.evidence import SCORE_KINDS, EvidenceSections
@@ -66,10 +66,16 @@ class Compared(Section):
         description="In-the-wild reference images: an archive (.zip, .tar), or a folder of images "
         "or of .tar shards.",
     )
+    external_sets: dict[Name, str] = Field(
+        default={},
+        description="Datasets of others, or of other methods, to hold against this study's by the "
+        "same judges: their names to their paths, see docs/external-sets.md.",
+    )
     training_sets: tuple[str, ...] = Field(
         default=(),
-        description="What recognisers are trained on: real, <base model>/<method>/<prompts>, or "
-        "several of them in one set, joined by +, e.g. real+sd21/idbooth/complex.",
+        description="What recognisers are trained on: real, <base model>/<method>/<prompts>, "
+        "external/<name>, or several of them in one set, joined by +, e.g. "
+        "real+sd21/idbooth/complex.",
     )
     benchmarks: tuple[str, ...] = Field(
         default=(
@@ -115,7 +121,11 @@ class Study(
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Study:
-        known = [REAL, *self.tuned_variants]
+        taken = {*REFERENCES, EXTERNAL, *METHODS, *self.base_models} & self.external_sets.keys()
+        if taken or EXTERNAL in self.base_models:
+            name = min(taken, default=EXTERNAL)
+            raise ValueError(f"external_sets: {name!r} already means something else; rename it")
+        known = [REAL, *self.tuned_variants, *self.external]
         for source in [part for name in self.training_sets for part in parts_of(name)]:
             if source not in known:
                 raise ValueError(
@@ -164,6 +174,16 @@ class Study(
             for method in self.methods
             for prompts in self.prompt_sets
         ]
+
+    @property
+    def external(self) -> list[str]:
+        """The sets that others have made, as ``external/<name>``."""
+        return [f"{EXTERNAL}/{name}" for name in self.external_sets]
+
+    @property
+    def compared(self) -> list[str]:
+        """All sets that are scored and audited against the photographs."""
+        return [*self.variants, *self.external]
 
     @property
     def tuned_variants(self) -> list[str]:
@@ -225,7 +245,7 @@ def extractors(study: Study) -> tuple[str, ...]:
 
 
 def trained_on(source: str) -> str:
-    """Folder name of a training set: ``real``, ``<base model>-<method>-<prompts>``, or several +"""
+    """Folder name of a training set: its sources' names with ``-`` in the place of ``/``."""
     return source.replace("/", "-")
 
 
