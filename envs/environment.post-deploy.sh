@@ -98,6 +98,7 @@ pathspec==1.1.1
 peft==0.21.2
 pillow==13.0.0
 platformdirs==4.14.7
+playwright==1.65.2
 pluggy==1.7.0
 prdc==0.2
 protobuf==7.36.2

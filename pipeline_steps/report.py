@@ -33,7 +33,7 @@ from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import EXTERNAL, REFERENCES, UNTUNED, VARIANT
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.artefacts import Source, source_of
+from pipeline_steps.study.artefacts import ARTEFACTS, Source, source_of
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_page
 from pipeline_steps.study.settings.base import Frozen
@@ -81,6 +81,7 @@ def run(
     page = render(
         "page.report.html.j2",
         title=settings.title,
+        explorer=ARTEFACTS["explorer"].path,
         study=frozen.study,
         seed=frozen.seed,
         **_compared(identity, names),

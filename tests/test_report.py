@@ -162,7 +162,9 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(study: Study) -> Non
     # Five figures; per audited variant a copy with both images and a swap whose second is lost.
     assert len(found.loaded) == 5 + len(METHODS) * (2 + 1)
     assert all(source.startswith("data:image/") for source in found.loaded)
-    inside = [link for link in found.links if not link.startswith("data:")]
+    inside = [link for link in found.links if link.startswith("#")]
+    elsewhere = {link for link in found.links if not link.startswith(("#", "data:"))}
+    assert elsewhere == {"explorer/index.html"}
     assert {link.removeprefix("#") for link in inside} <= found.anchors
     assert len(inside) > 8
     assert "url(" not in page

@@ -208,6 +208,13 @@ ARTEFACTS: dict[str, Artefact] = {
         ("table", "figure", "audit_pairs", "manifest", "aligned", "provenance"),
         what="shows identities",
     ),
+    "explorer": A(
+        "explorer/index.html",
+        "explore",
+        ALL,
+        ("manifest", "identities", "samples", "aligned", "features", "audit"),
+        what="shows identities",
+    ),
     "provenance": A("provenance.json", "provenance", ALL, ("table", "figure", "config")),
     "export": A("export/{variant}/{file}", "export", ALL, ("samples", "aligned", "table")),
     # about jobs
@@ -219,7 +226,7 @@ ARTEFACTS |= {  # records, indices, and what a killed job left half written
     f"{folder}_further": A(f"{folder}/{{file}}", "", ALL)
     for folder in (
         *("dataset", "loras", "samples", "aligned", "features", "scores", "audit", "recognition"),
-        *("tables", "figures", "export"),
+        *("tables", "figures", "explorer", "export"),
     )
 }
 

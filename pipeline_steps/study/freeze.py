@@ -180,12 +180,13 @@ def _of_recognition(study: Study) -> Iterator[Entry]:
 
 
 def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
-    """Figures, tables and page; the latter two say which of the judges trained the images."""
+    """Figures, tables and pages; all but figures say which of the judges trained the images."""
     guides = any(uses_guide(study, method) for method in study.methods)
     guide = {"recogniser": _guide(study, models)} if guides else {}
     shown = figures_recogniser(study)
     yield _entry(study, "figures", study.figures.model_copy(update={"recogniser": shown}))
     yield _entry(study, "tables", study.tables, weights=guide)
+    yield _entry(study, "explore", study.explore, weights=guide)
     judge_of_figures = pick(models, shown, "figures.recogniser", "recogniser")
     yield _entry(study, "report", study.report, weights=guide | {"figures": judge_of_figures})
 

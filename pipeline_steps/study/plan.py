@@ -99,6 +99,11 @@ class Plan:
         return [REAL, WILD, *self.study.compared]
 
     @property
+    def explored(self) -> list[str]:
+        """Sets of images that the explorer shows: all but those of strangers."""
+        return [source for source in self.sources if source != WILD]
+
+    @property
     def manifests(self) -> list[str]:
         """Manifests that tell which images were left out and why."""
         return [self.at("manifest"), *self.all("aligned", source=self.sources)]
@@ -160,6 +165,12 @@ class Plan:
         artefact = {"aligned": {"source": source}, "samples": {"variant": source}}
         name = "aligned" if source in self.study.external else "samples"
         return self.at(name, **artefact[name])
+
+    def explored_features(self, source: str) -> list[str]:
+        """Feature files that the explorer shows of a set: judges, quality of faces, pose."""
+        score = self.study.score
+        names = (*score.identity.recognisers, score.quality.face_quality_extractor)
+        return self.all("features", source=[source], extractor=[*names, score.pose.extractor])
 
     def judge_features(self, source: str) -> str:
         """Embeddings of a set of images by the recogniser whose similarities the figures show."""

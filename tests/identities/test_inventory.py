@@ -36,6 +36,8 @@ PLACES = {
     "recognition/real/seed0/model.safetensors": People.ALL,
     "export/sd21/idbooth/base/shards/0.tar": People.ALL,
     "report.html": People.ALL,
+    "explorer/index.html": People.ALL,
+    "explorer/sheets/0.jpg": People.ALL,
     "config/prepare.json": People.NONE,
     "prior/sd21/images/0.png": People.NONE,
     "notes.txt": None,

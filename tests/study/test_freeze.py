@@ -71,7 +71,8 @@ def finetune(*methods: str) -> set[str]:
         ({"tables.intervals": True}, {"tables.json"}),
         (
             {"recogniser": "arcface_r100"},
-            {"prepare.json", "embed.json", "prior/demo.json", "tables.json", "report.json"}
+            {"prepare.json", "embed.json", "prior/demo.json"}
+            | {"tables.json", "report.json", "explore.json"}
             | finetune("portraitbooth", "idbooth")
             | {
                 f"export/demo/{method}/{prompts}.json"

@@ -101,6 +101,7 @@ def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Pat
         "figures": 1,
         "provenance": 1,
         "report": 1,
+        "explore": 1,
         "all": 1,
     }
     assert not (tmp_path / "results").exists()
@@ -150,6 +151,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: Path) -> 
         "figures": 1,
         "provenance": 1,
         "report": 1,
+        "explore": 1,
         "all": 1,
     }
 

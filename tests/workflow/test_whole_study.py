@@ -25,7 +25,8 @@ def test_tables_figures_report_and_provenance_are_there(finished_study: Path) ->
     for name in ("distributions", "samples", "overview"):
         assert (results / "figures" / f"{name}.png").stat().st_size > 10_000
     assert (results / "provenance.json").is_file()
-    assert "<html" in (results / "report.html").read_text("utf-8").lower()
+    for page in ("report.html", "explorer/index.html"):
+        assert "<html" in (results / page).read_text("utf-8").lower()
 
 
 def test_every_image_is_accounted_for(finished_study: Path) -> None:

@@ -119,7 +119,8 @@ def test_a_withdrawn_person_is_gone_and_nobody_else_is_made_again(study: Path) -
     assert told["verified"]["hits"] == []
     removed = {entry["path"] for entry in told["removed"]}
     assert f"{LORAS}/{IDENTITY}/pytorch_lora_weights.safetensors" in removed
-    assert f"{RESULTS}/report.html" in removed
+    assert {f"{RESULTS}/{page}" for page in ("report.html", "explorer/index.html")} <= removed
+    assert not (study / RESULTS / "explorer").exists()
     assert not any("/ID_1/" in path for path in removed)
 
     # Again: nothing is left to do, and the search comes to the same.

@@ -151,3 +151,37 @@ rule report:
         " --figures {params.figures:q} --manifests {input.manifests:q}"
         " --audit-pairs {input.audit_pairs:q} --provenance {input.provenance:q}"
         " --out {output:q} &> {log:q}"
+
+
+rule explore:
+    input:
+        config=conf("explore"),
+        dataset=rules.prepare.output.manifest,
+        identities=rules.prepare.output.identities,
+        aligned=PLAN.all("aligned", source=PLAN.explored),
+        features=[
+            path for source in PLAN.explored for path in PLAN.explored_features(source)
+        ],
+        samples=PLAN.all("samples", variant=STUDY.variants),
+        audits=PLAN.all("audit", variant=STUDY.compared),
+    output:
+        at("explorer"),
+    log:
+        "<logs>/explore.log",
+    benchmark:
+        "<benchmarks>/explore.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        dataset=subpath(input.dataset, parent=True),
+    message:
+        "Explorer"
+    shell:
+        "python -m pipeline_steps.explore --config {input.config:q} --dataset {params.dataset:q}"
+        " --aligned {input.aligned:q} --features {input.features:q} --samples {input.samples:q}"
+        " --audits {input.audits:q} --out {output:q} &> {log:q}"

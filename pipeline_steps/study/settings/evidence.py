@@ -271,6 +271,23 @@ class ReportSettings(Section):
     )
 
 
+class ExploreSettings(Section):
+    """The page to look through all images."""
+
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="Display names beside the built-in ones, e.g. real: TFD, wild: FFHQ.",
+    )
+    images: int = Field(
+        default=20_000,
+        ge=1,
+        description="Images of each set at most, the first people's; the page tells of how many.",
+    )
+    thumbnail: int = Field(
+        default=128, ge=32, le=512, description="Side of a thumbnail, pixels; smaller images stay."
+    )
+
+
 class ExportSettings(Section):
     """The dataset that is passed on: which images, in which layout, under which terms."""
 
@@ -312,4 +329,5 @@ class EvidenceSections(Section):
     tables: TablesSettings = Field(default=TablesSettings())
     figures: FiguresSettings = Field(default=FiguresSettings())
     report: ReportSettings = Field(default=ReportSettings())
+    explore: ExploreSettings = Field(default=ExploreSettings())
     export: ExportSettings = Field(default=ExportSettings())
