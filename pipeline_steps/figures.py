@@ -8,6 +8,7 @@ Out: in --out, as SVG and PNG:
      overview       identities beside their generated images (Figure 1)
      pose           yaw and pitch of every method's images over those of the photographs
      attributes     similarity and faces found, per expression and place that prompts name
+     groups         error rates and faces found, per group of people
      all.record.json  hashes of what they were drawn from
 
 Source: Tomasevic et al., "ID-Booth", FG 2025.
@@ -34,11 +35,14 @@ from pipeline_steps.evidence.figures.plots import (
     attribute_rows,
     attributes_figure,
     distributions_figure,
+    groups_figure,
     pose_figure,
 )
 from pipeline_steps.evidence.names import Names, by_setting, colours_of, order_key, source_key
+from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.tables import read_csv
 from pipeline_steps.io.tensors import Features, load_features
 from pipeline_steps.metrics.pairs import compare
 from pipeline_steps.naming import REAL, identities_of
@@ -64,6 +68,7 @@ def run(
     samples: Sequence[Path],
     pose: Sequence[Path],
     out: Path,
+    groups: Sequence[Path] = (),
 ) -> None:
     """Draw and write all figures.
 
@@ -75,6 +80,7 @@ def run(
         samples: Manifests of every variant's samples, and of the aligned faces of other sets.
         pose: Head poses of the photographs and of every variant.
         out: Folder to write into.
+        groups: Tables of the groups step.
 
     Raises:
         StepError: no variant, several recognisers, features without samples and vice versa, or
@@ -128,6 +134,7 @@ def run(
         "overview": _overview(settings, gallery, names),
         "pose": _pose(poses, names, look),
         "attributes": _attributes(settings, gallery, look),
+        "groups": _groups(settings, gallery, groups, real.stem, look),
     }
     made = []
     for name, figure in figures.items():
@@ -135,7 +142,7 @@ def run(
             made.append(out / f"{name}{ending}")
             save_figure(figure, made[-1], dpi=settings.dpi)
         log.info("%s written to %s", name, out)
-    inputs = [real, *variant_features, *pose, prepared, *samples]
+    inputs = [real, *variant_features, *pose, prepared, *samples, *groups]
     write_record(record_place(out), frozen, made, inputs)
 
 
@@ -223,6 +230,25 @@ def _attributes(settings: FiguresSettings, gallery: Gallery, look: Mapping[str, 
         tables[method] = attribute_rows(prompts, similarity, patterns)
     labels = {method: look["labels"][method] for method in tables}
     return attributes_figure(tables, **{**look, "labels": labels})
+
+
+def _groups(
+    settings: FiguresSettings,
+    gallery: Gallery,
+    tables: Sequence[Path],
+    judge: str,
+    look: Mapping[str, Any],
+) -> Figure:
+    """Per method of the last base model, and of the photographs, by the figures' judge."""
+    read = {source_of(path, "groups"): read_csv(path, GROUP_COLUMNS) for path in tables}
+    models = [base_model for base_model, _ in by_setting(s for s in read if not s.is_reference)]
+    sources = _shown(settings, gallery, models[-1]) if models else []
+    frames = {
+        source.method: read[source][read[source]["recogniser"] == judge]
+        for source in (Source(REAL), *sources)
+        if source in read
+    }
+    return groups_figure(frames, **look)
 
 
 def _shown(settings: FiguresSettings, gallery: Gallery, base_model: str) -> list[Source]:

@@ -23,7 +23,6 @@ pipeline_steps.metrics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,34 +35,27 @@ from pipeline_steps.evidence.scores.identity import (
 from pipeline_steps.evidence.scores.quality import (
     POSE_COLUMNS,
     QUALITY_COLUMNS,
-    ImageSet,
     Sets,
     equal_sizes,
     halves,
     pose_row,
     quality_row,
 )
+from pipeline_steps.evidence.scores.sets import Loaded, Scored
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tables import write_csv
-from pipeline_steps.io.tensors import load_features
-from pipeline_steps.naming import identities_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.study.artefacts import Source, record_place, source_of
+from pipeline_steps.study.artefacts import Source, record_place
 from pipeline_steps.study.command import command, run_main
-from pipeline_steps.study.record import (
-    check_same_extractor,
-    check_same_images,
-    write_record,
-)
+from pipeline_steps.study.record import check_same_extractor, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ScoreSettings
 
 COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 
 Row = dict[str, Any]
-Scored = tuple[Source, ImageSet]
 
 
 def run(
@@ -96,7 +88,7 @@ def run(
         StepError: a missing extractor, mixed sources, or sets too small for a metric.
     """
     extractors = frozen.settings.extractors(kind)
-    loaded = _Loaded(extractors)
+    loaded = Loaded(extractors)
     variant = loaded.set_of(variant_features, "--variant-features")
     # Nobody in the in-the-wild set has two images, so identity has no use for it.
     named = {"real": real, "wild": () if kind == "identity" else wild}
@@ -197,49 +189,6 @@ def _pose(extractor: str, variant: Scored | None, references: Sequence[Scored]) 
         | {"n": len(images), "extractor": extractor}
         for source, images in scored
     ]
-
-
-@dataclass
-class _Loaded:
-    """Feature files of the wanted extractors that were read, with the header of each."""
-
-    extractors: Sequence[str]
-    headers: list[tuple[Path, dict[str, str]]] = field(default_factory=list)
-
-    def set_of(
-        self, paths: Sequence[Path], flag: str, expected: Source | None = None
-    ) -> Scored | None:
-        """The set behind a flag's files; None where the flag was not given."""
-        if not paths:
-            return None
-        sources = {source_of(path, "features") for path in paths}
-        if len(sources) > 1:
-            names = ", ".join(sorted(source.name for source in sources))
-            raise StepError(f"{flag} mixes the sets {names}; pass the files of one")
-        source = sources.pop()
-        if expected not in (None, source):
-            raise StepError(f"{flag} got features of {source.name}")
-        by_name = {path.stem: path for path in paths}
-        missing = [name for name in self.extractors if name not in by_name]
-        if missing:
-            names = ", ".join(f"{name}.safetensors" for name in missing)
-            raise StepError(
-                f"{flag} lacks {names} of {source.name}; the score settings name these extractors"
-            )
-        loaded = {by_name[name]: load_features(by_name[name]) for name in self.extractors}
-        first, known = next(iter(loaded.items()))
-        for path, features in loaded.items():
-            if features.files != known.files:
-                raise StepError(
-                    f"{path} and {first} are about different images: "
-                    "extract both again from the same aligned set"
-                )
-            check_same_images(path, features.metadata, first, known.metadata.get("images"))
-            self.headers.append((path, features.metadata))
-        if not known.files:
-            raise StepError(f"{first} holds no image: no face of this set was kept")
-        rows = {path.stem: features.features for path, features in loaded.items()}
-        return source, ImageSet(known.files, identities_of(known.files), rows)
 
 
 def _check_variant(frozen: Frozen[ScoreSettings], variant: Scored | None) -> None:

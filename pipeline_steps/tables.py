@@ -1,10 +1,10 @@
 """Gather the scores of all variants into the study's tables (the paper's Tables 1 to 3).
 
-Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv, audit.csv, and beside each
-     a Markdown (.md) and a LaTeX (.tex, booktabs) table in the paper's layout: best fine-tuning
-     result per base model and prompt set bold, second underlined. With --replicates also
-     comparison.csv: differences between methods, whose intervals are paired over identities and
-     thus narrower than what two separate intervals suggest. all.record.json: the hashes of
+Out: in --out: quality.csv, identity.csv, pose.csv, recognition.csv, audit.csv, groups.csv, and
+     beside each a Markdown (.md) and a LaTeX (.tex, booktabs) table in the paper's layout: best
+     fine-tuning result per base model and prompt set bold, second underlined. With --replicates
+     also comparison.csv: differences between methods, whose intervals are paired over identities
+     and thus narrower than what two separate intervals suggest. all.record.json: the hashes of
      what the tables were gathered from. Scores of another study or seed, or made from different
      versions of one set of features, are refused; and so is what one step made with two versions
      of a computing library, unless the configuration allows it.
@@ -49,6 +49,7 @@ def run(
     out: Path,
     replicates: Sequence[Path] = (),
     audits: Sequence[Path] = (),
+    groups: Sequence[Path] = (),
 ) -> dict[str, pd.DataFrame]:
     """Write all tables.
 
@@ -59,6 +60,7 @@ def run(
         out: Folder to write into.
         replicates: Bootstrap replicates of the score step, kind identity.
         audits: Summaries of the audit step.
+        groups: Tables of the groups step.
 
     Returns:
         The gathered rows by kind.
@@ -67,13 +69,14 @@ def run(
         StepError: an unreadable file, a row that occurs twice, rows of different extractors, or
             versions of a library that are mixed and not allowed.
     """
-    inputs = [*scores, *verification, *replicates, *audits]
+    inputs = [*scores, *verification, *replicates, *audits, *groups]
     check_records(frozen, inputs)
     if not frozen.settings.allow_mixed_versions:
         refuse_mixed_versions(inputs)
     frames = gather_scores(scores) | {"recognition": gather_verification(verification)}
-    summaries = [read_csv(path, KINDS["audit"].columns) for path in audits]
-    frames["audit"] = _gathered("audit", summaries)
+    for kind, paths in (("audit", audits), ("groups", groups)):
+        parts = [read_csv(path, KINDS[kind].columns) for path in paths]
+        frames[kind] = _gathered(kind, parts)
     made = []
     for kind, tables in tables_of(frames, Names.of(frozen)).items():
         csv, markdown, latex = (out / f"{kind}{ending}" for ending in (".csv", ".md", ".tex"))

@@ -8,15 +8,18 @@ import pytest
 from PIL import Image
 
 from pipeline_steps.evidence.figures.grids import Gallery, distinct_words, unit_embeddings
+from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.figures import main
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import Source
 
 PEOPLE = ("ID_1", "ID_2", "ID_10")
 METHODS = ("untuned", "idbooth")
+VARIANTS = [f"demo/{method}/complex" for method in METHODS]
 
 
 class Study:
@@ -48,6 +51,11 @@ class Study:
         self.save("real", files, 20 * rng.standard_normal((len(files), 3)), "pose")
         for method in METHODS:
             self.variant(Source("demo", method, "complex"), centres, rng)
+        rows = [dict.fromkeys(GROUP_COLUMNS, 0.5) | {"recogniser": "judge", "by": "gender"}] * 2
+        named = [row | {"group": group} for row, group in zip(rows, ("F", "M"), strict=True)]
+        self.groups = [root / f"groups/{name}/groups.csv" for name in ("real", *VARIANTS)]
+        for path in self.groups:
+            write_csv(path, named, GROUP_COLUMNS)
         frozen = {"study": "s", "step": "figures", "seed": 0, "weights": {}, "variant": {}}
         settings = {"samples_columns": 3, "overview_columns": 2, "dpi": 72, "width": 4.0}
         (root / "figures.json").write_text(json.dumps(frozen | {"settings": settings}))
@@ -95,6 +103,7 @@ class Study:
         argv += ["--samples", *(str(self.samples(method)) for method in samples)]
         argv += ["--pose", str(self.root / "features/real/pose.safetensors")]
         argv += [str(self.features(method, "pose")) for method in features]
+        argv += ["--groups", *map(str, self.groups)]
         assert main([*argv, "--out", str(self.root / out)]) == 0
         return self.root / out
 
@@ -120,7 +129,7 @@ def study(tmp_path: Path) -> Study:
 
 def test_every_figure_in_two_forms_the_same_every_time(study: Study) -> None:
     first = {path.name: path.read_bytes() for path in study.run("a").iterdir()}
-    names = ("distributions", "samples", "overview", "pose", "attributes")
+    names = ("distributions", "samples", "overview", "pose", "attributes", "groups")
     figures = {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
     assert set(first) == figures | {"all.record.json"}
     assert {path.name: path.read_bytes() for path in study.run("b").iterdir()} == first

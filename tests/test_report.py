@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 
 from pipeline_steps.evidence.audit.checks import PAIR_COLUMNS, SUMMARY_COLUMNS, VERDICTS
+from pipeline_steps.evidence.names import WORST_TO_BEST
+from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.evidence.tables.kinds import RECOGNITION_COLUMNS
+from pipeline_steps.evidence.tables.kinds import KINDS, RECOGNITION_COLUMNS
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
@@ -59,9 +61,16 @@ class Study:
         for name in ("overview.png", "samples.png"):
             write_png(root / "figures" / name, np.zeros((20, 20, 3), np.uint8))
         svg = '<svg xmlns="http://www.w3.org/2000/svg"/>'
-        for name in ("distributions", "pose", "attributes"):
+        for name in ("distributions", "pose", "attributes", "groups"):
             (root / f"figures/{name}.svg").write_text(svg)
-        for kind in ("quality", "identity", "pose", "recognition", "audit"):
+        group = dict.fromkeys(GROUP_COLUMNS, 0.5) | {"by": "gender", "recogniser": "judge"}
+        group |= {"base_model": "demo", "method": "idbooth", "prompts": "base", "note": "n"}
+        ratio = {"group": WORST_TO_BEST, "fnmr": 2.0, "fnmr_low": 1.5, "fnmr_high": 3.0}
+        of_groups = [group | {"group": "F", "fnmr": 0.2}, group | {"group": "M", "fnmr": 0.1}]
+        empty = dict.fromkeys(GROUP_COLUMNS, float("nan")) | {"note": "beyond chance: fnmr"}
+        names = {name: group[name] for name in GROUP_COLUMNS[:5]}
+        self.table("groups", GROUP_COLUMNS, [*of_groups, empty | names | ratio])
+        for kind in KINDS:
             for form in ("md", "tex"):
                 (root / f"tables/{kind}.{form}").write_text(f"{kind} {form}")
         kept = [
@@ -160,7 +169,7 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(study: Study) -> Non
     found.feed(page)
     assert found.open == []
     # Five figures; per audited variant a copy with both images and a swap whose second is lost.
-    assert len(found.loaded) == 5 + len(METHODS) * (2 + 1)
+    assert len(found.loaded) == 6 + len(METHODS) * (2 + 1)
     assert all(source.startswith("data:image/") for source in found.loaded)
     inside = [link for link in found.links if link.startswith("#")]
     elsewhere = {link for link in found.links if not link.startswith(("#", "data:"))}
@@ -177,6 +186,11 @@ def test_findings_tables_and_counts_are_on_the_page(study: Study) -> None:
     assert "DreamBooth &lt; PortraitBooth &lt; ID-Booth, holds in 1 of 1 comparisons" in text
     assert "better than DreamBooth beyond chance in 1 of 1" in text
     assert "0.20 [0.10, 0.30]" in text
+    assert (
+        "By gender, judge: the worst group is told apart from the best by some measure in 1 of 1"
+        in text
+    )
+    assert "false non-match rate of F over M, Demo, Base, ID-Booth: 2.00 [1.50, 3.00]" in text
     assert "Demo, Base, ID-Booth 7 6 1 no face (1)" in text
     assert "fail Demo, Base, ID-Booth. &lt;copied&gt;." in text
     assert (
@@ -229,7 +243,7 @@ def test_the_same_study_gives_the_same_bytes(study: Study) -> None:
 
 def test_table_files_can_be_saved_from_the_page(study: Study) -> None:
     links = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]*)"', study.run()))
-    kinds = ("quality", "identity", "pose", "audit")  # recognition has no rows
+    kinds = ("quality", "identity", "pose", "groups", "audit")  # recognition has no rows
     names = {f"{kind}.{form}" for kind in kinds for form in ("csv", "md", "tex")}
     assert set(links) == names | {"comparison.csv"}
     for name, content in links.items():

@@ -133,7 +133,7 @@ def test_rows_come_in_the_papers_order_whatever_the_order_of_files(study: Study)
 
 def test_every_table_has_three_forms(study: Study) -> None:
     names = {path.name for path in study.run().iterdir()}
-    kinds = ("quality", "identity", "pose", "recognition", "audit")
+    kinds = ("quality", "identity", "pose", "recognition", "audit", "groups")
     tables = {f"{kind}.{suffix}" for kind in kinds for suffix in ("csv", "md", "tex")}
     assert names == tables | {"all.record.json"}
 

@@ -277,6 +277,8 @@ def _rows_inputs(table: str, cells: Mapping[str, Any]) -> Callable[[Entry], bool
             return entry.name == "verification" and fields == of
         if table == "audit":
             return entry.name == "audit_summary" and fields["variant"] == variant
+        if table == "groups":
+            return entry.name == "groups" and fields["source"] in (variant, cells["base_model"])
         if table == "comparison":
             if entry.name != "replicates":
                 return False

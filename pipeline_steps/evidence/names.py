@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline_steps.faces.skin import CLASSES
 from pipeline_steps.naming import EXTERNAL, REAL, UNTUNED, WILD, natural_key
 from pipeline_steps.study.artefacts import NOT_APPLICABLE, Source
 from pipeline_steps.study.settings.base import Frozen
@@ -37,6 +38,7 @@ ORDERED = {
     "frontal_profile": "Frontal-profile",
     "cross_pose": "Cross-pose",
 }
+SKIN = [name for _, name in CLASSES]
 # All others come after, in natural order.
 LABELS = ORDERED | {
     "demo": "Demo",
@@ -65,7 +67,9 @@ COLOURS = {
 SPARE_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A900")
 SETTING = ("base_model", "prompts")  # within which methods are compared
 SETS = (*SETTING, "method")  # columns that name a set of images, in sorting order
-_PLACES = {name: place for place, name in enumerate(ORDERED)}
+WORST_TO_BEST = "worst / best"  # row of ratios between groups of people
+_PLACES = {name: place for place, name in enumerate([*ORDERED, *SKIN])}
+_PLACES[WORST_TO_BEST] = len(_PLACES) + 1  # after all names
 
 
 class Names:

@@ -23,6 +23,7 @@ from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import NAMED_LAYERS
 from pipeline_steps.faces.pixels import check_rgb, checked, normalised, resized, resized_8bit
 from pipeline_steps.faces.recogniser import PREPROCESSING, load_network, load_recogniser, to_input
+from pipeline_steps.faces.skin import typology_angles
 from pipeline_steps.io.weights import Weights, fill, locate, open_network, verify
 from pipeline_steps.runtime.errors import StepError
 
@@ -123,6 +124,14 @@ def _landmark_pose(weights: Weights, device: str | torch.device) -> Extractor:
 
     words = f"{pose.EXTRACTOR} in the aligned face, focal length {focal:g} sides"
     return Extractor(words, extract)
+
+
+def _skin_tone(_weights: Weights, _device: str | torch.device) -> Extractor:
+    """Individual Typology Angle [n, 1] in degrees."""
+    return Extractor(
+        "medians of CIELAB (D65) over forehead and cheeks of the template",
+        lambda faces: typology_angles(faces.images)[:, None],
+    )
 
 
 def _sixdrepnet(weights: Weights, device: str | torch.device) -> Extractor:
@@ -293,6 +302,7 @@ EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extrac
     **{("quality", name): _quality for name in ("iresnet", *NAMED_LAYERS)},
     ("pose", "landmarks"): _landmark_pose,
     ("pose", "sixdrepnet"): _sixdrepnet,
+    ("skin_tone", "typology-angle"): _skin_tone,
     ("features", "attributes"): _attributes,
     ("features", "inception-v3"): _inception,
     ("features", "clip"): _clip,

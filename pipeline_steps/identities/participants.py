@@ -138,6 +138,37 @@ def read_participants(path: Path) -> Participants:
     return _participants(path, rows, columns, who)
 
 
+def read_columns(
+    path: Path, names: Sequence[str], identities: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """What further columns of a participants' table say of identities, "" where nothing.
+
+    Raises:
+        StepError: the table lacks a column, or says two things of one person.
+    """
+    rows, columns = _table(path)
+    who = _who(path, columns)
+    absent = [name for name in names if name.lower() not in columns]
+    if absent or who is None:
+        raise StepError(
+            f"participant table {path} lacks the column {' and '.join(absent) or 'participant'}, "
+            f"it has {sorted(columns)}"
+        )
+    spelled = {fold(identity): identity for identity in identities}
+    found: dict[str, dict[str, str]] = {name: {} for name in names}
+    for line, row in enumerate(rows, start=2):
+        named = identity_name(unicodedata.normalize("NFC", (row[who] or "").strip()))
+        identity = spelled.get(fold(named or ""))
+        for name in names if identity else ():
+            said = (row[columns[name.lower()]] or "").strip()
+            if found[name].setdefault(str(identity), said) != said:
+                raise StepError(
+                    f"participant table {path}, line {line}: {identity} stands there twice, with "
+                    f"different {name}"
+                )
+    return found
+
+
 def read_withdrawn(path: Path) -> Participants:
     """People of a CSV with the column identity or participant; nobody where there is no file.
 

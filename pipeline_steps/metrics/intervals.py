@@ -69,6 +69,36 @@ def wilson_interval(share: float, n: float, z: float = Z_95) -> tuple[float, flo
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+def ratio_interval(
+    one: float, one_limits: Interval, other: float, other_limits: Interval
+) -> Interval:
+    """Interval of `one / other`, two independent numbers >= 0, from their separate intervals.
+
+    MOVER-R (Newcombe, "MOVER-R confidence intervals for ratios and products of two independently
+    estimated quantities", Statistical Methods in Medical Research 25, 2016), in a form that a zero
+    does not break: it leaves out 1 just where the difference's interval leaves out 0, and has no
+    upper limit where the other number's interval reaches zero.
+
+    Returns:
+        The interval; NaN limits where a number is below zero, both are zero, or a limit is NaN.
+    """
+    limits = one_limits.low, one_limits.high, other_limits.low, other_limits.high
+    if not np.isfinite(limits).all() or min(one, other) < 0.0 or one + other == 0.0:
+        return NO_INTERVAL
+    low, high, other_low, other_high = limits
+    product = one * other
+    least, most = low * (2 * one - low), high * (2 * one - high)
+    other_least, other_most = (limit * (2 * other - limit) for limit in (other_low, other_high))
+    below, above = (
+        product + math.sqrt(max(product**2 - one_end * other_end, 0.0))
+        for one_end, other_end in ((least, other_most), (most, other_least))
+    )
+    return Interval(
+        least / below if below > 0.0 else 0.0,
+        above / other_least if other_least > 0.0 else math.inf,
+    )
+
+
 def draw_counts(n_units: int, replicates: int, rng: np.random.Generator) -> Counts:
     """How often each unit is drawn, [replicates, n_units]; every row sums to n_units."""
     return rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=replicates)
@@ -102,6 +132,7 @@ class Scale:
     back: Callable[[Values], Values]
 
 
+PLAIN = Scale(lambda x: x, lambda x: x)
 ROOT = Scale(np.sqrt, lambda x: np.square(np.maximum(x, 0.0)))
 
 

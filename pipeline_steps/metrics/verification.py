@@ -132,6 +132,12 @@ def comparison_error_rates(
     return replace(rates, eer_low=eer.low, eer_high=eer.high, fdr_low=fdr.low, fdr_high=fdr.high)
 
 
+def threshold_at_fmr(comparison: Comparison, fmr: float) -> float:
+    """The threshold whose FMR is closest to a wanted one, see :func:`fnmr_at_fmr`."""
+    curve = _Sorted.of(comparison).curve()
+    return float(curve.thresholds[int(np.argmin(np.abs(curve.fmr - fmr)))])
+
+
 def error_rates(genuine: ArrayLike, impostor: ArrayLike) -> ErrorRates:
     """Error rates of similarity scores (higher means more alike).
 

@@ -166,6 +166,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "audit_pairs": A("audit/{variant}.pairs.csv", "audit", ALL, ("features", "aligned")),
     "audit_summary": A("audit/{variant}.summary.csv", "audit", ALL, ("features", "aligned")),
     "audit_page": A("audit/{variant}.html", "audit", ALL, what="shows identities"),
+    "groups": A("groups/{source}/groups.csv", "groups", ALL, ("features", "aligned", "identities")),
     "recogniser": A(
         "recognition/{trained_on}/seed{repetition}/model.safetensors",
         "recognise",
@@ -192,13 +193,13 @@ ARTEFACTS: dict[str, Artefact] = {
         "tables/{table}.{ending}",
         "tables",
         ALL,
-        ("scores", "reference_scores", "replicates", "verification", "audit_summary"),
+        ("scores", "reference_scores", "replicates", "verification", "audit_summary", "groups"),
     ),
     "figure": A(
         "figures/{figure}.{ending}",
         "figures",
         ALL,
-        ("features", "samples"),
+        ("features", "samples", "groups"),
         what="shows identities",
     ),
     "report": A(
@@ -225,8 +226,8 @@ ARTEFACTS: dict[str, Artefact] = {
 ARTEFACTS |= {  # records, indices, and what a killed job left half written
     f"{folder}_further": A(f"{folder}/{{file}}", "", ALL)
     for folder in (
-        *("dataset", "loras", "samples", "aligned", "features", "scores", "audit", "recognition"),
-        *("tables", "figures", "explorer", "export"),
+        *("dataset", "loras", "samples", "aligned", "features", "scores", "audit", "groups"),
+        *("recognition", "tables", "figures", "explorer", "export"),
     )
 }
 

@@ -191,6 +191,26 @@ class Plan:
         return self.all("audit_pairs", variant=self.study.compared)
 
     @property
+    def grouped(self) -> list[str]:
+        """Sets of images that show consenting people: the photographs and every variant."""
+        return [REAL, *self.study.variants]
+
+    @property
+    def described(self) -> list[str]:
+        """The participants' table, where groups share what a further column of it says."""
+        further = {*self.study.groups.by} - {"gender", "skin_tone"}
+        table = self.study.prepare.gender_table
+        return [table] if further and table else []
+
+    def groups_features(self, source: str) -> list[str]:
+        """Features of a set for groups of people: by all judges, face quality, and skin tone."""
+        score = self.study.score
+        names = [*score.identity.recognisers, score.quality.face_quality_extractor]
+        return self.all(
+            "features", source=[source], extractor=[*names, self.study.groups.skin_tone]
+        )
+
+    @property
     def scores(self) -> list[str]:
         """All score tables: the reference sets' own and those of every set compared with them."""
         return [
@@ -272,6 +292,7 @@ class Plan:
             for path in (
                 *(path for kind in SCORE_KINDS for path in self.features(source, kind)),
                 self.audit_features(source),
+                *(self.groups_features(source) if source == REAL else ()),
             )
         ]
         found |= {
@@ -290,6 +311,7 @@ class Plan:
                 for path in self.all("scores", kind=SCORE_KINDS, variant=study.compared)
                 if path not in identity
             ],
+            "groups": self.all("groups", source=self.grouped),
             "tables": [self.at("table", table="quality", ending="csv")],
             "figures": [self.at("figure", figure="distributions", ending="svg")],
         }

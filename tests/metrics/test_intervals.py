@@ -9,12 +9,14 @@ from scipy import stats
 
 from pipeline_steps.metrics.frechet import frechet_distance, frechet_interval
 from pipeline_steps.metrics.intervals import (
+    Interval,
     Scale,
     draw_counts,
     error_rate_interval,
     jackknife_interval,
     leave_out,
     percentile_interval,
+    ratio_interval,
     wilson_interval,
 )
 from pipeline_steps.metrics.pairs import compare
@@ -266,3 +268,28 @@ def test_one_identity_gives_no_interval() -> None:
 def test_wilson_interval_equals_scipys(hits: int, n: int) -> None:
     expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_ratio_leaves_out_one_just_where_the_difference_leaves_out_zero() -> None:
+    rng = np.random.default_rng(4)
+    found = set()
+    for _ in range(300):
+        numbers = np.append(rng.uniform(0.01, 0.9, 5), 0.0)
+        low, one, high = np.sort(rng.choice(numbers, 3, replace=False))
+        other_low, other, other_high = np.sort(rng.choice(numbers, 3, replace=False))
+        limits = Interval(low, high), Interval(other_low, other_high)
+        ratio = ratio_interval(one, limits[0], other, limits[1])
+        beyond = one - other - np.hypot(one - low, other_high - other) > 0
+        below = one - other + np.hypot(high - one, other - other_low) < 0
+        assert (ratio.low > 1.0, ratio.high < 1.0) == (beyond, below)
+        assert ratio.low <= one / other <= ratio.high
+        found.add((beyond, below))
+    assert len(found) == 3
+    normal = ratio_interval(2.0, Interval(1.9, 2.1), 1.0, Interval(0.95, 1.05))
+    assert (normal.low, normal.high) == pytest.approx((1.86, 2.15), abs=0.01)  # Fieller's
+
+
+def test_the_ratio_to_nothing_has_a_lower_limit_alone() -> None:
+    ratio = ratio_interval(0.2, Interval(0.1, 0.3), 0.0, Interval(0.0, 0.05))
+    assert ratio.low > 1.0 and ratio.high == np.inf
+    assert np.isnan(ratio_interval(0.0, Interval(0, 0.1), 0.0, Interval(0, 0.1)).low)

@@ -1,8 +1,8 @@
 # What a study shows: tables, figures, one page, and where it all came from.
 
 
-TABLES = ["quality", "identity", "pose", "recognition", "audit"]
-FIGURES = ["distributions", "samples", "overview", "pose", "attributes"]
+TABLES = ["quality", "identity", "pose", "recognition", "audit", "groups"]
+FIGURES = ["distributions", "samples", "overview", "pose", "attributes", "groups"]
 
 
 rule tables:
@@ -12,6 +12,7 @@ rule tables:
         replicates=PLAN.replicates,
         verification=PLAN.of_recognisers("verification"),
         audits=PLAN.audits,
+        groups=PLAN.all("groups", source=PLAN.grouped),
     output:
         report(
             expand(
@@ -45,7 +46,7 @@ rule tables:
     shell:
         "python -m pipeline_steps.tables --config {input.config:q} --scores {input.scores:q}"
         " --replicates {input.replicates:q} --verification {input.verification:q}"
-        " --audits {input.audits:q} --out {params.out:q} &> {log:q}"
+        " --audits {input.audits:q} --groups {input.groups:q} --out {params.out:q} &> {log:q}"
 
 
 rule figures:
@@ -56,6 +57,7 @@ rule figures:
         variants=[PLAN.judge_features(variant) for variant in STUDY.compared],
         samples=[PLAN.shown(variant) for variant in STUDY.compared],
         pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.compared)],
+        groups=PLAN.all("groups", source=PLAN.grouped),
     output:
         report(
             expand(at("figure", ending="svg"), figure=FIGURES),
@@ -82,7 +84,7 @@ rule figures:
     shell:
         "python -m pipeline_steps.figures --config {input.config:q} --dataset {params.dataset:q}"
         " --real {input.real:q} --variant-features {input.variants:q} --samples {input.samples:q}"
-        " --pose {input.pose:q} --out {params.out:q} &> {log:q}"
+        " --pose {input.pose:q} --groups {input.groups:q} --out {params.out:q} &> {log:q}"
 
 
 rule provenance:

@@ -128,3 +128,43 @@ rule audit:
         " --variant-features {input.variant:q} --real {input.real:q} --wild {input.wild:q}"
         " --aligned {params.aligned:q} --real-aligned {params.real_aligned:q}"
         " --wild-aligned {params.wild_aligned:q} --out {params.out:q} &> {log:q}"
+
+
+rule groups:
+    input:
+        config=conf("groups"),
+        variant=lambda wildcards: (
+            PLAN.groups_features(wildcards.source) if wildcards.source != "real" else []
+        ),
+        real=PLAN.groups_features("real"),
+        aligned=at("aligned"),
+        identities=rules.prepare.output.identities,
+        participants=PLAN.described,
+    output:
+        at("groups"),
+    log:
+        "<logs>/groups/{source}.log",
+    benchmark:
+        "<benchmarks>/groups/{source}.tsv"
+    wildcard_constraints:
+        source="|".join(PLAN.grouped),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        variant=lambda wildcards, input: (
+            ["--variant-features", *input.variant] if input.variant else []
+        ),
+        participants=lambda wildcards, input: (
+            ["--participants", *input.participants] if input.participants else []
+        ),
+    message:
+        "{wildcards.source}: groups of people"
+    shell:
+        "python -m pipeline_steps.groups --config {input.config:q} {params.variant:q}"
+        " --real {input.real:q} --aligned {input.aligned:q} --identities {input.identities:q}"
+        " {params.participants:q} --out {output:q} &> {log:q}"

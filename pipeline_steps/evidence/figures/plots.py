@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from pipeline_steps.evidence.names import WORST_TO_BEST
 from pipeline_steps.io.figures import STYLE
 from pipeline_steps.naming import natural_key
 
@@ -30,6 +31,7 @@ ATTRIBUTES = {
     "view": r"face (side-portrait|portrait) photo",
 }
 ATTRIBUTE_COLUMNS = ["attribute", "value", "n", "faces", "similarity", "half_width"]
+GROUP_AXES = {"fnmr": "FNMR", "eer": "EER", "faces": "images with a face"}
 NOT_NAMED = "none"
 REAL_COLOUR = "#d3d8dd"
 DASHES = (0, (3, 1.5))
@@ -176,9 +178,7 @@ def attributes_figure(
     }
     with matplotlib.rc_context(STYLE):
         if not values:
-            figure = Figure(figsize=(width, 0.6))
-            figure.text(0.5, 0.5, "The prompts name no attribute.", ha="center", va="center")
-            return figure
+            return _only_text("The prompts name no attribute.", width)
         heights = [len(named) + 0.8 for named in values.values()]
         figure = Figure(figsize=(width, 0.19 * sum(heights) + 0.75), layout="constrained")
         axes = figure.subplots(
@@ -195,13 +195,47 @@ def attributes_figure(
         axes[-1][0].set_xlabel("similarity to the person’s photographs, mean and 95 % interval")
         axes[-1][1].set_xlabel("images with a face")
         axes[-1][1].set_xlim(0, 1.05)
-        dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4}
-        handles = [
-            Line2D([], [], color=colours[method], label=label, **dot)
-            for method, label in labels.items()
-        ]
-        columns = len(handles)
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+        _legend(figure, labels, colours)
+    return figure
+
+
+def groups_figure(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    labels: Mapping[str, str],
+    colours: Mapping[str, str],
+    width: float,
+) -> Figure:
+    """Error rates and share of images with a face, with intervals, per group of people and method.
+
+    `tables`: method, or "-" of the photographs, to rows of groups.csv by one judge.
+    """
+    labels, colours = {"-": "photographs", **labels}, {"-": "#444444", **colours}
+    every = pd.concat(tables.values()) if tables else pd.DataFrame(columns=["by", "group", "faces"])
+    every = every[(every["group"] != WORST_TO_BEST) & every["faces"].notna()]
+    groups = {
+        by: list(dict.fromkeys(rows["group"])) for by, rows in every.groupby("by", sort=False)
+    }
+    with matplotlib.rc_context(STYLE):
+        if not groups:
+            return _only_text("No group has people enough for numbers.", width)
+        heights = [len(names) + 0.8 for names in groups.values()]
+        figure = Figure(figsize=(width, 0.25 * sum(heights) + 0.75), layout="constrained")
+        axes = figure.subplots(
+            len(groups), 3, squeeze=False, sharex="col", sharey="row", height_ratios=heights
+        )
+        for line, (by, names) in zip(axes, groups.items(), strict=True):
+            for axis, key in zip(line, GROUP_AXES, strict=True):
+                for position, (method, table) in enumerate(tables.items()):
+                    rows = table[table["by"] == by].set_index("group").reindex(names)
+                    y = np.arange(len(names)) + 0.7 * ((position + 0.5) / len(tables) - 0.5)
+                    low, high = rows[key] - rows[f"{key}_low"], rows[f"{key}_high"] - rows[key]
+                    dot: dict[str, Any] = {"ms": 3, "color": colours[method], "lw": 0.8}
+                    axis.errorbar(rows[key], y, xerr=[low, high], fmt="o", **dot)
+            _lines(line, names, str(by).replace("_", " ").capitalize())
+        for axis, title in zip(axes[-1], GROUP_AXES.values(), strict=True):
+            axis.set_xlabel(title)
+        _legend(figure, {method: labels[method] for method in tables}, colours)
     return figure
 
 
@@ -228,13 +262,33 @@ def _attribute(
         dot: dict[str, Any] = {"ms": 3, "color": colours[method]}
         left.errorbar(rows["similarity"], y, xerr=rows["half_width"], fmt="o", lw=0.8, **dot)
         right.plot(rows["faces"], y, "o", **dot)
-    left.set_yticks(range(len(values)), values)
-    left.set_ylim(len(values) - 0.5, -0.5)
-    left.set_title(attribute.capitalize(), loc="left")
-    for axis in pair:
+    _lines(pair, values, attribute.capitalize())
+
+
+def _lines(axes: Sequence[Axes], names: Sequence[str], title: str) -> None:
+    """A line for each name, from the top down."""
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0].set_title(title, loc="left")
+    for axis in axes:
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", color="#eeeeee", lw=0.6)
         axis.set_axisbelow(True)
+
+
+def _legend(figure: Figure, labels: Mapping[str, str], colours: Mapping[str, str]) -> None:
+    dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4}
+    handles = [
+        Line2D([], [], color=colours[method], label=label, **dot)
+        for method, label in labels.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+
+
+def _only_text(text: str, width: float) -> Figure:
+    figure = Figure(figsize=(width, 0.6))
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
 
 
 def _group(match: re.Match[str]) -> str:

@@ -9,12 +9,28 @@ from itertools import pairwise
 
 import pandas as pd
 
-from pipeline_steps.evidence.names import SETS, SETTING, Names, competes, sorted_groups
+from pipeline_steps.evidence.names import (
+    SETS,
+    SETTING,
+    WORST_TO_BEST,
+    Names,
+    competes,
+    sorted_groups,
+)
+from pipeline_steps.evidence.scores.groups import COMPARED, NONE, worst_and_best
 from pipeline_steps.evidence.tables.kinds import average_accuracy
 from pipeline_steps.evidence.tables.table import Estimate, estimate_of
 from pipeline_steps.naming import REFERENCES, UNTUNED
 from pipeline_steps.study.artefacts import NOT_APPLICABLE
 
+GROUP_MEASURES = {
+    "faces": "share of images with a face",
+    "eer": "equal error rate",
+    "fnmr": "false non-match rate",
+    "fmr": "false match rate",
+    "fdr": "Fisher ratio",
+    "quality_mean": "face quality",
+}
 CHANCE = 0.5  # accuracy and equal error rate of guessing
 
 
@@ -41,6 +57,7 @@ def findings(
         "Are they good for training recognition?": recognition_sentences(
             frames["recognition"], names
         ),
+        "Whom does it fail?": group_sentences(frames["groups"], names),
     }
 
 
@@ -204,6 +221,38 @@ def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
             f"Best synthetic training set: {what}, {best.text()}, {_against_chance(best)}; {above} "
             f"of {len(synthetic)} synthetic sets are better than chance."
         )
+    return sentences
+
+
+def group_sentences(groups: pd.DataFrame, names: Names) -> list[str]:
+    """Where the worst group of people is told apart from the best, by each kind of groups."""
+    sentences = []
+    for (by, judge), rows in sorted_groups(groups, ("by", "recogniser")):
+        ratios = rows[rows["group"] == WORST_TO_BEST]
+        told = f"By {by.replace('_', ' ')}, {names(judge)}: "
+        if ratios.empty:
+            sentences.append(f"{told}no two groups have people enough to be compared.")
+            continue
+        beyond: list[tuple[float, str]] = []
+        for (*source,), own in sorted_groups(rows, SETS):
+            parts = own[own["group"] != WORST_TO_BEST].set_index("group")
+            for _, row in own[own["group"] == WORST_TO_BEST].iterrows():
+                for key in COMPARED:
+                    ratio = estimate_of(row, key)
+                    if not ratio.beyond(1.0):
+                        continue
+                    values = {str(group): float(parts[key][group]) for group in parts.index}
+                    worst, best = worst_and_best(values, key)
+                    where = ", ".join(map(names, source))
+                    what = f"{GROUP_MEASURES[key]} of {worst} over {best}, {where}: "
+                    beyond.append((abs(math.log(ratio.value)), what + ratio.text(2)))
+        total = len(ratios)
+        apart = sum(not str(note).endswith(NONE) for note in ratios["note"])
+        told += (
+            f"the worst group is told apart from the best by some measure in {apart} of {total} "
+            "sets of images"
+        )
+        sentences.append(f"{told}; furthest: {max(beyond)[1]}." if beyond else f"{told}.")
     return sentences
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline_steps.evidence.names import competes, order_key
-from pipeline_steps.evidence.scores.quality import ImageSet
+from pipeline_steps.evidence.scores.sets import ImageSet
 from pipeline_steps.metrics.intervals import draw_counts, percentile_interval
 from pipeline_steps.metrics.pairs import MAX_PAIRS, OPERATING_POINTS, compare
 from pipeline_steps.metrics.verification import bootstrap_verification, comparison_error_rates

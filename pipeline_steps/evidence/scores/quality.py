@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline_steps.evidence.scores.sets import ImageSet, Rows
 from pipeline_steps.metrics.frechet import (
     frechet_distance,
     frechet_distance_at_infinity,
@@ -24,34 +24,7 @@ from pipeline_steps.metrics.vendi import vendi_score, vendi_within
 from pipeline_steps.naming import VARIANT
 from pipeline_steps.study.settings.evidence import QualitySettings
 
-Rows = NDArray[np.float32]
 Numbers = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One set of images: file and identity of each [n], features float32 [n, d] by extractor."""
-
-    files: list[str]
-    identities: list[str]
-    features: dict[str, Rows]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def take(self, rows: NDArray[np.intp]) -> ImageSet:
-        """The images at these rows."""
-        return ImageSet(
-            [self.files[row] for row in rows],
-            [self.identities[row] for row in rows],
-            {name: values[rows] for name, values in self.features.items()},
-        )
-
-    def drawn(self, size: int, rng: np.random.Generator) -> ImageSet:
-        """So many of the images, drawn without replacement; all, if there are no more."""
-        if size >= len(self):
-            return self
-        return self.take(np.sort(rng.choice(len(self), size=size, replace=False)))
 
 
 @dataclass(frozen=True)

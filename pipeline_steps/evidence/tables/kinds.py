@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS
 from pipeline_steps.evidence.names import SETS, Names, order_key, sorted_groups
+from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import ANGLES, POSE_COLUMNS, QUALITY_COLUMNS, SHOWN
 from pipeline_steps.evidence.tables.table import Column, Estimate, Table, lay_out
@@ -67,6 +68,17 @@ AUDIT = (
     Column("strangers", "Strangers", "images", digits=0),
     Column("strangers_by_chance", "Strangers", "by chance", digits=1),
     Column("stranger_identities", "Strangers", "identities", digits=0),
+)
+
+GROUPS = (
+    Column("n_people", "People", digits=0),
+    Column("faces", "Faces found"),
+    Column("eer", "EER"),
+    Column("fnmr", "FNMR"),
+    Column("fmr", "FMR", digits=4),
+    Column("fdr", "FDR", digits=2),
+    Column("quality_mean", "Face quality", digits=2),
+    Column("ita_mean", "Skin tone", "degrees", digits=0),
 )
 
 
@@ -169,6 +181,21 @@ def audit_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     return [lay_out("audit", caption, frame, AUDIT, names, also=("verdict",))]
 
 
+def groups_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
+    """Groups of people, one table per judge and what groups share; nothing is ranked."""
+    tables = []
+    for (judge, by), own in sorted_groups(frame.fillna({"note": ""}), ("recogniser", "by")):
+        caption = (
+            f"Groups of people by {by.replace('_', ' ')}, judged by {names(judge)} against the "
+            "photographs. FNMR and FMR: of each group at one threshold, that of everybody "
+            "together. Ratios are the worst group's number over the best one's. Groups of too few "
+            "people have no numbers."
+        )
+        name, heads = f"groups_{judge}_{by}", (*SETS, "group")
+        tables.append(lay_out(name, caption, own, GROUPS, names, by=heads, also=("note",)))
+    return tables
+
+
 @dataclass(frozen=True)
 class Kind:
     """One of a study's tables: its heading in the report, its CSV file's columns, how it is shown.
@@ -197,6 +224,9 @@ KINDS = {
         recognition_tables,
     ),
     "pose": Kind("Head pose", POSE_COLUMNS, SETS, pose_tables),
+    "groups": Kind(
+        "Groups of people", GROUP_COLUMNS, ("recogniser", "by", *SETS, "group"), groups_tables
+    ),
     "audit": Kind("Identity audit", SUMMARY_COLUMNS, SETS, audit_tables),
 }
 

@@ -26,6 +26,8 @@ HEADS = {
     "prompts": "Prompt",
     "method": "Fine-tuning",
     "verdict": "Verdict",
+    "group": "Group",
+    "note": "Note",
 }
 
 
@@ -215,8 +217,8 @@ def _read(rows: pd.DataFrame, column: Column, at: str) -> Estimate:
 
 
 def _rounded(value: float, digits: int) -> str:
-    if math.isnan(value):
-        return ""
+    if not math.isfinite(value):
+        return "" if math.isnan(value) else "∞"
     text = f"{value:.{digits}f}"
     return text if float(text) else text.removeprefix("-")  # no "-0.0"
 

@@ -174,6 +174,34 @@ class AuditSettings(Section):
     )
 
 
+class GroupsSettings(Section):
+    """Between which groups of people errors are compared."""
+
+    by: tuple[str, ...] = Field(
+        default=("gender", "skin_tone"),
+        description="What groups share: gender, skin_tone (of the photographs, in six classes), or "
+        "further columns of prepare.gender_table, such as age bands.",
+    )
+    skin_tone: str = Field(
+        default="skin_tone",
+        description="Extractor of the skin tone, by its name in config/models.yaml.",
+    )
+    min_people: int = Field(
+        default=10,
+        ge=3,
+        description="Groups of fewer people are listed without numbers: these would tell of single "
+        "persons.",
+    )
+    fmr: float = Field(
+        default=0.001,
+        gt=0,
+        lt=1,
+        description="False match rate of everybody together whose threshold all groups are held "
+        "against.",
+    )
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="Level of the intervals.")
+
+
 class TablesSettings(Section):
     """How the tables are presented; the numbers come from the score and verify steps."""
 
@@ -326,6 +354,7 @@ class EvidenceSections(Section):
     features: FeaturesSettings = Field(default=FeaturesSettings())
     score: ScoreSettings = Field(default=ScoreSettings())
     audit: AuditSettings = Field(default=AuditSettings())
+    groups: GroupsSettings = Field(default=GroupsSettings())
     tables: TablesSettings = Field(default=TablesSettings())
     figures: FiguresSettings = Field(default=FiguresSettings())
     report: ReportSettings = Field(default=ReportSettings())

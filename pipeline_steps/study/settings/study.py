@@ -241,7 +241,8 @@ def figures_recogniser(study: Study) -> str:
 def extractors(study: Study) -> tuple[str, ...]:
     """Names of all extractors of a study."""
     names = [name for kind in SCORE_KINDS for name in study.score.extractors(kind)]
-    return tuple(dict.fromkeys([*names, audit_recogniser(study), figures_recogniser(study)]))
+    names += [audit_recogniser(study), figures_recogniser(study), study.groups.skin_tone]
+    return tuple(dict.fromkeys(names))
 
 
 def trained_on(source: str) -> str:

@@ -1,0 +1,94 @@
+"""Sets of images as scores see them: whose each image is, and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_steps.io.tensors import load_features
+from pipeline_steps.naming import identities_of
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.artefacts import Source, source_of
+from pipeline_steps.study.record import check_same_images
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set of images: file and identity of each [n], features float32 [n, d] by extractor."""
+
+    files: list[str]
+    identities: list[str]
+    features: dict[str, Rows]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, rows: NDArray[np.intp]) -> ImageSet:
+        """The images at these rows."""
+        return ImageSet(
+            [self.files[row] for row in rows],
+            [self.identities[row] for row in rows],
+            {name: values[rows] for name, values in self.features.items()},
+        )
+
+    def drawn(self, size: int, rng: np.random.Generator) -> ImageSet:
+        """So many of the images, drawn without replacement; all, if there are no more."""
+        if size >= len(self):
+            return self
+        return self.take(np.sort(rng.choice(len(self), size=size, replace=False)))
+
+    def of(self, people: Sequence[str]) -> ImageSet:
+        """The images of some people."""
+        return self.take(np.flatnonzero(np.isin(self.identities, people)))
+
+
+Scored = tuple[Source, ImageSet]
+
+
+@dataclass
+class Loaded:
+    """Feature files of the wanted extractors that were read, with the header of each."""
+
+    extractors: Sequence[str]
+    headers: list[tuple[Path, dict[str, str]]] = field(default_factory=list)
+
+    def set_of(
+        self, paths: Sequence[Path], flag: str, expected: Source | None = None
+    ) -> Scored | None:
+        """The set behind a flag's files; None where the flag was not given."""
+        if not paths:
+            return None
+        sources = {source_of(path, "features") for path in paths}
+        if len(sources) > 1:
+            names = ", ".join(sorted(source.name for source in sources))
+            raise StepError(f"{flag} mixes the sets {names}; pass the files of one")
+        source = sources.pop()
+        if expected not in (None, source):
+            raise StepError(f"{flag} got features of {source.name}")
+        by_name = {path.stem: path for path in paths}
+        missing = [name for name in self.extractors if name not in by_name]
+        if missing:
+            names = ", ".join(f"{name}.safetensors" for name in missing)
+            raise StepError(
+                f"{flag} lacks {names} of {source.name}; the score settings name these extractors"
+            )
+        loaded = {by_name[name]: load_features(by_name[name]) for name in self.extractors}
+        first, known = next(iter(loaded.items()))
+        for path, features in loaded.items():
+            if features.files != known.files:
+                raise StepError(
+                    f"{path} and {first} are about different images: "
+                    "extract both again from the same aligned set"
+                )
+            check_same_images(path, features.metadata, first, known.metadata.get("images"))
+            self.headers.append((path, features.metadata))
+        if not known.files:
+            raise StepError(f"{first} holds no image: no face of this set was kept")
+        rows = {path.stem: features.features for path, features in loaded.items()}
+        return source, ImageSet(known.files, identities_of(known.files), rows)
