@@ -14,18 +14,21 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline_steps.evidence.report.page import render
 from pipeline_steps.io.atomic import atomic_path
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file
 from pipeline_steps.io.images import BadImage, read_image
-from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.manifests import COLUMN_TYPES, read_manifest, write_manifest
+from pipeline_steps.io.recordio import Writer
 from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
 from pipeline_steps.runtime.errors import StepError
@@ -39,6 +42,7 @@ Row = dict[str, Any]
 TOLD = (*GENERATED_BY, *VARIANT, "weights_sha256")
 COLUMNS = ("file_name", "identity", "gender", "index", *TOLD, "sha256")
 SUMS = "SHA256SUMS"
+IMAGES_PER_ROW_GROUP = 100  # as `datasets` writes images
 # Table to its columns that the card shows.
 MEASURED = {
     "quality": (
@@ -93,6 +97,7 @@ def run(
         card = render(
             "card.md.j2",
             settings=settings,
+            size=size_category(len(metadata)),
             study=frozen.study,
             variant=frozen.variant,
             metadata=metadata,
@@ -111,6 +116,17 @@ def run(
     log = get_logger("export")
     log.info("%d images of %d people", len(metadata), metadata["identity"].nunique())
     return metadata
+
+
+def size_category(count: int) -> str:
+    """What the Hugging Face hub calls a dataset of so many rows."""
+    bounds = {1_000: "1K", 10_000: "10K", 100_000: "100K", 1_000_000: "1M", 10_000_000: "10M"}
+    below = "n"
+    for bound, name in bounds.items():
+        if count < bound:
+            return f"{below}<{name}" if below == "n" else f"{below}<n<{name}"
+        below = name
+    return f"n>{below}"
 
 
 def choose(
@@ -149,13 +165,24 @@ def _write_images(
 ) -> list[Row]:
     """Write the images; returns the metadata's rows."""
     items = _items(settings, chosen, people, root)
-    if settings.layout != "webdataset":
+    names = list(dict.fromkeys(chosen["identity"]))
+    if settings.layout == "rec":
+        with Writer(folder, len(chosen), names) as writer:
+            return [
+                {"file_name": f"train.rec:{writer.add(row['identity'], content)}"} | row
+                for content, row in items
+            ]
+    if settings.layout in ("folders", "reference"):
         return list(_write_folders(items, folder, settings))
     rows: list[Row] = []
-    while len(rows) < len(chosen):
-        number = len(rows) // settings.images_per_shard
+    shards = -(-len(chosen) // settings.images_per_shard)
+    for number in range(shards):
         shard = islice(items, settings.images_per_shard)
-        rows += _write_shard(shard, folder, f"shards/{number:06d}.tar", settings.image_format)
+        if settings.layout == "parquet":
+            file = f"data/train-{number:05d}-of-{shards:05d}.parquet"
+            rows += write_image_table(shard, folder / file, names, settings.image_format)
+        else:
+            rows += _write_shard(shard, folder, f"shards/{number:06d}.tar", settings.image_format)
     return rows
 
 
@@ -193,6 +220,48 @@ def _write_shard(
             _add(shard, f"{key}.{ending}", content)
             _add(shard, f"{key}.json", text.encode())
             yield {"file_name": f"{file}:{key}.{ending}"} | row
+
+
+def write_image_table(
+    items: Iterator[tuple[bytes, Row]], path: Path, names: Sequence[str], ending: str
+) -> list[Row]:
+    """Write images and what is said of them as Parquet that the library `datasets` opens.
+
+    Args:
+        items: each image's bytes and its row, with ``identity`` and ``index``.
+        path: file to write, in a folder of its own.
+        names: all identities; an image's label is the place of its identity among them.
+        ending: of the images' names.
+
+    Returns:
+        The rows with their file_name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {c: COLUMN_TYPES.get(c, pa.string()) for c in COLUMNS if c != "file_name"}
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    features: dict[str, Row] = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(names), "_type": "ClassLabel"},
+    }
+    for name, kind in values.items():
+        told = "float64" if kind == pa.float64() else str(kind)  # Arrow says double
+        features[name] = {"dtype": told, "_type": "Value"}
+    schema = pa.schema(
+        {"image": image, "label": pa.int64(), **values},
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    label = {name: place for place, name in enumerate(names)}
+    rows: list[Row] = []
+    with pq.ParquetWriter(path, schema, compression="snappy") as writer:
+        while group := list(islice(items, IMAGES_PER_ROW_GROUP)):
+            table = []
+            for content, row in group:
+                file = f"{row['identity']}_{row['index']}.{ending}"
+                picture = {"image": {"bytes": content, "path": file}}
+                table.append(picture | {"label": label[row["identity"]]} | row)
+                rows.append({"file_name": f"{path.parent.name}/{path.name}:{file}"} | row)
+            writer.write_table(pa.Table.from_pylist(table, schema))
+    return rows
 
 
 def _content(path: Path, digest: str, settings: ExportSettings) -> bytes:

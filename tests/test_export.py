@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from skimage import data
 
 from pipeline_steps import export, prepare
+from pipeline_steps.identities.labelled_sets import parts_of
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import encode_png, read_image
 from pipeline_steps.io.manifests import read_manifest, write_manifest
@@ -211,3 +214,39 @@ def test_command_line_and_nothing_left_to_export(
     (study / "identities.csv").write_text("identity,gender,consent\n")
     assert run_main(lambda: export.main(flags)) == 2
     assert "left to export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["folders", "reference", "webdataset", "parquet", "rec"])
+def test_every_layout_comes_back_as_an_external_set(study: Path, layout: str) -> None:
+    out = exported(study, layout=layout, images_per_shard=2)
+    check_sums(out)
+    found = [(one.label, one.read()) for part in parts_of(out) for one in part()]
+    files = ("ID_1/0", "ID_1/1", "ID_2/0")
+    images = [(study / f"aligned/{file}.png").read_bytes() for file in files]
+    assert found == [(file[:4], image) for file, image in zip(files, images, strict=True)]
+
+
+def test_parquet_says_what_its_columns_are_and_the_card_what_the_hub_shows(study: Path) -> None:
+    out = exported(study, layout="parquet", images_per_shard=2)
+    parts = sorted((out / "data").iterdir())
+    assert [part.name for part in parts] == [f"train-0000{n}-of-00002.parquet" for n in (0, 1)]
+    noted = json.loads((pq.read_schema(parts[0]).metadata or {})[b"huggingface"])
+    features = noted["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert features["label"] == {"names": ["ID_1", "ID_2"], "_type": "ClassLabel"}
+    assert features["seed"] == {"dtype": "int64", "_type": "Value"}
+    rows = pq.read_table(parts[1]).to_pylist()
+    assert [(row["label"], row["identity"], row["prompt"]) for row in rows] == [
+        (1, "ID_2", "photo of sks person")
+    ]
+    head = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert head["size_categories"] == ["n<1K"] and head["pretty_name"].startswith("Synthetic faces")
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+    assert [export.size_category(n) for n in (5_000, 500_000, 10**8)] == [
+        *["1K<n<10K", "100K<n<1M", "n>10M"]
+    ]
+
+
+def test_rec_holds_aligned_images_alone() -> None:
+    with pytest.raises(ValueError, match="rec holds aligned faces"):
+        ExportSettings(layout="rec", images="samples")

@@ -122,6 +122,19 @@ def test_reference_sets_meet_each_other_and_their_own_halves(world: World) -> No
     assert table["precision"][1] == pytest.approx(table["recall"][2])
 
 
+def test_a_set_of_others_meets_the_photographs_where_it_shows_their_people(world: World) -> None:
+    for name, people, versus in (
+        ("external/own", "ID_1 ID_2", ["real", "synthetic"]),
+        ("external/vface", "n1 n2 n3", ["synthetic"]),
+    ):
+        files = [f"{who}/{number}.png" for who in people.split() for number in range(3)]
+        world.write(name, files, 0.0)
+        table = world.score("identity", {"variant-features": name, "real": "real"})
+        assert table["versus"].tolist() == 2 * versus
+        names = table[["base_model", "method", "prompts"]].drop_duplicates().to_numpy().tolist()
+        assert names == [["external", name.split("/")[1], "-"]]
+
+
 def test_identity_has_a_row_per_judge_and_opponent_as_pyeer_computes_it(world: World) -> None:
     table = world.score("identity", {"variant-features": VARIANT, "real": "real"})
     assert tuple(table.columns) == IDENTITY_COLUMNS

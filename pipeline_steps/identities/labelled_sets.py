@@ -70,8 +70,8 @@ def parts_of(source: Path) -> list[Part]:
     }
     for kind, found in (by_kind | {".zip": files}).items():
         chosen = [file for file in found if file.suffix.lower() == kind]
-        if chosen:
-            parts = [part for file in chosen for part in readers[kind](file)]
+        parts = [part for file in chosen for part in readers[kind](file)]
+        if parts:
             break
     else:
         parts = _of_folder(source) if source.is_dir() else []
@@ -204,10 +204,12 @@ def _of_parquet(path: Path) -> list[Part]:
     kinds = {name: kind.get("_type") for name, kind in features.items() if isinstance(kind, dict)}
     image = _column(schema, [n for n, kind in kinds.items() if kind == "Image"], IMAGES)
     label = _column(schema, [n for n, kind in kinds.items() if kind == "ClassLabel"], LABELS)
-    if image is None or label is None:
+    if image is None:
+        return []  # a table beside images
+    if label is None:
         raise StepError(
-            f"{path} has the columns {', '.join(schema.names)}, but none of images, or none that "
-            f"says whose they are: call these {IMAGES[0]} and {LABELS[0]} or {LABELS[1]}"
+            f"{path} has the columns {', '.join(schema.names)}, but none that says whose the "
+            f"images are: call it {LABELS[0]} or {LABELS[1]}"
         )
     names = (features.get(label) or {}).get("names") or []
 

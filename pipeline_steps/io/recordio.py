@@ -149,12 +149,19 @@ class Writer:
         self.index = (folder / "train.idx").open("w", encoding="ascii")
         self._write([images + 1, images + 1 + len(self.people)])
 
-    def add(self, person: str, image: bytes) -> None:
-        """Write the next image."""
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, person: str, image: bytes) -> int:
+        """Write the next image; its record's key."""
         label = self.people.index(person, max(0, len(self.firsts) - 1))
         if label == len(self.firsts):
             self.firsts.append(self.key)
         self._write([label], image)
+        return self.key - 1
 
     def close(self) -> None:
         """Write what stands behind the images."""

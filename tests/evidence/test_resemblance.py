@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from pipeline_steps.evidence.audit import resemblance
 from pipeline_steps.evidence.audit.checks import verdicts
 from pipeline_steps.evidence.audit.resemblance import (
     closest_identities,
@@ -119,3 +120,18 @@ def test_verdicts(changes: dict[str, float], verdict: str) -> None:
     found = verdicts(COUNTS | changes)
     assert found["verdict"] == verdict
     assert found["sentence"].startswith(f"{verdict}: ")
+
+
+def test_of_very_many_people_those_are_compared_that_could_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(5)
+    people = {f"P{n}": rng.standard_normal(32) for n in range(40)}
+    people["P7"] = people["P31"]
+    images = faces(rng, people, 3, 0.3)
+    every = closest_identities(images, images)
+    monkeypatch.setattr(resemblance, "MOST_PAIRS", 60)
+    monkeypatch.setattr(resemblance, "BLOCK_ROWS", 16)
+    fewer = closest_identities(images, images)
+    assert (len(every), len(fewer)) == (780, 60)
+    assert fewer[:10] == every[:10] and {fewer[0].first, fewer[0].second} == {"P7", "P31"}

@@ -97,6 +97,12 @@ def test_names_of_sets_lead_back_to_them() -> None:
     assert Source("real").is_reference and Source("real").name == "real"
     source = Source("sd21", "idbooth", "base")
     assert Source.named(source.name) == source and not source.is_reference
+    others = Source("external", "vface")
+    assert others.name == "external/vface" and Source.named(others.name) == others
+    assert others.is_external and not others.is_reference
+    place = Path("results/s/aligned/external/vface/ID_1/0.png")
+    assert source_of(place, "aligned_image") == others
+    assert source_of(Path("results/s/audit/external/vface.csv"), "audit") == others
 
 
 def test_training_set_and_repetition_are_read_off_the_path() -> None:
@@ -108,6 +114,11 @@ def test_training_set_and_repetition_are_read_off_the_path() -> None:
     with pytest.raises(StepError, match="cannot tell what"):
         training_set_of(Path("recognition/real/verification.csv"))
     assert sets_of("real+sd-2-idbooth-base") == ["real", "sd-2/idbooth/base"]
+    joined = Path("recognition/real+a-idbooth-base+external-vface/seed0/model.safetensors")
+    assert training_set_of(joined)[1] == Source("real+a+external", "idbooth+vface", "base")
+    assert training_set_of(Path("recognition/external-vface/seed0/verification.csv"))[1] == Source(
+        "external", "vface"
+    )
 
 
 def test_one_of_several_artefacts_may_be_meant() -> None:

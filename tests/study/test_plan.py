@@ -117,6 +117,21 @@ def test_lists_of_a_study(plan: Plan) -> None:
     assert set(plan.put_in) >= {plan.study.in_the_wild, *plan.study.benchmarks}
 
 
+def test_sets_of_others_are_compared_and_may_train(config: dict[str, Any]) -> None:
+    alone = make_plan(config, "")
+    changes = {"external_sets": {"vface": "data/vface"}, "training_sets": ["external/vface"]}
+    plan = make_plan({**config, **changes}, "")
+    assert plan.jobs["align_external"] == ["results/demo/aligned/external/vface/manifest.parquet"]
+    assert plan.aligned("external-vface") == plan.jobs["align_external"]
+    assert plan.shown("external/vface") == plan.jobs["align_external"][0]
+    for rule in ("audit", "score_identity"):
+        assert len(plan.jobs[rule]) == len(alone.jobs[rule]) + 1
+    for rule in ("align", "sample", "gather", "features"):
+        assert plan.jobs[rule] == alone.jobs[rule]
+    assert "data/vface" in plan.put_in and "external/vface" in plan.sources
+    assert "results/demo/scores/identity/external/vface.csv" in plan.scores
+
+
 def test_a_training_set_may_join_several_sources(config: dict[str, Any]) -> None:
     mixed = "real+demo/idbooth/base"
     plan = make_plan({**config, "training_sets": ["real", mixed]}, "")

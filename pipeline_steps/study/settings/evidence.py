@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline_steps.study.settings.base import Section
 
@@ -324,16 +324,17 @@ class ExportSettings(Section):
         description="aligned: faces on the 112x112 template, which recognisers train on; samples: "
         "the generated images in full, those in which a face was found.",
     )
-    layout: Literal["folders", "reference", "webdataset"] = Field(
+    layout: Literal["folders", "reference", "webdataset", "parquet", "rec"] = Field(
         default="folders",
         description="folders: images/<identity>/<index>; reference: <identity>/<index>, as the "
-        "paper's public code reads datasets; webdataset: tar shards of images and JSON.",
+        "paper's public code reads datasets; webdataset: tar shards of images and JSON; parquet: "
+        "as Hugging Face's datasets opens it; rec: as InsightFace reads it, aligned images alone.",
     )
     image_format: Literal["png", "jpg"] = Field(
         default="png", description="png is lossless; jpg is of quality 95, without subsampling."
     )
     images_per_shard: int = Field(
-        default=10_000, ge=1, description="Images per tar of the layout webdataset."
+        default=10_000, ge=1, description="Images per file of the layouts webdataset and parquet."
     )
     title: str = Field(
         default="Synthetic faces of consenting people", description="Headline of the card."
@@ -346,6 +347,12 @@ class ExportSettings(Section):
     contact: str = Field(
         default="", description="Whom subjects and users write to, e.g. to withdraw; for the card."
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ExportSettings:
+        if self.layout == "rec" and self.images != "aligned":
+            raise ValueError("layout: rec holds aligned faces; choose images: aligned, or parquet")
+        return self
 
 
 class EvidenceSections(Section):
