@@ -79,7 +79,7 @@ def run(
         inputs = inputs_of_images(images)
     else:
         raise StepError("name the images to align: --manifest, --images or --external")
-    if not inputs:
+    if not inputs and (manifest is None or "prompt" not in read_manifest(manifest)):
         raise StepError(f"there is no image to align for {out}: check the step before")
     settings = frozen.settings
     plain = settings.model_dump(mode="json")

@@ -12,6 +12,7 @@ al., "Extracting Training Data from Diffusion Models", USENIX Security 2023.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from pipeline_steps.evidence.audit.checks import (
     VERDICTS,
     Evidence,
     audit,
+    not_audited,
     suspicious_pairs,
 )
 from pipeline_steps.evidence.audit.copies import (
@@ -39,7 +41,7 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
-from pipeline_steps.metrics.arrays import similarity_to_own
+from pipeline_steps.metrics.arrays import Undefined, similarity_to_own
 from pipeline_steps.naming import REAL, WILD, identities_of, identity_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -79,7 +81,7 @@ def run(
         The row of the summary.
 
     Raises:
-        StepError: different recognisers, no images, or photographs of a single person.
+        StepError: different recognisers, or unfit embeddings.
     """
     settings, log = frozen.settings, get_logger("audit")
     features = [path for path in (variant_features, real, wild) if path is not None]
@@ -90,35 +92,37 @@ def run(
         )
     check_same_extractor([(path, load_features(path).metadata) for path in features])
     source = source_of(variant_features, "features")
-    images, photographs = _faces(variant_features), _faces(real)
-    strangers = _faces(wild) if wild is not None else None
+    pairs: list[dict[str, Any]] = []
+    odd: list[str] = []
     try:
-        limits = thresholds_from(
-            photographs, strangers, fmr=settings.fmr, search_rate=settings.search_rate
+        images, photographs = _faces(variant_features), _faces(real)
+        strangers = _faces(wild) if wild is not None else None
+        rates = {"fmr": settings.fmr, "search_rate": settings.search_rate}
+        limits = thresholds_from(photographs, strangers, **rates)
+    except Undefined as error:
+        result = not_audited(f"not audited: {error}", settings.fmr)
+        log.warning("%s", result.summary["sentence"])
+    else:
+        patches, photograph_patches = _patches(images, aligned), _patches(photographs, real_aligned)
+        pixels = np.asarray(list(photograph_patches.values()), np.float32).reshape(-1, SIDE, SIDE)
+        nearest = nearest_photographs(pixels, identities_of(list(photograph_patches)))
+        evidence = Evidence(
+            images=images,
+            photographs=photographs,
+            wild=strangers,
+            patches=patches,
+            photograph_patches=photograph_patches,
+            thresholds=limits,
+            pixel_threshold=copy_threshold(nearest, settings.copy_ratio),
+            **rates,
         )
-    except ValueError as error:
-        raise StepError(f"{real} cannot set the audit's thresholds: {error}") from error
-    patches, photograph_patches = _patches(images, aligned), _patches(photographs, real_aligned)
-    pixels = np.asarray(list(photograph_patches.values()), np.float32).reshape(-1, SIDE, SIDE)
-    nearest = nearest_photographs(pixels, identities_of(list(photograph_patches)))
-    evidence = Evidence(
-        images=images,
-        photographs=photographs,
-        wild=strangers,
-        patches=patches,
-        photograph_patches=photograph_patches,
-        thresholds=limits,
-        pixel_threshold=copy_threshold(nearest, settings.copy_ratio),
-        fmr=settings.fmr,
-        search_rate=settings.search_rate,
-    )
-    result = audit(evidence)
+        result = audit(evidence)
+        pairs = suspicious_pairs(evidence, result, settings.pairs)
+        own, others = similarity_to_own(photographs.embeddings, list(photographs.identities))
+        odd = [photographs.files[index] for index in np.flatnonzero(own < others)]
+        if odd:
+            log.warning("photographs less like the person's others than like another's: %s", odd)
     summary = source.columns | {"recogniser": real.stem} | result.summary
-    pairs = suspicious_pairs(evidence, result, settings.pairs)
-    own, others = similarity_to_own(photographs.embeddings, list(photographs.identities))
-    odd = [photographs.files[index] for index in np.flatnonzero(own < others)]
-    if odd:
-        log.warning("photographs less like the person's others than like another's: %s", odd)
     names, folders = Names.of(frozen), {GENERATED: aligned, REAL: real_aligned, WILD: wild_aligned}
     page = render(
         "page.audit.html.j2",
@@ -144,6 +148,8 @@ def _faces(path: Path) -> Faces:
     features = load_features(path)
     try:
         return faces_of(features.features, identities_of(features.files), features.files)
+    except Undefined as error:
+        raise Undefined(f"{path} has no image") from error
     except ValueError as error:
         raise StepError(f"{path} cannot be audited: {error}") from error
 

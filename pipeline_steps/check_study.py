@@ -69,6 +69,7 @@ def page(
     made = [root / path for of in plan.jobs.values() for path in of if (root / path).is_file()]
     mixed = told({path: versions_behind(path) for path in made if path.suffix != ".html"})
     lines = [headline(plan, costs), "", *table(costs), "", *remarks(costs), executor]
+    lines += [f"Cells will be empty: {line}." for line in impossible_numbers(plan, costs.people)]
     lines += [*filter(None, [mixed]), ""]
     return "\n".join(lines + listing(missing)), missing
 
@@ -112,6 +113,15 @@ def refuse_missing(plan: Plan, root: Path = Path()) -> None:
         raise StepError(f"study {plan.study.name} cannot start. " + "\n".join(listing(lacking)))
 
 
+def tell_empty_cells(plan: Plan) -> None:
+    """At the end of a run: which rows of the study's tables lack numbers, and why."""
+    from pipeline_steps.evidence.tables.kinds import empty_cells
+
+    table = Path(plan.at("table", table="audit", ending="csv"))
+    if table.is_file() and (lines := empty_cells(table.parent)):
+        print("warning: some cells of the tables are empty:", *lines, sep="\n  ", file=sys.stderr)
+
+
 def headline(plan: Plan, costs: Costs) -> str:
     """What is studied."""
     study = plan.study
@@ -153,6 +163,19 @@ def remarks(costs: Costs) -> list[str]:
     if any(cost.measured for cost in costs.rules):
         lines.append("*: mean of this study's finished jobs, on the hardware they ran on.")
     return [*lines, "Disk: estimated from counts and typical sizes, when everything is done."]
+
+
+def impossible_numbers(plan: Plan, people: int) -> list[str]:
+    """What no set of the study can have, by the settings."""
+    each, k = plan.study.sample.images_per_identity, plan.study.score.quality.k
+    found = {
+        "sample.images_per_identity is 1, so no two generated images show one person: error rates "
+        "versus synthetic, spreads and Vendi scores per identity": each == 1,
+        f"{people * each} images of a set are too few for score.quality.k = {k}: precision, recall,"
+        " density, coverage": people * each <= k,
+        "one person makes no impostor pair: error rates, audit, recognisers": people == 1,
+    }
+    return [line for line, so in found.items() if so]
 
 
 def local_executor() -> str:

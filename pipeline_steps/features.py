@@ -63,8 +63,7 @@ def run(
 
     Raises:
         StepError: not as many files as configurations, no extractor is named or its weights are
-            unfit, no face was kept, the images look like BGR, or one is missing, broken or of
-            another size.
+            unfit, the images look like BGR, or one is missing, broken or of another size.
     """
     if len(frozen) != len(out):
         raise StepError(
@@ -93,11 +92,8 @@ def extract(
     manifest = read_manifest(aligned / "manifest.parquet", ("file", "landmarks", "kept"))
     kept = manifest[manifest["kept"]]
     if kept.empty:
-        raise StepError(
-            f"{aligned / 'manifest.parquet'} keeps no face: there is nothing to extract; look at "
-            "its column reason"
-        )
-    if frozen.settings.check_colour:
+        get_logger("features").warning("%s keeps no face: look at reason in its manifest", aligned)
+    elif frozen.settings.check_colour:
         check_colours(aligned, kept)
     extractor = load_extractor(weights, device)
     store = Rows(

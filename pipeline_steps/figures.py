@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline_steps.evidence.figures.grids import (
@@ -169,8 +170,10 @@ def _scores(
                 # The stream of the score step, so that figure and table are about the same pairs.
                 rng = numpy_generator(frozen.seed, "score", "impostors", versus, source.name)
                 theirs = (real.features, identities_of(real.files)) if versus == "real" else ()
-                found = compare(*own, *theirs, impostors=impostors, rng=rng)
-                panel[source.method] = found.genuine.scores, found.impostor.scores
+                panel[source.method] = np.empty(0), np.empty(0)
+                if own[1]:
+                    found = compare(*own, *theirs, impostors=impostors, rng=rng)
+                    panel[source.method] = found.genuine.scores, found.impostor.scores
     return rows
 
 
@@ -214,7 +217,7 @@ def _pose(poses: Mapping[Source, Features], names: Names, look: Mapping[str, Any
     variants = [source for source in poses if not source.is_reference]
     rows = {
         f"{names(base_model)}, {names(prompts)}": {
-            source.method: poses[source].features for source in sources
+            source.method: poses[source].features.reshape(-1, 3) for source in sources
         }
         for (base_model, prompts), sources in by_setting(variants).items()
     }

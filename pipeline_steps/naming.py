@@ -10,11 +10,15 @@ REAL = "real"  # the consented photographs
 WILD = "wild"  # the in-the-wild reference
 REFERENCES = (REAL, WILD)
 EXTERNAL = "external"  # stands before the names of sets that others have made
+REASONS = "reasons"  # the column that says why numbers of a row are missing; else empty
 VARIANT = ("base_model", "method", "prompts")  # columns that name a set of generated images
 # Columns that tell how an image was generated.
 GENERATED_BY = ("prompt", "negative_prompt", "seed", "steps", "guidance", "scheduler")
 # Columns of a recogniser's accuracies, a row per benchmark.
-VERIFICATION_COLUMNS = ("benchmark", "role", "accuracy", "accuracy_sd", "n_pairs", "low", "high")
+VERIFICATION_COLUMNS = (
+    *("benchmark", "role", "accuracy", "accuracy_sd", "n_pairs", "low", "high"),
+    REASONS,
+)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

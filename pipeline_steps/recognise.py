@@ -4,9 +4,10 @@ In:  one or several aligned sources (--aligned: the consented photographs, a syn
      as in the augmentation study), and the benchmark that chooses the epoch (--validation).
 Out: model.safetensors (backbone of the best epoch; its metadata tells architecture, classes and
      the validation benchmark) and history.csv (epoch, learning_rate, loss, validation_accuracy,
-     best). While it trains, its state is written after every epoch, every five minutes and on
-     SIGTERM; the same command goes on from there, with the same result. State and finished model
-     are kept under their key in .kept/ beside the results, so that nothing is trained twice.
+     best). Of a set that no recogniser can be trained on, an empty model whose metadata says why.
+     While it trains, its state is written after every epoch, every five minutes and on SIGTERM; the
+     same command goes on from there, with the same result. State and finished model are kept under
+     their key in .kept/ beside the results, so that nothing is trained twice.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025: CosFace, SGD, learning rate lowered on a plateau of
 the validation accuracy, early stop.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from pipeline_steps.io.checkpoint import Checkpoint
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.tables import write_csv
+from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
@@ -76,17 +78,17 @@ def run(
     import torch
 
     from pipeline_steps.recognition.backbones import (
+        UNTRAINED,
         Architecture,
         save_backbone,
         to_device,
         verify_benchmark,
     )
     from pipeline_steps.recognition.benchmarks import read_bin
-    from pipeline_steps.recognition.dataset import load_training_set
+    from pipeline_steps.recognition.dataset import NothingToTrain, load_training_set
     from pipeline_steps.recognition.margins import MarginHead
     from pipeline_steps.recognition.training import train
 
-    training_set = load_training_set(aligned, merge_sources=settings.merge_sources)
     repetition = _repetition(frozen)
     told = {
         "settings": settings.model_dump_json(),
@@ -95,6 +97,13 @@ def run(
         "validation": validation.stem,
         "validation_sha256": sha256_file(validation),
     }
+    try:
+        training_set = load_training_set(aligned, merge_sources=settings.merge_sources)
+    except NothingToTrain as error:
+        log.warning("not trained: %s", error)
+        save_tensors(out / MODEL, {}, told | {UNTRAINED: str(error)})
+        write_csv(out / HISTORY, [], HISTORY_COLUMNS)
+        return
     made_under = key(frozen, **told, training_set=training_set.sha256())
     kept = Store(out / KEPT)
     if kept.find("recogniser", made_under):

@@ -77,6 +77,7 @@ def run(
     identity, settings = frames["identity"], frozen.settings
     claims = order_claims(identity, comparison, settings.expected_order, names)
     counts = counts_of(dataset, aligned, names)
+    most = max((len(claim.ratios) for claim in claims), default=0)
     judge = frozen.weights.get("figures")
     page = render(
         "page.report.html.j2",
@@ -88,7 +89,7 @@ def run(
         facts=_facts(identity, people_in(dataset) if dataset else "", counts),
         findings=findings(frames, claims, names),
         # The page's table has one column per method, so comparisons that lack one are not in it.
-        claims=[claim for claim in claims if len(claim.ratios) == len(claims[0].ratios)],
+        claims=[claim for claim in claims if len(claim.ratios) == most],
         compared=len(comparison) > 0,
         audits=_audits(frames["audit"], audit_pairs, aligned, names),
         verdicts=VERDICTS,

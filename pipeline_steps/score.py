@@ -14,6 +14,7 @@ Out: one CSV with the columns of its kind:
      identity  rows versus synthetic and, where the set shows people of the photographs, versus
                real, one per recogniser, with intervals of EER and FDR by leaving out identities.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
+     Where a number cannot be computed its cell is empty, and `reasons` says why.
      Beside it <name>.record.json: the hashes of what it was computed from.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4; the metrics' own papers stand in
@@ -44,6 +45,7 @@ from pipeline_steps.evidence.scores.quality import (
 from pipeline_steps.evidence.scores.sets import Loaded, Scored
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tables import write_csv
+from pipeline_steps.naming import REASONS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
@@ -85,7 +87,7 @@ def run(
         The rows.
 
     Raises:
-        StepError: a missing extractor, mixed sources, or sets too small for a metric.
+        StepError: a missing extractor, or mixed sources.
     """
     extractors = frozen.settings.extractors(kind)
     loaded = Loaded(extractors)
@@ -115,7 +117,11 @@ def run(
         write_manifest(replicates, draws, REPLICATE_COLUMNS)
     made = [out] if replicates is None else [out, replicates]
     write_record(record_place(out), frozen, made, [path for path, _ in loaded.headers])
-    get_logger("score").info("%s: %d rows written to %s", kind, len(rows), out)
+    log = get_logger("score")
+    for row in rows:
+        if row.get(REASONS):
+            log.warning("%s has empty cells: %s", out, row[REASONS])
+    log.info("%s: %d rows written to %s", kind, len(rows), out)
     return rows
 
 
@@ -158,7 +164,7 @@ def _identity(
     draws: list[Row] = []
     # A set of others may show other people than the photographs.
     shared = not set(images.identities).isdisjoint(photographs.identities)
-    opponents = ("real", "synthetic") if shared else ("synthetic",)
+    opponents = ("real", "synthetic") if shared or not len(images) else ("synthetic",)
     for recogniser in settings.recognisers:
         for versus in opponents if variant else ("real",):
             numbers, replicates = identity_numbers(

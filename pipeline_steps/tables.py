@@ -25,7 +25,7 @@ from pipeline_steps.evidence.scores.identity import (
     REPLICATE_COLUMNS,
     compare_methods,
 )
-from pipeline_steps.evidence.tables.kinds import KINDS, tables_of
+from pipeline_steps.evidence.tables.kinds import KINDS, empty_cells, tables_of
 from pipeline_steps.evidence.tables.table import to_latex, to_markdown
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.manifests import read_manifest
@@ -94,8 +94,11 @@ def run(
         made.append(out / "comparison.csv")
         write_csv(made[-1], compared, COMPARISON_COLUMNS)
     write_record(record_place(out), frozen, made, inputs)
+    log = get_logger("tables")
+    for line in empty_cells(out):
+        log.warning("%s", line)
     counts = ", ".join(f"{len(frame)} {kind}" for kind, frame in frames.items())
-    get_logger("tables").info("rows written to %s: %s", out, counts)
+    log.info("rows written to %s: %s", out, counts)
     return frames
 
 

@@ -49,17 +49,21 @@ def run(
     import numpy as np
 
     from pipeline_steps.recognition.backbones import embed, load_backbone, to_device
-    from pipeline_steps.recognition.dataset import read_in_parts
+    from pipeline_steps.recognition.dataset import NothingToTrain, read_in_parts
     from pipeline_steps.recognition.protocol import (
         TEMPLATE_COLUMNS,
         read_template_set,
         template_rates,
     )
 
-    backbone, built_as, _ = load_backbone(model)
-    network = to_device(backbone, device)
     rows: list[dict[str, object]] = []
     tables: list[Path] = []
+    try:
+        backbone, built_as, _ = load_backbone(model)
+        network = to_device(backbone, device)
+    except NothingToTrain as error:
+        get_logger("verify_templates").warning("%s is empty: %s", model, error)
+        sets = ()
     for folder in sets:
         found = read_template_set(folder)
         tables += found.tables

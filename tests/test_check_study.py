@@ -191,3 +191,13 @@ def test_little_disk_is_a_warning_in_a_run(empty_machine, monkeypatch, capsys):
     plan = paper()
     refuse_unready(plan, [f"{plan.results}/config/align.json"], empty_machine)
     assert "GB needed, 1 MB free" in capsys.readouterr().err
+
+
+def test_numbers_that_the_settings_make_impossible_are_told_beforehand(empty_machine):
+    config = read_configs([ROOT / "config" / "demo.yaml"])
+    config["sample"] = config.get("sample", {}) | {"images_per_identity": 1}
+    page, _ = check_study.page(make_plan(config, ""), root=empty_machine)
+    assert "images_per_identity is 1, so no two generated images show one person" in page
+    plan = make_plan(config, "")
+    assert len(check_study.impossible_numbers(plan, 1)) == 3
+    assert check_study.impossible_numbers(paper(), 20) == []

@@ -136,6 +136,17 @@ def test_every_figure_in_two_forms_the_same_every_time(study: Study) -> None:
     assert Image.open(study.root / "a/overview.png").size[0] == 4 * 72
 
 
+def test_a_method_that_lost_every_face_or_image_leaves_the_others_their_figures(
+    study: Study,
+) -> None:
+    for extractor in ("judge", "pose"):
+        study.save("demo/idbooth/complex", [], np.empty((0, 0)), extractor)
+    assert len(list(study.run("a").iterdir())) == 11
+    rows = read_manifest(study.samples("idbooth"))
+    write_manifest(study.samples("idbooth"), rows.assign(file=None))
+    assert len(list(study.run("b").iterdir())) == 11
+
+
 def test_similarity_is_the_mean_over_the_persons_photographs(study: Study) -> None:
     source = Source("demo", "idbooth", "complex")
     tiles = study.gallery().sample_tiles(source, "ID_1", 3)

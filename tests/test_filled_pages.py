@@ -36,11 +36,11 @@ def toy_study(root: Path) -> Path:
     for method, number in (("idbooth", 0.25), ("untuned", 0.5), ("dreambooth", 0.75)):
         key = {"base_model": "demo", "method": method, "prompts": "base"}
         for reference in ("real", "wild"):
-            values = dict.fromkeys(QUALITY_COLUMNS[6:-1], number + 1)
+            values = dict.fromkeys(QUALITY_COLUMNS[6:-2], number + 1)
             names = {"reference": reference, "extractors": extractors}
             quality.append(key | names | {"n_synthetic": 9, "n_real": 9} | values)
         for versus in ("real", "synthetic"):
-            values = dict.fromkeys(IDENTITY_COLUMNS[7:], number)
+            values = dict.fromkeys(IDENTITY_COLUMNS[7:-1], number)
             identity.append(key | {"versus": versus, "recogniser": "judge"} | values)
     comparison = {"base_model": "demo", "prompts": "base", "versus": "real", "recogniser": "judge"}
     comparison |= {"method": "idbooth", "minus_method": "dreambooth", "metric": "fdr"}

@@ -22,6 +22,7 @@ from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.recognise import HISTORY, MODEL
 from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import write_bin
+from pipeline_steps.recognition.dataset import NothingToTrain
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.recognition import RecogniseSettings
 from pipeline_steps.study.store import INDEX
@@ -274,3 +275,14 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
     assert "--validation" in done.stdout
     assert "--benchmarks" in done.stdout
+
+
+def test_a_set_without_a_face_is_an_empty_model_that_says_why(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    missed = {"identity": "ID_1", "file": None, "kept": False}
+    write_manifest(tmp_path / "real" / "manifest.parquet", [missed])
+    assert recognise.main(arguments) == 0
+    with pytest.raises(NothingToTrain, match="real has no aligned image"):
+        load_backbone(tmp_path / "out" / "model.safetensors")
+    assert len((tmp_path / "out" / "history.csv").read_text().splitlines()) == 1

@@ -30,7 +30,7 @@ def rows(columns: tuple[str, ...], **fixed: object) -> list[dict]:
     """One row per method whose numbers are the method's position."""
     found = []
     for position, method in enumerate(METHODS, start=1):
-        names = {"base_model": "demo", "method": method, "prompts": "base"}
+        names = {"base_model": "demo", "method": method, "prompts": "base", "reasons": ""}
         numbers: dict = dict.fromkeys(columns, position / 10)
         found.append(numbers | names | fixed)
     return found
@@ -265,6 +265,21 @@ def test_the_page_says_which_judge_guided_the_training(study: Study) -> None:
     assert "Judged by judge (inside the identity losses): The paper’s order" in text
     assert "ID-Booth, holds in 1 of 1 comparisons. " in text
     assert "Judged by other (independent): The paper’s order" in text
+
+
+def test_a_method_without_numbers_is_in_no_sentence_and_stops_none(study: Study) -> None:
+    for kind, numbers in (("identity", ("eer", "fdr")), ("quality", ("fid",))):
+        path = study.root / f"tables/{kind}.csv"
+        frame = pd.read_csv(path)
+        lost = frame["method"] == "idbooth"
+        frame.loc[lost, [*numbers]] = float("nan")
+        frame["reasons"] = np.where(lost, "no face", "")
+        frame.to_csv(path, index=False)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", study.run()))
+    assert "DreamBooth &lt; PortraitBooth, holds in 1 of 1" in text
+    assert "lowest equal error rate against the real images 0.200" in text
+    assert "Empty: Demo, Base, ID-Booth: no face." in text
+    assert "nan" not in text.replace("Provenance", "").lower().split()
 
 
 def test_an_audited_variant_without_its_pairs_is_named(study: Study) -> None:

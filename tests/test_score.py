@@ -176,7 +176,7 @@ def test_many_pairs_give_the_same_rows_and_replicates(
     condensed = world.score("identity", sources, "many.csv", "--replicates", str(files[1]))
     exact = list(IDENTITY_COLUMNS[:8])  # up to the equal error rate
     pd.testing.assert_frame_equal(condensed[exact], listed[exact], rtol=1e-6)
-    rest = list(IDENTITY_COLUMNS[8:])
+    rest = list(IDENTITY_COLUMNS[8:-1])
     np.testing.assert_allclose(condensed[rest], listed[rest], rtol=1e-4, atol=1e-4)
     few, many = (pd.read_parquet(file) for file in files)
     assert few.columns.tolist() == many.columns.tolist()
@@ -298,28 +298,39 @@ def test_extractors_about_different_images_are_refused(world: World) -> None:
     )
 
 
-def test_a_set_without_faces_is_one_clear_error(world: World) -> None:
-    save_features(world.path(VARIANT, "pose"), np.ones((0, 3), np.float32), [])
-    pose = str(world.path(VARIANT, "pose"))
-    expect_error(
-        world, "no face of this set was kept", "--kind", "pose", "--variant-features", pose
-    )
+def test_one_image_a_person_leaves_cells_empty_and_says_why(world: World) -> None:
+    world.write(VARIANT, [f"{name}/0.png" for name in world.people], 0.4)
+    sources = {"variant-features": VARIANT, "real": "real"}
+    table = world.score("identity", sources).set_index("versus")
+    assert table.loc["real", ["eer", "fdr"]].notna().all(axis=None)
+    row = table.loc["synthetic"].iloc[0]
+    assert row[["eer", "fdr", "fdr_low", "genuine_mean"]].isna().all()
+    assert (row["n_genuine"], row["n_impostor"]) == (0, 10)
+    assert row[["impostor_mean", "impostor_sd"]].notna().all()
+    assert row["reasons"] == "no genuine pair: nobody has two images"
+    world.write("real", [f"{name}/0.png" for name in world.people], 0.0)
+    assert "nobody has two" in world.score("identity", {"real": "real"})["reasons"][0]
+    world.write(VARIANT, ["ID_1/0.png", "ID_2/0.png"], 0.4)
+    row = world.score("quality", sources).iloc[0]
+    assert row[["fid", "kd", "vendi", "cmmd"]].notna().all()
+    assert row[["precision", "recall", "density", "coverage"]].isna().all()
+    assert row["reasons"].startswith("precision, recall, density, coverage: ")
 
 
-def test_a_set_too_small_for_the_manifold_is_one_clear_error(world: World) -> None:
-    for name, width in EXTRACTORS.items():
-        save_features(world.path(VARIANT, name), np.ones((2, width), np.float32), ["a/0", "a/1"])
-    names = ("set", "quality")
-    expect_error(
-        world,
-        "cannot score quality .* at least 4 rows",
-        "--kind",
-        "quality",
-        "--variant-features",
-        *(str(world.path(VARIANT, name)) for name in names),
-        "--real",
-        *(str(world.path("real", name)) for name in names),
-    )
+@pytest.mark.parametrize("kind", ["quality", "identity", "pose"])
+def test_a_set_without_a_face_is_a_row_that_says_so(world: World, kind: str) -> None:
+    sources = {"variant-features": VARIANT, "real": "real"}
+    whole = world.score(kind, sources)
+    for extractor in EXTRACTORS:
+        save_features(world.path(VARIANT, extractor), np.empty((0, 0), np.float32), [])
+    draws = world.root / "draws.parquet"
+    extra = ["--replicates", str(draws)] if kind == "identity" else []
+    table = world.score(kind, sources, "empty.csv", *extra)
+    assert len(table) == len(whole)
+    assert set(table["reasons"]) == {"no image of the set shows a face"}
+    numbers = whole.select_dtypes("float").columns.difference(["reasons"])
+    assert table[numbers].isna().all(axis=None)
+    assert kind != "identity" or pd.read_parquet(draws).empty
 
 
 def test_csv_holds_plain_numbers(world: World) -> None:
@@ -329,6 +340,6 @@ def test_csv_holds_plain_numbers(world: World) -> None:
             assert row.pop("fmr1000") == ""
             assert all(
                 float(row[name]) == float(row[name])
-                for name in IDENTITY_COLUMNS[5:]
+                for name in IDENTITY_COLUMNS[5:-1]
                 if name != "fmr1000"
             )

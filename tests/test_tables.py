@@ -12,7 +12,7 @@ from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS
 from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
-from pipeline_steps.evidence.tables.kinds import diversity_tables
+from pipeline_steps.evidence.tables.kinds import diversity_tables, empty_cells
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.errors import StepError
@@ -57,7 +57,7 @@ class Study:
         self.scores.append(path)
 
     def quality(self, base: str, method: str, prompts: str, reference: str, x: float) -> dict:
-        numbers = dict.fromkeys(QUALITY_COLUMNS[6:-1], x)
+        numbers = dict.fromkeys(QUALITY_COLUMNS[6:-2], x)
         names = {"base_model": base, "method": method, "prompts": prompts, "reference": reference}
         return names | {"n_synthetic": 20, "n_real": 20, "extractors": EXTRACTORS} | numbers
 
@@ -71,11 +71,11 @@ class Study:
             "identity",
             name,
             [
-                names | {"recogniser": r, "versus": v} | dict.fromkeys(IDENTITY_COLUMNS[5:], x)
+                names | {"recogniser": r, "versus": v} | dict.fromkeys(IDENTITY_COLUMNS[5:-1], x)
                 for r, v in judges
             ],
         )
-        self.add("pose", name, [names | dict.fromkeys(POSE_COLUMNS[3:-1], x) | {"extractor": "p"}])
+        self.add("pose", name, [names | dict.fromkeys(POSE_COLUMNS[3:-2], x) | {"extractor": "p"}])
 
     def verify(self, trained_on: str, seed: int, accuracy: float) -> None:
         path = self.root / "recognition" / trained_on / f"seed{seed}" / "verification.csv"
@@ -86,7 +86,9 @@ class Study:
             ("agedb_30", "test", accuracy - 0.1),
         ]
         frame = pd.DataFrame(rows, columns=["benchmark", "role", "accuracy"])
-        frame.assign(accuracy_sd=0.01, n_pairs=600, low=0.4, high=0.7).to_csv(path, index=False)
+        frame.assign(accuracy_sd=0.01, n_pairs=600, low=0.4, high=0.7, reasons="").to_csv(
+            path, index=False
+        )
         self.verification.append(path)
 
     def run(self, *extra: str) -> Path:
@@ -273,6 +275,25 @@ def audit_row(method: str, verdict: str) -> dict:
     """A summary of the audit step."""
     names = {"base_model": "sd21", "method": method, "prompts": "base", "recogniser": "judge"}
     return dict.fromkeys(SUMMARY_COLUMNS, 3) | names | {"verdict": verdict, "fmr": 0.001}
+
+
+def test_empty_cells_have_their_reason_under_the_table_and_in_a_list(study: Study) -> None:
+    key = {"base_model": "sd21", "method": "none", "prompts": "base", "reasons": "no face"}
+    of = {"reference": "real", "n_synthetic": 0, "n_real": 0, "extractors": EXTRACTORS}
+    study.add("quality", "none", [key | of])
+    judged = {"recogniser": "arcface_r100", "n_genuine": 0, "n_impostor": 0}
+    rows = [key | judged | {"versus": "real", "fdr": float("inf")}]
+    study.add("identity", "none", rows)
+    out = study.run()
+    for kind in ("quality", "identity"):
+        text = (out / f"{kind}.md").read_text()
+        assert "Empty: SD-2.1, Base, none: no face." in text
+    assert re.search(r"\| Real \|.*none.*∞", (out / "identity.md").read_text(), re.IGNORECASE)
+    assert empty_cells(out) == [
+        f"{out}/quality.csv, sd21, base, none, real: no face",
+        f"{out}/identity.csv, real, arcface_r100, sd21, base, none: no face",
+    ]
+    assert "Empty:" not in (out / "pose.md").read_text()
 
 
 def test_audits_are_gathered_with_their_verdicts(study: Study) -> None:

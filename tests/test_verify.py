@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pipeline_steps import verify
 from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.metrics.intervals import wilson_interval
 from pipeline_steps.naming import VERIFICATION_COLUMNS
 from pipeline_steps.recognition.backbones import Architecture, save_backbone
@@ -129,6 +130,15 @@ def test_accuracy_is_the_one_of_flip_summed_embeddings(
     row = run(config, model, tmp_path / "plain.bin")[0]
     assert float(row["accuracy"]) == pytest.approx(np.mean(accuracies), abs=1e-6)
     assert float(row["accuracy_sd"]) == pytest.approx(np.std(accuracies), abs=1e-6)
+
+
+def test_a_model_that_was_not_trained_has_a_row_per_benchmark_that_says_why(
+    config: Path, model: Path, tmp_path: Path
+) -> None:
+    save_tensors(model, {}, {"untrained": "no aligned image", "validation": "plain"})
+    rows = run(config, model, tmp_path / "plain.bin", benchmark(tmp_path / "other.bin", seed=2))
+    told = [(row["role"], row["accuracy"], row["n_pairs"], row["reasons"]) for row in rows]
+    assert told == [(role, "", "", "no aligned image") for role in ("validation", "test")]
 
 
 def test_bad_inputs_are_named(config: Path, model: Path, tmp_path: Path) -> None:

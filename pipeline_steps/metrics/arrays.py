@@ -18,6 +18,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+ROUNDING = 2.0**-20
+"""Numbers whose spread, of their size, is no larger are equal: networks compute in float32, and
+round otherwise in another batch."""
+
+
+class Undefined(ValueError):
+    """A number that these sets, complete and sound as they are, do not have."""
+
+
 def feature_rows(values: ArrayLike, *, name: str, min_rows: int = 1) -> Rows:
     """`values` as [n, d], float32 where they are and float64 otherwise, without a needless copy.
 
@@ -27,15 +36,16 @@ def feature_rows(values: ArrayLike, *, name: str, min_rows: int = 1) -> Rows:
         min_rows: fewest rows that the caller can work with.
 
     Raises:
-        ValueError: not two-dimensional, no column, too few rows, or a value that is not finite.
+        Undefined: too few rows.
+        ValueError: not two-dimensional, no column, or a value that is not finite.
     """
     matrix = np.asarray(values)
     if matrix.dtype != np.float32:
         matrix = matrix.astype(np.float64, copy=False)
+    if matrix.ndim == 2 and matrix.shape[0] < min_rows:
+        raise Undefined(f"{name} features need at least {min_rows} rows, found {matrix.shape[0]}")
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{name} features must be [n, d] with d >= 1, not {matrix.shape}")
-    if matrix.shape[0] < min_rows:
-        raise ValueError(f"{name} features need at least {min_rows} rows, found {matrix.shape[0]}")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} features hold values that are not finite")
     return matrix

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import Matrix, feature_matrix, same_width
+from pipeline_steps.metrics.arrays import Matrix, Undefined, feature_matrix, same_width
 from pipeline_steps.metrics.intervals import (
     NO_INTERVAL,
     ROOT,
@@ -21,6 +21,8 @@ from pipeline_steps.metrics.intervals import (
     jackknife_interval,
     leave_out,
 )
+
+CANCELLED = 1e-12  # share of the traces that float64 leaves of sums that cancel
 
 
 def frechet_distance(real: ArrayLike, synthetic: ArrayLike) -> float:
@@ -89,7 +91,7 @@ def frechet_distance_at_infinity(
     n = min(len(x), len(y))
     sizes = np.linspace(smallest * n, n, points).astype(int)
     if sizes[0] < 2 or len(set(sizes.tolist())) < 2:
-        raise ValueError(f"{n} rows are too few to extrapolate to infinitely many")
+        raise Undefined(f"{n} rows are too few to extrapolate to infinitely many")
     distances = [
         frechet_distance(
             x[rng.choice(len(x), size=size, replace=False)],
@@ -122,8 +124,9 @@ def weighted_frechet_distance(
     cross = np.linalg.svd(root_real @ root_synthetic.T, compute_uv=False).sum()
     # Frobenius norms are the traces of the covariances.
     traces = np.square(root_real).sum() + np.square(root_synthetic).sum()
-    # Two equal sets cancel to rounding error, whose sign is arbitrary.
-    return float(max(difference @ difference + traces - 2.0 * cross, 0.0))
+    distance = difference @ difference + traces - 2.0 * cross
+    # Two equal sets cancel to rounding error.
+    return 0.0 if distance <= CANCELLED * traces else float(distance)
 
 
 def frechet_interval(

@@ -327,10 +327,10 @@ def _thresholds(bins: Codes) -> tuple[int, Codes]:
     The equal error rate's is the bin in which FMR falls below FNMR. A false match rate's is the bin
     in which FMR falls below it; the threshold with the next higher FMR lies there too, or in the
     bin of the next lower impostor. All other thresholds are only needed at the edges of bins.
+    Without pairs of one kind there are none.
     """
-    for name, counts in zip(("genuine", "impostor"), bins, strict=True):
-        if not counts.any():
-            raise ValueError(f"there are no {name} scores")
+    if not bins.any(axis=1).all():
+        return 0, np.zeros(0, np.int64)
     below = np.concatenate([np.zeros((2, 1), np.int64), np.cumsum(bins, axis=1)], axis=1)
     fnmr, fmr = below[0] / below[0, -1], (below[1, -1] - below[1]) / below[1, -1]
     crossing = int(np.argmax(fmr <= fnmr)) - 1

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import Rows, blocks, feature_rows, parallel, same_width
+from pipeline_steps.metrics.arrays import (
+    ROUNDING,
+    Rows,
+    Undefined,
+    blocks,
+    feature_rows,
+    parallel,
+    same_width,
+)
 
 TILE = 1024  # rows of a block of distances
 CHUNK = 4096  # pairs whose differences are formed at once
@@ -51,7 +59,8 @@ def precision_recall(real: ArrayLike, synthetic: ArrayLike, k: int = 3) -> dict[
         k: neighbours, >= 1; 3 in the paper's precision and recall, 5 in the PRDC papers.
 
     Raises:
-        ValueError: wrong shapes, k < 1, or a set with k rows or fewer.
+        Undefined: a set with k rows or fewer, or real rows that are all equal.
+        ValueError: wrong shapes, or k < 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
@@ -88,7 +97,8 @@ def authenticity_percentage(real: ArrayLike, synthetic: ArrayLike) -> float:
         In [0, 100]; copies alone give 0.
 
     Raises:
-        ValueError: wrong shapes, too few rows, values that are not finite.
+        Undefined: too few rows, or real rows that are all equal.
+        ValueError: wrong shapes, values that are not finite.
     """
     x, y = _screens(real, synthetic, min_rows=2, min_synthetic=1)
     squared, owners = _neighbours(y, x, 1)
@@ -120,6 +130,8 @@ def _screens(
     x = feature_rows(real, name="real", min_rows=min_rows)
     y = feature_rows(synthetic, name="synthetic", min_rows=min_synthetic or min_rows)
     same_width(x, y)
+    if np.ptp(x, axis=0).max() <= ROUNDING * np.abs(x).max():
+        raise Undefined("all real features are equal")
     shift = x.mean(axis=0, dtype=np.float64).astype(np.float32)
     lows = [(rows - shift).astype(np.float32, copy=False) for rows in (x, y)]
     squares = [np.einsum("ij,ij->i", low, low, dtype=np.float64) for low in lows]

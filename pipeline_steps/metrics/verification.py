@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline_steps.metrics.arrays import ROUNDING, Undefined
 from pipeline_steps.metrics.intervals import (
     MAX_GROUPS,
     ROOT,
@@ -45,6 +46,9 @@ class ErrorRates:
         d_prime: decidability, |mu_g - mu_i| / sqrt((sd_g^2 + sd_i^2) / 2).
         eer_low, eer_high, fdr_low, fdr_high: intervals over people; NaN where nobody says whose the
             scores are, or with fewer than three people.
+
+    Without pairs of one kind its moments and all rates are NaN. Of scores that are all equal the
+    eer is 0.5, the FNMR at an FMR and the ratios are NaN.
     """
 
     n_genuine: int
@@ -108,7 +112,7 @@ def identity_error_rates(
         rng: deals people into groups where there are many; None: one of its own.
 
     Raises:
-        ValueError: wrong shapes or lengths, or no genuine or no impostor pair.
+        ValueError: wrong shapes or lengths.
     """
     comparison = compare(probes, probe_identities, gallery, gallery_identities, keep=MAX_PAIRS)
     return comparison_error_rates(comparison, level=level, rng=rng)
@@ -121,8 +125,10 @@ def comparison_error_rates(
     found = _Sorted.of(comparison)
     everybody = np.ones(comparison.units, np.int64)
     kinds = found.genuine, found.impostor
-    rates = _rates(found.curve(), *(kind.moments(kind.weigh(everybody)) for kind in kinds))
-    if comparison.units < 3:
+    told = all(len(kind.scores) for kind in kinds)
+    moments = (kind.moments(kind.weigh(everybody)) for kind in kinds)
+    rates = _rates(found.curve() if told else None, *moments)
+    if comparison.units < 3 or not told:
         return rates
     people = len(comparison.identities)
     kept = leave_out(comparison.units, MAX_GROUPS, rng or np.random.default_rng(0))
@@ -141,16 +147,12 @@ def threshold_at_fmr(comparison: Comparison, fmr: float) -> float:
 def error_rates(genuine: ArrayLike, impostor: ArrayLike) -> ErrorRates:
     """Error rates of similarity scores (higher means more alike).
 
-    Equal to PyEER's on every input but one: where genuine scores never exceed impostor scores at
-    any observed threshold (for instance all scores equal), PyEER gives up and returns EER = 1; here
-    the threshold above every score (FMR 0, FNMR 1) takes part in the equal error rate.
-
-    Args:
-        genuine: scores of pairs of one identity [n], n >= 1.
-        impostor: scores of pairs of two identities [m], m >= 1.
+    Equal to PyEER's but where genuine scores never exceed impostor scores: PyEER then returns an
+    EER of 1; here the threshold above every score (FMR 0, FNMR 1) takes part.
 
     Raises:
-        ValueError: an empty or not finite set of scores.
+        Undefined: no score of a kind.
+        ValueError: a score that is not finite.
     """
     kinds = _scores(genuine, "genuine"), _scores(impostor, "impostor")
     moments = [(len(scores), float(scores.mean()), float(scores.std())) for scores in kinds]
@@ -158,15 +160,21 @@ def error_rates(genuine: ArrayLike, impostor: ArrayLike) -> ErrorRates:
 
 
 def _rates(
-    curve: ErrorCurve, genuine: tuple[int, float, float], impostor: tuple[int, float, float]
+    curve: ErrorCurve | None,
+    genuine: tuple[int, float, float],
+    impostor: tuple[int, float, float],
 ) -> ErrorRates:
     """All numbers from the curve, and from number, mean and sd of either kind of scores."""
     fdr = fisher_discriminant_ratio(*genuine[1:], *impostor[1:])
-    points = {name: fnmr_at_fmr(curve, fmr) for name, fmr in OPERATING_POINTS.items()}
+    eer, points = NAN, dict.fromkeys(OPERATING_POINTS, NAN)
+    if curve is not None:
+        eer = equal_error_rate(lambda at: (curve.fmr[at], curve.fnmr[at]), len(curve.fmr))
+        if len(curve.thresholds) > 1:
+            points = {name: fnmr_at_fmr(curve, fmr) for name, fmr in OPERATING_POINTS.items()}
     return ErrorRates(
         n_genuine=genuine[0],
         n_impostor=impostor[0],
-        eer=equal_error_rate(lambda at: (curve.fmr[at], curve.fnmr[at]), len(curve.fmr)),
+        eer=eer,
         **points,
         impostor_mean=impostor[1],
         impostor_sd=impostor[2],
@@ -234,12 +242,12 @@ def fnmr_at_fmr(
 def fisher_discriminant_ratio(
     genuine_mean: float, genuine_sd: float, impostor_mean: float, impostor_sd: float
 ) -> float:
-    """(mu_g - mu_i)^2 / (sd_g^2 + sd_i^2), >= 0; infinite for two different constants."""
-    separation = (genuine_mean - impostor_mean) ** 2
-    spread = genuine_sd**2 + impostor_sd**2
-    if spread == 0:
-        return 0.0 if separation == 0 else float("inf")
-    return separation / spread
+    """(mu_g - mu_i)^2 / (sd_g^2 + sd_i^2), >= 0; infinite for two different constants, NaN for
+    equal ones. What rounding may be is no difference and no spread."""
+    separation = abs(genuine_mean - impostor_mean)
+    if max(genuine_sd, impostor_sd) <= ROUNDING:
+        return NAN if separation <= ROUNDING else float("inf")
+    return separation**2 / (genuine_sd**2 + impostor_sd**2)
 
 
 def bootstrap_verification(comparison: Comparison, counts: Counts) -> Replicates:
@@ -282,14 +290,14 @@ class _Kind:
 
     @staticmethod
     def of(pairs: Pairs, name: str, units: int) -> _Kind:
-        scores = _scores(pairs.scores, name)
+        scores = _finite(pairs.scores, name)
         order = np.argsort(scores, kind="stable")
         scores = scores[order]
         count = np.ones(len(scores), np.int64) if pairs.count is None else pairs.count[order]
         code = pairs.first[order] * units + pairs.second[order]
         codes, group = np.unique(code, return_inverse=True)
         if pairs.sums is None:
-            centre = float(scores.mean())
+            centre = float(scores.mean()) if len(scores) else 0.0
             total = np.bincount(group, scores - centre).astype(np.float64)
             squares = np.bincount(group, np.square(scores - centre)).astype(np.float64)
         else:
@@ -311,6 +319,8 @@ class _Kind:
     def moments(self, weights: Counts) -> tuple[int, float, float]:
         """Weighted number, mean and population standard deviation, from the pairs' weights [g]."""
         n = float(weights @ self.size)
+        if n == 0.0:
+            return 0, NAN, NAN
         mean = float(weights @ self.total) / n
         variance = float(weights @ self.squares) / n - mean**2
         return int(n), mean + self.centre, float(np.sqrt(max(variance, 0.0)))
@@ -337,7 +347,13 @@ class _Sorted:
         impostor = _Kind.of(comparison.impostor, "impostor", comparison.units)
         # A stable sort merges two sorted runs in linear time.
         merged = np.sort(np.concatenate([genuine.scores, impostor.scores]), kind="stable")
-        thresholds = merged[np.concatenate([[True], merged[1:] != merged[:-1]])]
+        if len(merged) and merged[-1] - merged[0] <= ROUNDING:
+            merged = np.full_like(merged, merged[0])
+            genuine, impostor = (
+                replace(kind, scores=np.full_like(kind.scores, merged[0]))
+                for kind in (genuine, impostor)
+            )
+        thresholds = merged[np.insert(merged[1:] != merged[:-1], 0, True)[: len(merged)]]
         below = [np.searchsorted(kind.scores, thresholds) for kind in (genuine, impostor)]
         return _Sorted(genuine, impostor, thresholds, np.array(below))
 
@@ -371,9 +387,14 @@ class _Sorted:
 
 
 def _scores(values: ArrayLike, name: str) -> Scores:
-    scores = np.asarray(values, dtype=np.float64).reshape(-1)
+    scores = _finite(values, name)
     if scores.size == 0:
-        raise ValueError(f"there are no {name} scores")
+        raise Undefined(f"there are no {name} scores")
+    return scores
+
+
+def _finite(values: ArrayLike, name: str) -> Scores:
+    scores = np.asarray(values, dtype=np.float64).reshape(-1)
     if not np.isfinite(scores).all():
         raise ValueError(f"{name} scores hold values that are not finite")
     return scores

@@ -21,6 +21,7 @@ from pipeline_steps.faces import recogniser
 from pipeline_steps.faces.iresnet import NAMED_LAYERS, IResNet
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.io.weights import fill
+from pipeline_steps.recognition.dataset import NothingToTrain
 from pipeline_steps.recognition.protocol import (
     N_FOLDS,
     Verification,
@@ -62,6 +63,9 @@ class Architecture:
         return IResNet(**asdict(self))
 
 
+UNTRAINED = "untrained"  # in the metadata of an empty model file: why nothing was trained
+
+
 def save_backbone(
     path: Path, network: nn.Module, built_as: Architecture, metadata: Mapping[str, str]
 ) -> None:
@@ -78,11 +82,14 @@ def load_backbone(path: Path) -> tuple[IResNet, Architecture, dict[str, str]]:
         the network in evaluation mode on the CPU, its architecture, the file's metadata.
 
     Raises:
+        NothingToTrain: the step had nothing to train it on.
         StepError: missing or broken file, or one that save_backbone did not write.
     """
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = dict(stored.metadata() or {})
+            if UNTRAINED in metadata:
+                raise NothingToTrain(metadata[UNTRAINED])
             state = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise StepError(

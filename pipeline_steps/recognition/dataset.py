@@ -19,6 +19,10 @@ IMAGE_SIZE = 112
 PART = 1024  # images of a part
 
 
+class NothingToTrain(StepError):
+    """A set of images, complete and sound as it is, that no recogniser can be trained on."""
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """Images with their classes.
@@ -48,8 +52,8 @@ def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) ->
         merge_sources: one class per identity name; else one per source and identity name.
 
     Raises:
-        StepError: a source without manifest or without a kept image, an image that is missing,
-            broken or not 112 x 112, or fewer than two identities altogether.
+        NothingToTrain: a source without a kept image, or fewer than two identities altogether.
+        StepError: a source without manifest, or an image that is missing, broken or not 112 x 112.
     """
     files: list[Path] = []
     hashes: list[str | None] = []
@@ -58,14 +62,14 @@ def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) ->
         manifest = read_manifest(source / "manifest.parquet", ["identity", "file", "kept"])
         kept = manifest[manifest["kept"].astype(bool)]
         if kept.empty:
-            raise StepError(f"{source} has no usable aligned image; look at reason in its manifest")
+            raise NothingToTrain(f"{source} has no aligned image; look at reason in its manifest")
         hashes += kept["sha256"].tolist() if "sha256" in kept.columns else [None] * len(kept)
         for identity, file in zip(kept["identity"], kept["file"], strict=True):
             files.append(source / str(file))
             names.append(str(identity) if merge_sources else f"{number}/{identity}")
     identities = tuple(sorted(set(names)))
     if len(identities) < 2:
-        raise StepError(
+        raise NothingToTrain(
             f"a recogniser needs images of at least 2 identities; {', '.join(map(str, sources))} "
             f"hold {len(identities)}"
         )

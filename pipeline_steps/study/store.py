@@ -187,11 +187,11 @@ class Rows:
             behind: Notes on the libraries that the images were made with.
 
         Returns:
-            Number of features of each image.
+            Number of features of each image; 0 without an image.
         """
-        self._save(self.out, images, files, sources, behind)
+        width = self._save(self.out, images, files, sources, behind)
         link(self.out, twin(self.out))
-        return len(self.rows[images[0]])
+        return width
 
     def _save(
         self,
@@ -200,8 +200,9 @@ class Rows:
         files: Sequence[str],
         sources: Sequence[str] = (),
         behind: Iterable[str] = (),
-    ) -> None:
-        rows = np.stack([self.rows[image] for image in images])
+    ) -> int:
+        found = [self.rows[image] for image in images]
+        rows = np.stack(found) if found else np.empty((0, 0), np.float32)
         own = {note for image in images for note in self.versions.get(image, ())}
         lists = {
             "images": images,
@@ -211,3 +212,4 @@ class Rows:
         }
         texts = {name: json.dumps(list(of)) for name, of in lists.items()}
         save_features(path, rows, files, **texts, **self.about)
+        return rows.shape[1]

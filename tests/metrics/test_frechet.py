@@ -123,3 +123,12 @@ def test_extrapolation_is_a_straight_line_through_subsets() -> None:
     assert found == pytest.approx(line.intercept, rel=1e-6)
     with pytest.raises(ValueError, match="too few to extrapolate"):
         frechet_distance_at_infinity(x[:2], y, rng=rng)
+
+
+def test_equal_and_collapsed_sets_have_no_distance_left_by_rounding() -> None:
+    rng = np.random.default_rng(9)
+    for rows in (rng.standard_normal((40, 64)), 1e3 * rng.standard_normal((80, 16))):
+        assert frechet_distance(rows, rows[::-1]) == 0.0
+    one = np.repeat(rng.standard_normal((1, 64)), 40, axis=0)
+    assert frechet_distance(one, one) == 0.0
+    assert frechet_distance(one, one + 1.0) == pytest.approx(64.0)

@@ -87,8 +87,15 @@ def test_wrong_lengths_and_a_missing_generator_are_refused() -> None:
         compare(a, ["a", "b", "b"], a)
     with pytest.raises(ValueError, match="random generator"):
         compare(a, ["a", "b", "b"], impostors="equal")
-    with pytest.raises(ValueError, match="no genuine scores"):
-        compare(np.eye(3), list("abc"), keep=0)
+
+
+@pytest.mark.parametrize(("names", "kind"), [("abcd", "impostor"), ("aaaa", "genuine")])
+def test_pairs_of_one_kind_are_condensed_without_the_other(names: str, kind: str) -> None:
+    found = compare(np.eye(4), list(names), keep=0)
+    pairs_of = {"genuine": found.genuine, "impostor": found.impostor}
+    alone = pairs_of.pop(kind)
+    assert alone.count is not None and alone.count.sum() == 6
+    assert [len(other.scores) for other in pairs_of.values()] == [0]
 
 
 @pytest.mark.parametrize("versus", [False, True])

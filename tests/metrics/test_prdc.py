@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from pipeline_steps.metrics import prdc
+from pipeline_steps.metrics.arrays import Undefined
 from pipeline_steps.metrics.prdc import authenticity_percentage, precision_recall
 
 
@@ -156,3 +157,14 @@ def test_copies_are_not_authentic_and_far_images_are() -> None:
     real = np.random.default_rng(1).standard_normal((30, 6))
     assert authenticity_percentage(real, real[:10]) == 0.0
     assert authenticity_percentage(real, real + 1e3) == 100.0
+
+
+def test_a_collapsed_reference_has_no_balls_and_a_collapsed_set_recalls_nothing() -> None:
+    rng = np.random.default_rng(8)
+    sound = rng.standard_normal((30, 16))
+    for noise in (0.0, 1e-7):  # as another batch of the network leaves it
+        collapsed = np.float32(sound[:1] * (1 + noise * rng.standard_normal((30, 16))))
+        for number in (precision_recall, authenticity_percentage):
+            with pytest.raises(Undefined, match="all real features are equal"):
+                number(collapsed, collapsed)
+        assert precision_recall(sound, collapsed + 5)["recall"] == 0.0

@@ -117,8 +117,31 @@ def test_equals_pyeer_on_many_scores() -> None:
 
 
 def test_fisher_ratio_of_constants() -> None:
-    assert fisher_discriminant_ratio(0.5, 0.0, 0.5, 0.0) == 0.0
-    assert fisher_discriminant_ratio(0.9, 0.0, 0.5, 0.0) == float("inf")
+    for noise in (0.0, 1e-8, 5e-7):  # as rounding leaves it
+        assert np.isnan(fisher_discriminant_ratio(0.5 + noise, noise, 0.5, 0.0))
+        assert fisher_discriminant_ratio(0.9, noise, 0.5, 0.0) == float("inf")
+    assert fisher_discriminant_ratio(0.5, 1e-5, 0.5 + 1e-5, 0.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("keep", [None, 0])
+def test_a_collapsed_set_has_the_rates_of_guessing_whatever_its_rounding(keep: int | None) -> None:
+    rng = np.random.default_rng(3)
+    face = rng.standard_normal(512)
+    for noise in (0.0, 1e-7, 3e-7):
+        images = np.float32(face * (1 + noise * rng.standard_normal((12, 512))))
+        found = comparison_error_rates(compare(images, list("aabbccddeeff"), keep=keep))
+        assert (found.eer, found.n_genuine, found.n_impostor) == (0.5, 6, 60)
+        undefined = (found.fdr, found.fdr_low, found.fmr100, found.fmr1000, found.d_prime)
+        assert np.isnan(undefined).all(), noise
+
+
+def test_without_pairs_of_a_kind_the_moments_of_the_other_are_left() -> None:
+    rows = np.random.default_rng(4).standard_normal((4, 8))
+    for keep in (None, 0):
+        found = comparison_error_rates(compare(rows, list("abcd"), keep=keep))
+        assert (found.n_genuine, found.n_impostor) == (0, 6)
+        assert np.isfinite([found.impostor_mean, found.impostor_sd]).all()
+        assert np.isnan([found.genuine_mean, found.eer, found.fdr, found.fmr100]).all()
 
 
 def test_a_million_scores_take_about_a_second() -> None:

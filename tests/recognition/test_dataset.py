@@ -59,7 +59,7 @@ def test_one_identity_is_an_error(tmp_path: Path) -> None:
 def test_a_source_without_usable_images_is_named(tmp_path: Path) -> None:
     good = aligned(tmp_path / "real", {"ID_1": 1, "ID_2": 1})
     empty = aligned(tmp_path / "none", {"ID_1": 0}, missed=3)
-    with pytest.raises(StepError, match="none has no usable aligned image"):
+    with pytest.raises(StepError, match="none has no aligned image"):
         load_training_set([good, empty])
 
 

@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline_steps.check_study import refuse_missing, refuse_unready
+from pipeline_steps.check_study import refuse_missing, refuse_unready, tell_empty_cells
 from pipeline_steps.identities.consent.withdrawal import remove_refused
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.lease import candidate_gpus
@@ -81,6 +81,7 @@ onstart:
 
 onsuccess:
     release_run()
+    tell_empty_cells(PLAN)
 
 
 onerror:

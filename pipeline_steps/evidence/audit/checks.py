@@ -124,6 +124,13 @@ def audit(evidence: Evidence) -> Audit:
     return Audit(samples, collisions, counts | verdicts(counts))
 
 
+def not_audited(why: str, fmr: float) -> Audit:
+    """The audit of a variant that has nothing to be audited, for a person to look at."""
+    counts: dict[str, Any] = {"n_images": 0, "n_identities": 0, "fmr": fmr}
+    found = dict.fromkeys((*VERDICTS.values(), "verdict"), "look")
+    return Audit([], [], counts | found | {"sentence": f"look: {why}."})
+
+
 def _sample_rows(
     evidence: Evidence, similarity: NDArray[np.float64], people: Sequence[str]
 ) -> list[dict[str, Any]]:

@@ -14,11 +14,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import blocks, feature_matrix, unit_rows
+from pipeline_steps.metrics.arrays import Undefined, blocks, feature_matrix, unit_rows
 
 Rows = NDArray[np.float64]
 BLOCK_ROWS = 512
 MOST_PAIRS = 200_000  # of identities that are compared image by image: up to 633 people all
+ONE_PERSON = "a threshold needs impostor scores, photographs of two people at least"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def faces_of(embeddings: ArrayLike, identities: Sequence[str], files: Sequence[s
     """Faces from embeddings [n, d] of any length and n names of either kind, n >= 1.
 
     Raises:
+        Undefined: no image.
         ValueError: wrong shapes, a zero row, or values that are not finite.
     """
     rows = unit_rows(feature_matrix(embeddings, name="face"), name="face")
@@ -71,11 +73,11 @@ def threshold_at(impostors: ArrayLike, rate: float) -> float:
     Where `rate` is below one score's share, it lies just above the highest score.
 
     Raises:
-        ValueError: no score.
+        Undefined: no score.
     """
     scores = np.asarray(impostors, dtype=np.float64).reshape(-1)
     if scores.size == 0:
-        raise ValueError("a threshold needs impostor scores: two people at least")
+        raise Undefined(ONE_PERSON)
     allowed = min(int(rate * scores.size), scores.size - 1)
     return _just_above(np.partition(scores, -allowed - 1)[-allowed - 1])
 
@@ -93,7 +95,7 @@ def thresholds_from(
             lies below `image`.
 
     Raises:
-        ValueError: photographs of a single person.
+        Undefined: photographs of a single person.
     """
     image = _just_above(_first_rejected(photographs, fmr))
     similarity, people = similarity_to_people(photographs, photographs)
@@ -218,7 +220,7 @@ def _first_rejected(faces: Faces, rate: float) -> float:
     counts = np.unique(faces.identities, return_counts=True)[1]
     total = (len(faces) ** 2 - int((counts**2).sum())) // 2
     if total == 0:
-        raise ValueError("a threshold needs impostor scores: two people at least")
+        raise Undefined(ONE_PERSON)
     keep = min(int(rate * total), total - 1) + 1
     largest = np.empty(0)
     for block in blocks(len(faces), BLOCK_ROWS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from textwrap import fill
 
@@ -115,9 +116,11 @@ class Gallery:
     external: Mapping[Source, pd.DataFrame] = field(default_factory=dict)  # aligned faces
 
     def identities(self) -> list[str]:
-        """Identities with photographs and samples, in natural order."""
+        """Identities with photographs and samples of every variant, or of any, in natural order."""
         with_samples = [set(frame["identity"].astype(str)) for frame in self.samples.values()]
-        names = set(self.photographs["identity"].astype(str)).intersection(*with_samples)
+        photographed = set(self.photographs["identity"].astype(str))
+        names = photographed.intersection(*with_samples)
+        names = names or photographed.intersection(chain.from_iterable(with_samples))
         return sorted(names, key=natural_key)
 
     def photograph_tiles(self, identity: str, count: int) -> list[Tile]:

@@ -57,6 +57,7 @@ def distributions_figure(
     """
     panels = [panel for row in rows.values() for panel in row.values()]
     every = np.concatenate([part for panel in panels for pair in panel.values() for part in pair])
+    every = every if len(every) else np.zeros(1)
     edges = np.linspace(np.floor(every.min() * 10) / 10, min(every.max() + 0.02, 1.0), bins + 1)
     titles = list(next(iter(rows.values())))
     with matplotlib.rc_context(STYLE):
@@ -120,6 +121,8 @@ def pose_figure(
                     dots: dict[str, Any] = {"s": 3, "alpha": 0.7, "lw": 0, "rasterized": True}
                     axis.scatter(cloud[:, 1], cloud[:, 0], color=colour, **dots)
                 axis.set_title(labels[method])
+                if not len(angles):
+                    continue
                 spread = f"σ {angles[:, 1].std():.0f}° × {angles[:, 0].std():.0f}°"
                 axis.text(0.03, 0.03, spread, transform=axis.transAxes, fontsize=6.5)
             row_axes[0].set_ylabel(f"{label}\npitch in degrees")
@@ -240,7 +243,10 @@ def groups_figure(
 
 
 def _densities(axis: Axes, scores: Scores, edges: NDArray[np.float64], colour: str) -> None:
-    genuine, impostor = (np.histogram(part, edges, density=True)[0] for part in scores)
+    genuine, impostor = (
+        np.histogram(part, edges, density=True)[0] if len(part) else np.zeros(len(edges) - 1)
+        for part in scores
+    )
     centres = (edges[1:] + edges[:-1]) / 2
     axis.fill_between(centres, genuine, color=colour, alpha=0.16, linewidth=0)
     axis.plot(centres, genuine, color=colour, lw=1.2)

@@ -112,7 +112,7 @@ def order_claims(
     for key, rows in sorted_groups(identity, by):
         recogniser, base_model, prompts, versus = key
         found = {str(row["method"]): row for _, row in rows.iterrows()}
-        methods = [method for method in expected if method in found]
+        methods = [m for m in expected if m in found and not math.isnan(found[m]["fdr"])]
         if len(methods) < 2:
             continue
         ratios = [estimate_of(found[method], "fdr") for method in methods]
@@ -260,6 +260,7 @@ def _lowest_and_untuned(
     rows: pd.DataFrame, metric: str
 ) -> Iterator[tuple[str, Estimate, Estimate | None]]:
     """Of one setting's methods, if any, that of the lowest value, it, and the untuned model's."""
+    rows = rows[rows[metric].notna()]
     tuned, untuned = _tuned(rows), rows[rows["method"] == UNTUNED]
     if len(tuned):
         best = tuned.iloc[int(tuned[metric].to_numpy(dtype=float).argmin())]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline_steps.evidence.names import WORST_TO_BEST
 from pipeline_steps.evidence.scores.sets import ImageSet
+from pipeline_steps.metrics.arrays import Undefined
 from pipeline_steps.metrics.intervals import (
     PLAIN,
     Interval,
@@ -105,11 +106,13 @@ def group_rows(
         intervals are wider where there were more than two groups to choose the worst and the best
         from (Bonferroni); its note says which leave out 1, that is, are beyond chance.
     """
-    whole = found.comparison(judge)
-    counts = whole.impostor.count
-    n_impostor = len(whole.impostor.scores) if counts is None else int(counts.sum())
-    enough = n_impostor * settings.fmr >= 1.0
-    threshold = threshold_at_fmr(whole, settings.fmr) if enough else math.nan
+    threshold = math.nan
+    if len(found.images):
+        whole = found.comparison(judge)
+        counts = whole.impostor.count
+        n_impostor = len(whole.impostor.scores) if counts is None else int(counts.sum())
+        if n_impostor * settings.fmr >= 1.0:
+            threshold = threshold_at_fmr(whole, settings.fmr)
     rows: list[Row] = []
     for by, members in groups.items():
         measured: dict[str, Sequence[str]] = {}
@@ -183,8 +186,11 @@ def _estimates(
     try:
         pairs = found.comparison(judge, people)
         rates = comparison_error_rates(pairs, level=level)
-    except ValueError as error:  # nobody has two images, or one person alone a face
+    except Undefined as error:  # nobody has a face
         return numbers, str(error)
+    for name, count in (("genuine", rates.n_genuine), ("impostor", rates.n_impostor)):
+        if not count:  # nobody has two images, or one person alone a face
+            return numbers, f"there are no {name} scores"
     numbers["eer"] = rates.eer, Interval(rates.eer_low, rates.eer_high)
     numbers["fdr"] = rates.fdr, Interval(rates.fdr_low, rates.fdr_high)
     if math.isnan(threshold):

@@ -10,17 +10,22 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
+from math import isnan
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline_steps.evidence.names import competes, order_key
-from pipeline_steps.evidence.scores.sets import ImageSet
+from pipeline_steps.evidence.scores.sets import NO_IMAGE, ImageSet
 from pipeline_steps.metrics.intervals import draw_counts, percentile_interval
 from pipeline_steps.metrics.pairs import MAX_PAIRS, OPERATING_POINTS, compare
-from pipeline_steps.metrics.verification import bootstrap_verification, comparison_error_rates
-from pipeline_steps.naming import VARIANT
+from pipeline_steps.metrics.verification import (
+    ErrorRates,
+    bootstrap_verification,
+    comparison_error_rates,
+)
+from pipeline_steps.naming import REASONS, VARIANT
 from pipeline_steps.study.settings.evidence import IdentitySettings
 
 IDENTITY_COLUMNS = (
@@ -28,6 +33,7 @@ IDENTITY_COLUMNS = (
     *("eer", "eer_low", "eer_high", "fmr100", "fmr1000"),
     *("impostor_mean", "impostor_sd", "genuine_mean", "genuine_sd"),
     *("fdr", "fdr_low", "fdr_high"),
+    REASONS,
 )
 METRICS = ("eer", "fdr", "genuine_mean")
 REPLICATE_COLUMNS = (
@@ -59,9 +65,12 @@ def identity_numbers(
         rng: generator of the bootstrap; equal generators give paired replicates.
 
     Returns:
-        The columns from n_genuine to fdr_high, and the rows of the bootstrap replicates. fmr100 and
-        fmr1000 are NaN with fewer than 100 and 1000 impostor pairs.
+        The columns from n_genuine on, and the rows of the bootstrap replicates. fmr100 and fmr1000
+        are NaN with fewer than 100 and 1000 impostor pairs.
+
     """
+    if not len(images) or (others is not None and not len(others)):
+        return {"n_genuine": 0, "n_impostor": 0, REASONS: NO_IMAGE}, []
     comparison = compare(
         images.features[recogniser],
         images.identities,
@@ -77,6 +86,7 @@ def identity_numbers(
     for name, fmr in OPERATING_POINTS.items():
         if rates.n_impostor * fmr < 1.0:  # below one pair in n no false match rate can be told
             row[name] = float("nan")
+    row[REASONS] = _reasons(rates, within=others is None)
     # Tells which rows of other sets these may be paired with.
     names = hashlib.sha256("\n".join(comparison.identities).encode()).hexdigest()
     return row, [
@@ -84,6 +94,15 @@ def identity_numbers(
         | {metric: float(getattr(drawn, metric)[index]) for metric in METRICS}
         for index in range(len(counts))
     ]
+
+
+def _reasons(rates: ErrorRates, within: bool) -> str:
+    if not rates.n_genuine:
+        why = "nobody has two images" if within else "the sets have nobody in common"
+        return f"no genuine pair: {why}"
+    if not rates.n_impostor:
+        return "no impostor pair: all images show one person"
+    return "all scores are equal" if isnan(rates.fdr) else ""
 
 
 def compare_methods(

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline_steps.evidence.scores.sets import ImageSet, Rows
+from pipeline_steps.evidence.scores.sets import NO_IMAGE, ImageSet, Rows
+from pipeline_steps.metrics.arrays import Undefined, feature_matrix
 from pipeline_steps.metrics.frechet import (
     frechet_distance,
     frechet_distance_at_infinity,
@@ -21,7 +22,7 @@ from pipeline_steps.metrics.frechet import (
 from pipeline_steps.metrics.mmd import cmmd, kernel_distance
 from pipeline_steps.metrics.prdc import authenticity_percentage, precision_recall
 from pipeline_steps.metrics.vendi import vendi_score, vendi_within
-from pipeline_steps.naming import VARIANT
+from pipeline_steps.naming import REASONS, VARIANT
 from pipeline_steps.study.settings.evidence import QualitySettings
 
 Numbers = Mapping[str, float]
@@ -91,7 +92,8 @@ def _cmmd(sets: Sets) -> float:
 
 
 def _face_quality(sets: Sets) -> Numbers:
-    quality = sets.whole.features[sets.extractor("face_quality")].astype(np.float64)
+    features = sets.whole.features[sets.extractor("face_quality")]
+    quality = feature_matrix(features, name="quality")
     return {"face_quality_mean": float(quality.mean()), "face_quality_sd": float(quality.std())}
 
 
@@ -155,13 +157,15 @@ ROLES = ("frechet", "cmmd", "prdc", "face_quality")
 # The columns of the paper's table stand first.
 _FIRST = ("fid", "fid_low", "fid_high", "cmmd", "precision", "recall", "density", "coverage")
 _MEASURED = dict.fromkeys((*_FIRST, *(column for entry in MEASURES for column in entry.columns)))
-QUALITY_COLUMNS = (*VARIANT, "reference", "n_synthetic", "n_real", *_MEASURED, "extractors")
+QUALITY_COLUMNS = (
+    *(*VARIANT, "reference", "n_synthetic", "n_real", *_MEASURED, "extractors"),
+    REASONS,
+)
 ANGLES = ("pitch", "yaw", "roll")
 POSE_COLUMNS = (
     *VARIANT,
     *(f"{angle}_{number}" for angle in ANGLES for number in ("mean", "sd", "within_identity_sd")),
-    "n",
-    "extractor",
+    *("n", "extractor", REASONS),
 )
 
 
@@ -191,27 +195,38 @@ def quality_row(sets: Sets) -> dict[str, Any]:
     """The columns from n_synthetic to extractors of one synthetic set against one reference.
 
     `fid` is the Fréchet distance of the extractor that `extractors` names under frechet; it is the
-    FID only for inception_v3.
+    FID only for inception_v3. What cannot be computed is left out, with its reason.
     """
     row: dict[str, Any] = {"n_synthetic": len(sets.synthetic), "n_real": len(sets.real)}
+    missing: dict[str, list[str]] = {}
     for entry in MEASURES:
-        row |= entry.numbers(sets)
+        try:
+            row |= entry.numbers(sets)
+        except Undefined as error:
+            missing.setdefault(str(error), []).extend(entry.columns)
+    told = "; ".join(f"{', '.join(columns)}: {why}" for why, columns in missing.items())
+    row[REASONS] = told if len(sets.whole) else NO_IMAGE
     return row | {"extractors": " ".join(f"{role}={sets.extractor(role)}" for role in ROLES)}
 
 
-def pose_row(angles: Rows, identities: Sequence[str]) -> dict[str, float]:
+def pose_row(angles: Rows, identities: Sequence[str]) -> dict[str, float | str]:
     """Mean, sd, and the mean over identities of the sd within each; NaN where none has two images.
 
     Args:
         angles: pitch, yaw and roll in degrees [n, 3].
         identities: identity per row [n].
 
+    Returns:
+        The columns of the angles; without an image only the reason.
+
     Raises:
         ValueError: `angles` is not [n, 3].
     """
     values = np.asarray(angles, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != 3 or len(values) == 0:
-        raise ValueError(f"head pose must be [n, 3] with n >= 1, not {values.shape}")
+    if len(values) == 0:
+        return {REASONS: NO_IMAGE}
+    if values.ndim != 2 or values.shape[1] != 3:
+        raise ValueError(f"head pose must be [n, 3], not {values.shape}")
     owners = np.asarray(identities, dtype=str)
     names, counts = np.unique(owners, return_counts=True)
     spreads = [values[owners == name].std(axis=0) for name in names[counts > 1]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,8 +17,10 @@ from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import ANGLES, POSE_COLUMNS, QUALITY_COLUMNS, SHOWN
 from pipeline_steps.evidence.tables.table import Column, Estimate, Table, lay_out
-from pipeline_steps.naming import VARIANT, VERIFICATION_COLUMNS
+from pipeline_steps.io.tables import read_csv
+from pipeline_steps.naming import REASONS, VARIANT, VERIFICATION_COLUMNS
 from pipeline_steps.recognition.protocol import average_with_interval
+from pipeline_steps.study.artefacts import Source
 
 RECOGNITION_COLUMNS = ("trained_on", *VARIANT, "seed", *VERIFICATION_COLUMNS)
 LEGEND = "Best fine-tuning result in bold, second best underlined."
@@ -93,7 +96,7 @@ def quality_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
         "Quality, fidelity and diversity of the images. Extractors: Fréchet distance "
         f"{names(used['frechet'])}, MMD {names(used['cmmd'])}, precision and recall "
         f"{names(used['prdc'])}, face quality {names(used['face_quality'])}. "
-        f"{_set_sizes(frame)} {LEGEND}"
+        f"{_set_sizes(frame)} {LEGEND}{_why_empty(frame, names)}"
     )
     shown = [
         replace(column, title=titles.get(column.key, column.title))
@@ -128,7 +131,7 @@ def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
             )
         caption = (
             "Identity consistency and separability, cosine similarity judged by "
-            f"{names(str(judge))}{role}. {LEGEND}"
+            f"{names(str(judge))}{role}. {LEGEND}{_why_empty(own, names)}"
         )
         name = f"identity_{judge}" if tables else "identity"
         tables.append(lay_out(name, caption, own, IDENTITY, names, by=("versus", *SETS)))
@@ -137,7 +140,8 @@ def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
 
 def pose_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     """Head pose in degrees."""
-    caption = f"Head pose in degrees, estimated by {names(str(frame['extractor'].iloc[0]))}."
+    estimator = names(str(frame["extractor"].iloc[0]))
+    caption = f"Head pose in degrees, estimated by {estimator}.{_why_empty(frame, names)}"
     return [lay_out("pose", caption, frame, POSE, names)]
 
 
@@ -165,6 +169,7 @@ def recognition_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     caption = (
         f"Verification accuracy of recognisers trained on each set, {spread}. The average is over "
         f"the test benchmarks; the validation benchmark chose the epoch. {LEGEND}"
+        f"{_why_empty(frame, names)}"
     )
     return [lay_out("recognition", caption, pd.DataFrame(rows), shown, names, at="at")]
 
@@ -239,17 +244,40 @@ def tables_of(frames: Mapping[str, pd.DataFrame], names: Names) -> dict[str, lis
     }
 
 
+def empty_cells(tables: Path) -> list[str]:
+    """A line for each row of a folder's tables that lacks numbers: which, and why."""
+    lines = []
+    for kind in KINDS:
+        for row in read_csv(tables / f"{kind}.csv", texts=True).to_dict("records"):
+            if row.get(REASONS):
+                name = ", ".join(filter(None, (str(row[key]) for key in KINDS[kind].keys)))
+                lines.append(f"{tables / kind}.csv, {name}: {row[REASONS]}")
+            elif kind == "audit" and row["n_images"] == "0":
+                lines.append(f"{tables / kind}.csv, {row['method']}: {row['sentence']}")
+    return lines
+
+
 def average_accuracy(rows: pd.DataFrame) -> Estimate | None:
     """Accuracy averaged over seeds, then over test benchmarks; None without tests.
 
     The interval is over the benchmarks' pairs. All seeds meet the same pairs, so they sharpen the
     mean but not the interval. The rows are those of the recognition table about one training set.
     """
-    tests = rows[rows["role"] == "test"]
+    tests = rows[(rows["role"] == "test") & rows["accuracy"].notna()]
     if tests.empty:
         return None
     means = tests.groupby("benchmark")[["accuracy", "low", "high"]].mean()
     return Estimate(*average_with_interval(*(means[key].tolist() for key in means)))
+
+
+def _why_empty(frame: pd.DataFrame, names: Names) -> str:
+    """Sentences, each after a space, on why rows of a table of scores lack numbers."""
+    told: dict[str, list[str]] = {}
+    for _, row in frame[frame[REASONS].notna() & (frame[REASONS] != "")].iterrows():
+        source = names.variant(Source(*(str(row[column]) for column in VARIANT)))
+        told.setdefault(str(row[REASONS]), []).append(source)
+    found = (f"{'; '.join(dict.fromkeys(sets))}: {why}." for why, sets in told.items())
+    return "".join(f" Empty: {sentence}" for sentence in found)
 
 
 def _accuracies(rows: pd.DataFrame, several: bool) -> list[dict[str, object]]:
