@@ -121,6 +121,16 @@ def test_a_range_of_similarity_filters_and_stands_in_the_address(page: Page) -> 
     hash_of(page, "sim=0.51..")
 
 
+def test_another_judge_judges(page: Page) -> None:
+    tile = page.locator(".line[data-line='1'] .tile b").first
+    before = tile.inner_text()
+    judge = page.get_by_label("Similarity judged by")
+    judge.select_option("judge_a")
+    expect(tile).not_to_have_text(before)
+    expect(judge).to_have_value("judge_a")
+    hash_of(page, "judge=judge_a")
+
+
 def test_sorting(page: Page) -> None:
     page.get_by_role("button", name="Grid").click()
     page.get_by_label("Sort").select_option("sim")

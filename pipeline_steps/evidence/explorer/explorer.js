@@ -24,7 +24,12 @@ for (const name of Object.keys(parts[0] ?? {}))
   column[name] = [].concat(...parts.map(part => part[name]));
 const {set, identity, prompt, index, attempt, file, kept, reason, picture} = column;
 const numbers = {};
-const number = name => numbers[name] ??= Float32Array.from(column[name] ?? [], v => v ?? NaN);
+function number(name) {
+  if (numbers[name]) return numbers[name];
+  const values = column[name] ?? [], made = numbers[name] = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) made[i] = values[i] ?? NaN;
+  return made;
+}
 const extractor = task => Object.keys(study.extractors)
   .find(name => study.extractors[name].task === task);
 const judges = study.judges.map(judge => judge.name);
@@ -58,8 +63,10 @@ const SORTS = {
 
 // What prompts share in their set says nothing about an image.
 const short = new Map();
-study.sets.forEach((_, s) => {
-  const used = [...new Set(prompt.filter((_, i) => set[i] === s))];
+const asked = study.sets.map(() => new Set());
+for (let i = 0; i < study.count; i++) asked[set[i]].add(prompt[i]);
+asked.forEach(found => {
+  const used = [...found];
   const phrases = used.map(p => study.prompts[p].split(", "));
   used.forEach((p, k) => short.set(p, used.length < 2 ? study.prompts[p] :
     phrases[k].filter(phrase => !phrases.every(of => of.includes(phrase))).join(", ")));
@@ -160,7 +167,7 @@ function matching() {
 
 // ---- Lines: what stands beside each other, from top to bottom -----------------------------------
 
-let ok, lines = [], at = {line: 0, place: 0}, drawn = new Map(), wide = 1;
+let ok, judged, lines = [], at = {line: 0, place: 0}, drawn = new Map(), wide = 1;
 
 function arrange() {
   const key = S.sort.replace("-", ""), turned = S.sort.startsWith("-");
@@ -221,7 +228,8 @@ const lineHeight = () => Number(S.size) + 25 + 14;
 
 function apply() {
   ok = matching();
-  const found = ok.reduce((sum, one) => sum + one, 0);
+  let found = 0;
+  for (const one of ok) found += one;
   const told = found.toLocaleString("en").replaceAll(",", "\u202f");
   const all = study.count.toLocaleString("en").replaceAll(",", "\u202f");
   const cut = study.sets.reduce((sum, of) => sum + of.total, 0) - study.count;
@@ -230,8 +238,15 @@ function apply() {
   arrange();
   at = {line: 0, place: 0};
   main.scrollTop = 0;
-  controls();
   redraw();
+  if (judged === S.judge) return controls();
+  judged = S.judge;  // the ranges are the judge's; images first
+  requestAnimationFrame(() => setTimeout(() => {
+    const {name} = document.activeElement;
+    build();
+    controls();
+    if (name) form.elements[name]?.focus?.();
+  }));
 }
 
 function redraw() {
@@ -553,17 +568,20 @@ function boxes(key, legend, names, colours, counts) {
 
 const edges = {};
 function range(key) {
-  const values = measured(key).filter(value => value === value);
-  if (!values.length) return null;
+  const values = measured(key);  // NaN where there is none, which is neither less nor more
   let low = Infinity, high = -Infinity;
-  for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  if (low > high) return null;
   const step = high - low > 10 ? 1 : 0.01;
   low = Math.floor(low / step) * step;
   high = Math.max(Math.ceil(high / step) * step, low + step);
   edges[key] = [low, high, step];
   const counts = new Array(BINS).fill(0);
   for (const value of values)
-    counts[Math.min(BINS - 1, Math.floor((value - low) / (high - low) * BINS))]++;
+    if (value >= low) counts[Math.min(BINS - 1, Math.floor((value - low) / (high - low) * BINS))]++;
   const most = Math.max(...counts), name = MEASURED[key][0];
   const bars = counts.map(count => el("i", {style: `height:${count && 4 + 96 * count / most}%`}));
   const thumbs = ["from", "to"].map((end, place) => el("input", {type: "range", min: low, max: high,
@@ -582,16 +600,20 @@ function range(key) {
 }
 
 function build() {
-  const count = of => { let sum = 0; for (let i = 0; i < study.count; i++) sum += of(i); return sum; };
+  const tally = (length, of) => {
+    const counts = new Array(length).fill(0);
+    for (let i = 0; i < study.count; i++) counts[of[set[i]]]++;
+    return counts;
+  };
   const reasons = study.reasons.filter((text, r) => text && reason.includes(r));
   const flags = ["copy", "stranger"].filter(name => column[name]?.some(Boolean));
   const WORDS = {own: "the person", nobody: "nobody of the study", copy: "a copy of a photograph",
     stranger: "somebody in the wild", other: "another person", several: "several people"};
   const shows = [...study.shows, ...flags].map(word => [word, WORDS[word] ?? word]);
   form.replaceChildren(...[
-    boxes("hide", "Sets", kinds, colourOf, kinds.map((_, k) => count(i => kindOf[set[i]] === k))),
+    boxes("hide", "Sets", kinds, colourOf, tally(kinds.length, kindOf)),
     promptSets.length > 1 ? boxes("prompts", "Prompt sets", promptSets, null,
-      promptSets.map((_, p) => count(i => promptSetOf[set[i]] === p))) : null,
+      tally(promptSets.length, promptSetOf)) : null,
     select("person", "Person", [["", "everybody"], ...study.people.map(name => [name, name])]),
     select("state", "Kept or left out", [["", "both"], ["kept", "kept"], ["out", "left out"],
       ...reasons.map(text => [`out:${text}`, `left out: ${text}`])]),
@@ -620,7 +642,7 @@ function controls() {
       thumbs[0].value = from;
       thumbs[1].value = to;
     }
-    of.querySelector("output").textContent = `${from.toFixed(digits)} to ${to.toFixed(digits)}`;
+    of.querySelector("output").textContent = `${from.toFixed(digits)} – ${to.toFixed(digits)}`;
     of.querySelectorAll(".hist i").forEach((bar, place) => {
       const left = low + (high - low) * place / BINS, right = low + (high - low) * (place + 1) / BINS;
       bar.classList.toggle("in", right > from && left < to);
@@ -644,13 +666,16 @@ main.addEventListener("scroll", () => {
   waiting = true;
   requestAnimationFrame(() => { waiting = false; draw(); });
 }, {passive: true});
-new ResizeObserver(() => { arrange(); redraw(); }).observe(main);
+let breadth = main.clientWidth;
+new ResizeObserver(() => {
+  if (breadth === main.clientWidth) return draw();
+  breadth = main.clientWidth;
+  arrange();
+  redraw();
+}).observe(main);
 
-let judged;
 function start() {
   readAddress();
-  if (judged !== S.judge) build();  // the ranges are the judge's
-  judged = S.judge;
   const open = S.open;
   apply();
   const i = open ? placeOf(open) : -1;
