@@ -3,6 +3,8 @@
 In:  dataset/manifest.parquet and the images it names; the recogniser that guides training.
 Out: dataset/embeddings/<identity>.safetensors   `embeddings` float32 [n, 512], rows of length 1;
                                                  `files` in the metadata, as in the manifest;
+     dataset/embeddings/<identity>@<side>.safetensors   the same of the images shrunk to the side of
+                                                 a base model that is smaller than they are;
      dataset/embeddings/index.json               identities with their files, hashes and images
                                                  without an embedding; images that are less like
                                                  the person's others than like another person; and
@@ -72,7 +74,7 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     kept = manifest[manifest["kept"]]
     if kept.empty:
         raise StepError(f"{dataset / 'manifest.parquet'} has no kept image: run prepare again")
-    settings = frozen.settings.model_dump(mode="json")
+    settings = frozen.settings.model_dump(mode="json", exclude={"resolutions"})
     detector = Detector(device, **frozen.settings.detector.model_dump())
     recogniser = load_recogniser(weights, device)
     made = {"recogniser": weights.name, **embedded_by(weights)}
@@ -80,38 +82,45 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
     store = Store(dataset / "embeddings", made_with(frozen))
     groups = sorted(kept.groupby("identity"), key=lambda group: natural_key(str(group[0])))
     for name, group in progress(groups, description="identities", unit="identity"):
-        identity, path = str(name), store.folder / f"{name}.safetensors"
+        identity = str(name)
         noted = group["sha256"] if "sha256" in group.columns else [None] * len(group)
-        images = {
+        contents = {
             str(file): noted_bytes(dataset / file, digest, "prepare")
             for file, digest in zip(group["file"], noted, strict=True)
         }
-        hashes = {file: sha256_bytes(content) for file, content in images.items()}
+        hashes = {file: sha256_bytes(content) for file, content in contents.items()}
         boxes = group["box"] if "box" in group.columns else [None] * len(group)
-        made_under = key(frozen, settings=settings, images=hashes, recogniser=weights.name)
-        item = store.find(identity, made_under)
-        if item is None:
-            found, rows = embed_images(
-                [read_prepared(dataset / file, content) for file, content in images.items()],
-                [*boxes],
-                detector,
-                recogniser,
+        for side in (None, *frozen.settings.resolutions):  # None: as they were prepared
+            item_name, size = identity, {}
+            if side is not None:
+                item_name, size = f"{identity}@{side}", {"resolution": str(side)}
+            made_under = key(
+                frozen, settings=settings, images=hashes, recogniser=weights.name, **size
             )
-            files = [file for index, file in enumerate(images) if index in found]
-            save_features(path, rows, files, key="embeddings", **made)
-            without = [file for file in images if file not in files]
-            item = store.item(made_under, [path.name], n=len(files), without_face=without)
-            store.add({identity: item})
-        for file in item.facts["without_face"]:
-            log.warning("%s: no face found in the prepared image, no embedding", file)
-        if not item.facts["n"]:
-            log.warning("no face is found in any prepared image of %s", identity)
-        entries[identity] = {"file": path.name, "sha256": item.files[path.name], **item.facts}
+            item = store.find(item_name, made_under)
+            if item is None:
+                images = [read_prepared(dataset / file, text) for file, text in contents.items()]
+                path = store.folder / f"{item_name}.safetensors"
+                found, rows = embed_images(*shrunk(images, [*boxes], side), detector, recogniser)
+                files = [file for index, file in enumerate(contents) if index in found]
+                save_features(path, rows, files, key="embeddings", **made, **size)
+                without = [file for file in contents if file not in files]
+                item = store.item(made_under, [path.name], n=len(files), without_face=without)
+                store.add({item_name: item})
+            at_side = "" if side is None else f" at {side} px"
+            for file in item.facts["without_face"]:
+                log.warning(
+                    "%s: no face found in the prepared image%s, no embedding", file, at_side
+                )
+            if not item.facts["n"]:
+                log.warning("no face is found in any prepared image of %s%s", identity, at_side)
+            ((file, digest),) = item.files.items()
+            entries[item_name] = {"file": file, "sha256": digest, **item.facts}
     store.retain(entries)
     for path in store.folder.glob("*.safetensors"):
         if path.stem not in entries:
-            path.unlink()  # of an identity that has left the dataset
-    outliers = outliers_of(store, entries)
+            path.unlink()  # of an identity that has left the dataset, or of another size
+    outliers = outliers_of(store, [str(name) for name, _ in groups])
     for file, similarity in outliers.items():
         log.warning(
             "%s is less like the person's other photographs (%.2f) than like another person's: "
@@ -120,7 +129,8 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         )
     versions = store.versions(entries) | {*versions_behind(dataset / "manifest.parquet")}
     told = {"outliers": outliers, "versions": sorted(versions)}
-    index = {"identities": entries, **told, **made}
+    resolutions = [*frozen.settings.resolutions]
+    index = {"identities": entries, "resolutions": resolutions, **told, **made}
     write_json(store.folder / "index.json", index)
     log.info("%d identities embedded with %s", len(entries), weights.name)
     return index
@@ -147,6 +157,21 @@ def embed_images(
         [images[index] for index in found], [face.box for face in found.values()]
     )
     return [*found], rows
+
+
+def shrunk(
+    images: Sequence[NDArray[np.uint8]], boxes: Sequence[Any], side: int | None
+) -> tuple[Sequence[NDArray[np.uint8]], Sequence[Any]]:
+    """Images and boxes at another side, as fine-tuning shrinks them; None: as they are."""
+    from pipeline_steps.io.images import resized
+
+    if side is None:
+        return images, boxes
+    smaller = [
+        None if box is None else np.asarray(box, float) * side / image.shape[0]
+        for image, box in zip(images, boxes, strict=True)
+    ]
+    return [resized(image, side) for image in images], smaller
 
 
 def outliers_of(store: Store, identities: Iterable[str]) -> dict[str, float]:

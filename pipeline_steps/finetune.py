@@ -178,7 +178,9 @@ def _key(
         "images": dict(zip(subject.files, subject.sha256, strict=True)),
     }
     if METHODS[frozen.variant["method"]].needs_faces(frozen.settings):
-        own["embeddings"] = _hash_of(embeddings_file(dataset, subject))
+        own["embeddings"] = _hash_of(
+            embeddings_file(dataset, subject, frozen.weights["base_model"].resolution())
+        )
     return key(frozen, **common, **own)
 
 

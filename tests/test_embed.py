@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from pipeline_steps import embed
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.faces.recogniser import embedded_by
-from pipeline_steps.identities.dataset import read_embeddings
+from pipeline_steps.identities.dataset import Subject, embeddings_file, read_embeddings
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
@@ -164,3 +165,30 @@ def test_who_is_the_same_is_not_embedded_again(tmp_path, frozen, monkeypatch):
     assert embedded == [2, 1, 1, 2, 1]
     embed.run(replace(frozen, code="edited"), dataset=folder, device="cpu")
     assert embedded == [2, 1, 1, 2, 1, 2, 1]
+
+
+def test_base_models_below_the_prepared_size_get_embeddings_of_what_they_are_trained_on(
+    tmp_path, frozen
+):
+    """Shrunk without aliasing first, as fine-tuning does; a face's box goes with it."""
+    folder = dataset(tmp_path, {"ID_1": [FACE], "ID_2": [CAT]})
+    settings = EmbedSettings(resolutions=(96,))
+    index = embed.run(replace(frozen, settings=settings), dataset=folder, device="cpu")
+    small = np.asarray(Image.fromarray(FACE).resize((96, 96), Image.Resampling.BILINEAR))
+    alone = dataset(tmp_path / "alone", {"ID_1": [small]})
+    embed.run(frozen, dataset=alone, device="cpu")
+
+    first = Subject("ID_1", None, ("images/ID_1/0.png",), ("",))
+    at = {side: embeddings_file(folder, first, side) for side in (96, 160)}
+    assert [path.name for path in at.values()] == ["ID_1@96.safetensors", "ID_1.safetensors"]
+    shrunk, prepared, wanted = (
+        load_features(path, key="embeddings").features
+        for path in (*at.values(), embeddings_file(alone, first, 96))
+    )
+    np.testing.assert_array_equal(shrunk, wanted)
+    assert np.abs(shrunk - prepared).max() > 1e-3
+    assert index["identities"]["ID_2@96"]["without_face"] == ["images/ID_2/0.png"]
+
+    embed.run(frozen, dataset=folder, device="cpu")
+    assert not at[96].exists()
+    assert embeddings_file(folder, first, 96) == at[160]

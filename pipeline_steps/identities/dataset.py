@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -119,9 +120,13 @@ def share_of(subjects: Sequence[Subject], share: int, shares: int) -> list[Subje
     return list(subjects[share::shares])
 
 
-def embeddings_file(dataset: Path, subject: Subject) -> Path:
-    """Where the embed step puts a subject's embeddings."""
-    return dataset / "embeddings" / f"{subject.identity}.safetensors"
+def embeddings_file(dataset: Path, subject: Subject, resolution: int) -> Path:
+    """Where the embed step puts a subject's embeddings for a base model of that resolution."""
+    index = dataset / "embeddings" / "index.json"
+    told = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    shrunk = resolution in told.get("resolutions", ())
+    size = f"@{resolution}" if shrunk else ""
+    return dataset / "embeddings" / f"{subject.identity}{size}.safetensors"
 
 
 def read_embeddings(

@@ -151,6 +151,13 @@ def write_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> None:
     write_bytes(path, encode_png(image))
 
 
+def resized(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A square image uint8 [h, h, 3] with another side, shrunk without aliasing (bilinear)."""
+    if image.shape[0] == side:
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
 def _scaled(opened: Image.Image, content: bytes) -> tuple[Image.Image, str]:
     """The image with 8 bits where it has 16, and how many of these it uses, if not all."""
     if opened.mode.startswith("I"):  # I;16, I;16B, ... and 16-bit values held in 32-bit I

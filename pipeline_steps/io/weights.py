@@ -91,6 +91,13 @@ class Weights(BaseModel):
         parts = {part: entry.with_contents() for part, entry in self.components.items()}
         return self.model_copy(update={"sha256": found | self.sha256, "components": parts})
 
+    def resolution(self) -> int:
+        """Side in pixels of a base model's images. Raises StepError where the options say none."""
+        side = self.options.get("resolution")
+        if not isinstance(side, int):
+            raise StepError(f"weights {self.name!r}: options.resolution (pixels) is missing")
+        return side
+
     def with_components(self) -> list[Weights]:
         """The entry and the entries of its parts."""
         return [

@@ -106,6 +106,9 @@ ARTEFACTS: dict[str, Artefact] = {
     "image": A("dataset/images/{identity}/{file}", "prepare", ONE),
     "embeddings_index": A("dataset/embeddings/index.json", "embed", ALL, ("manifest",)),
     "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
+    "embeddings_shrunk": A(
+        "dataset/embeddings/{identity}@{side}.safetensors", "embed", ONE, ("image",)
+    ),
     "embeddings_half_written": A("dataset/embeddings/.{identity}.{file}", "embed", ONE),
     # generation
     "prior": A(

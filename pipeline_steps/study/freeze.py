@@ -123,14 +123,18 @@ def _of_generation(
     """Face embeddings, prior sets, fine-tuning and sampling, and what is exported of it."""
     guide = {"recogniser": _guide(study, models)}
     yield _entry(study, "prepare", study.prepare, weights=guide)
-    yield _entry(study, "embed", study.embed, weights=guide)
-    for base_model in study.base_models:
-        entry = pick(models, base_model, "base_models", "base_model")
-        resolution = entry.options.get("resolution")
-        if not isinstance(resolution, int) or resolution > study.prepare.resolution:
+    entries = {name: pick(models, name, "base_models", "base_model") for name in study.base_models}
+    prepared = study.prepare.resolution
+    sides = {*study.embed.resolutions, *(entry.resolution() for entry in entries.values())}
+    shrunk = tuple(sorted(side for side in sides if side < prepared))
+    embed = study.embed.model_copy(update={"resolutions": shrunk})
+    yield _entry(study, "embed", embed, weights=guide)
+    for base_model, entry in entries.items():
+        if entry.resolution() > prepared:
             raise StepError(
-                f"prepare.resolution is {study.prepare.resolution}, but base model {base_model!r} "
-                f"has {resolution}: prepare at that resolution at least; larger images are shrunk"
+                f"prepare.resolution is {prepared}, but base model {base_model!r} has "
+                f"{entry.resolution()}: prepare at that resolution at least; larger images are "
+                "shrunk"
             )
         of_model = {"base_model": base_model}
         weights = {"base_model": entry}

@@ -29,6 +29,7 @@ from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
 from pipeline_steps.study.settings.photographs import AlignSettings
 from tests.diffusion.tiny_study import recogniser_weights
+from tests.registry import entry
 
 SUBJECTS = [Subject("ID_1", None, (), ()), Subject("ID_2", None, (), ())]
 
@@ -50,7 +51,11 @@ def frozen(method: str, gate: GateSettings) -> Frozen[SampleSettings]:
         "sample",
         0,
         SampleSettings(gate=gate),
-        {"recogniser": models["demo_recogniser"], "quality": models["demo_quality"]},
+        {
+            "recogniser": models["demo_recogniser"],
+            "quality": models["demo_quality"],
+            "base_model": models["demo"],
+        },
         {"method": method},
     )
 
@@ -98,6 +103,7 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
     tmp_path: Path,
 ) -> None:
     weights = recogniser_weights(tmp_path, input_size=64)
+    base_model = entry("base_model", "stable-diffusion", tmp_path, resolution=64)
     gate = GateSettings(min_similarity=0.0, align=AlignSettings(padding=0.0))
     found = gate.align.detector
     images = photographs(0, 3)
@@ -108,7 +114,7 @@ def test_similarity_is_that_of_the_embed_step_whatever_the_recognisers_input(
     names = [f"{i}.png" for i in where]
     save_features(path, rows, names, key="embeddings", **embedded_by(weights))
     measure = FaceMeasure(
-        replace(frozen("idbooth", gate), weights={"recogniser": weights}),
+        replace(frozen("idbooth", gate), weights={"recogniser": weights, "base_model": base_model}),
         tmp_path,
         SUBJECTS[:1],
         "cpu",

@@ -38,9 +38,7 @@ def load_base_model(weights: Weights, device: str = "cpu", precision: str = "fp3
             f"weights {weights.name!r}: architecture {weights.architecture!r} is no base model; "
             f"write {' or '.join(ARCHITECTURES)}"
         )
-    resolution = weights.options.get("resolution")
-    if not isinstance(resolution, int):
-        raise StepError(f"weights {weights.name!r}: options.resolution (pixels) is missing")
+    resolution = weights.resolution()
     folder = locate(weights)
     _quiet_loading()
     module = import_module(f"{__name__}.{weights.architecture.replace('-', '_')}")

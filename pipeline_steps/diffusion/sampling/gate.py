@@ -128,7 +128,10 @@ class FaceMeasure:
             self._recogniser = load_recogniser(weights, device)
             how = embedded_by(weights)
             self._centres = {
-                subject.identity: _centre(embeddings_file(dataset, subject), how)
+                subject.identity: _centre(
+                    embeddings_file(dataset, subject, frozen.weights["base_model"].resolution()),
+                    how,
+                )
                 for subject in subjects
             }
         if gate.min_quality is not None:
@@ -196,7 +199,9 @@ def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str
     parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json")}
     if gate.min_similarity is not None:
         parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
-        parts["embeddings"] = sha256_file(embeddings_file(dataset, subject))
+        parts["embeddings"] = sha256_file(
+            embeddings_file(dataset, subject, frozen.weights["base_model"].resolution())
+        )
     if gate.min_quality is not None:
         parts["quality"] = weights_hash(frozen.weights["quality"])
     return sha256_json(parts)

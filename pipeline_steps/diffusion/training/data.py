@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
@@ -24,7 +23,7 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.training.guide import Guide, load_guide
 from pipeline_steps.faces.recogniser import embedded_by
 from pipeline_steps.identities.dataset import Subject, embeddings_file, read_embeddings
-from pipeline_steps.io.images import BadImage, noted_bytes, read_image
+from pipeline_steps.io.images import BadImage, noted_bytes, read_image, resized
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import Interrupted, StepError
 from pipeline_steps.runtime.signals import StopRequest
@@ -135,7 +134,7 @@ def _encode_subject(
     settings, identity = frozen.settings, subject.identity
     embeddings, trained = None, np.ones(len(subject.files), dtype=bool)
     if METHODS[frozen.variant["method"]].needs_faces(settings):
-        path = embeddings_file(dataset, subject)
+        path = embeddings_file(dataset, subject, data.base.resolution)
         embeddings = read_embeddings(path, subject.files, embedded_by(frozen.weights["recogniser"]))
     if settings.choice is not None and embeddings is not None:
         count = settings.choice.held_out
@@ -246,10 +245,7 @@ def _square(file: Path, content: bytes, side: int) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if height != width:
         raise BadImage("not square", f"{file} {width}x{height}")
-    if height == side:
-        return image
-    resized = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    return resized(image, side)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,11 @@ class EmbedSettings(Section):
         description="How faces are searched; as in fine-tuning, so that both sides of the identity "
         "losses see the same kind of face region.",
     )
+    resolutions: tuple[Annotated[int, Field(ge=32)], ...] = Field(
+        default=(),
+        description="Sides in pixels to which the prepared images are shrunk and embedded besides; "
+        "the resolutions of the study's base models are always among them.",
+    )
 
 
 class AlignSettings(Section):
