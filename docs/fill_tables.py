@@ -35,8 +35,8 @@ from pipeline_steps.io.atomic import atomic_path, write_text
 from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import REAL, UNTUNED, WILD
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import NOT_APPLICABLE
 from pipeline_steps.study.command import command, run_main
+from pipeline_steps.study.source import NOT_APPLICABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = Names({REAL: "photographs", WILD: "in the wild", UNTUNED: "untuned"})

@@ -26,11 +26,12 @@ from pipeline_steps.io.tensors import header_of, load_features
 from pipeline_steps.naming import REAL
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.artefacts import ARTEFACTS, Source, source_of
+from pipeline_steps.study.artefacts import ARTEFACTS, source_of
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_same_extractor
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ExploreSettings
+from pipeline_steps.study.source import Source
 
 NEUTRAL = "#7b838c"  # of sets that are no method's
 

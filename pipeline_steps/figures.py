@@ -50,11 +50,12 @@ from pipeline_steps.naming import REAL, identities_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.study.artefacts import Source, record_place, source_of
+from pipeline_steps.study.artefacts import record_place, source_of
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_features, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FiguresSettings
+from pipeline_steps.study.source import Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,11 +28,12 @@ from pipeline_steps.io.tables import read_csv, write_csv
 from pipeline_steps.naming import REAL
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.artefacts import Source, record_place
+from pipeline_steps.study.artefacts import record_place
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_same_extractor, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import GroupsSettings
+from pipeline_steps.study.source import Source
 
 TASKS = ("recogniser", "quality", "skin_tone")
 

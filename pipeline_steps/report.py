@@ -33,11 +33,12 @@ from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import EXTERNAL, REFERENCES, UNTUNED, VARIANT
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
-from pipeline_steps.study.artefacts import ARTEFACTS, Source, source_of
+from pipeline_steps.study.artefacts import ARTEFACTS, source_of
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_page
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ReportSettings
+from pipeline_steps.study.source import Source
 from pipeline_steps.study.versions import told, versions_behind
 
 

@@ -49,11 +49,12 @@ from pipeline_steps.naming import REASONS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
-from pipeline_steps.study.artefacts import Source, record_place
+from pipeline_steps.study.artefacts import record_place
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_same_extractor, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import ScoreSettings
+from pipeline_steps.study.source import Source
 
 COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 

@@ -15,7 +15,7 @@ from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import Source
+from pipeline_steps.study.source import Source
 
 PEOPLE = ("ID_1", "ID_2", "ID_10")
 METHODS = ("untuned", "idbooth")

@@ -20,8 +20,9 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import header_of, load_features
 from pipeline_steps.naming import REAL, VARIANT, WILD, natural_key
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import NOT_APPLICABLE, Entry, Source, at, entry_of, sets_of
+from pipeline_steps.study.artefacts import Entry, at, entry_of, sets_of
 from pipeline_steps.study.record import read_record
+from pipeline_steps.study.source import NOT_APPLICABLE, Source
 from pipeline_steps.study.versions import of_step
 
 LORA = "pytorch_lora_weights.safetensors"

@@ -10,8 +10,8 @@ import pandas as pd
 
 from pipeline_steps.faces.skin import CLASSES
 from pipeline_steps.naming import EXTERNAL, REAL, UNTUNED, WILD, natural_key
-from pipeline_steps.study.artefacts import NOT_APPLICABLE, Source
 from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.source import NOT_APPLICABLE, Source
 
 # In the order in which tables and figures show them, which is the paper's.
 ORDERED = {

@@ -49,8 +49,8 @@ IMAGES_PER_PART = 1024  # what a crash costs, and what is noted together
 IMAGES_AT_ONCE = 64
 MEASURED = 48  # images
 ON_TEMPLATE = 4.0
-"""Pixels by which alignment would move a typical face of a set that is aligned, at most. Two
-detectors differ by one to three, a crop about a face's box by more than six."""
+"""Pixels by which alignment would move a typical face of a set that is aligned, at most; in the
+median 1.4 to 2.5 for aligned sets of the embedded world, found anew by the same detector."""
 
 
 def align_external(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,8 +18,7 @@ from typing import Any
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.naming import EXTERNAL, REFERENCES, WILD
 from pipeline_steps.runtime.errors import StepError
-
-NOT_APPLICABLE = "-"  # method and prompts of a reference set
+from pipeline_steps.study.source import NOT_APPLICABLE, Source
 
 
 class People(Enum):
@@ -316,46 +315,6 @@ def _names_below() -> dict[str, list[str]]:
     for name, artefact in ARTEFACTS.items():
         found.setdefault(artefact.path.partition("/")[0], []).append(name)
     return found
-
-
-@dataclass(frozen=True, order=True)
-class Source:
-    """One set of images.
-
-    Attributes:
-        base_model: Base model, the reference set's name, or ``external``.
-        method: ``-`` for a reference set; an external set's name.
-        prompts: ``-`` for both.
-    """
-
-    base_model: str
-    method: str = NOT_APPLICABLE
-    prompts: str = NOT_APPLICABLE
-
-    @classmethod
-    def named(cls, name: str) -> Source:
-        """The set of a name, see :attr:`name`."""
-        return cls(*name.split("/"))
-
-    @property
-    def is_reference(self) -> bool:
-        """True for ``real`` and ``wild``."""
-        return self.method == NOT_APPLICABLE
-
-    @property
-    def is_external(self) -> bool:
-        """True for a set that others have made."""
-        return self.base_model == EXTERNAL
-
-    @property
-    def name(self) -> str:
-        """``real``, ``wild``, ``<base model>/<method>/<prompts>`` or ``external/<name>``."""
-        return "/".join(part for part in astuple(self) if part != NOT_APPLICABLE)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The columns that name this set in every table."""
-        return {"base_model": self.base_model, "method": self.method, "prompts": self.prompts}
 
 
 def fields_of(path: Path, *names: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ import pytest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import (
     ARTEFACTS,
-    Source,
     at,
     code_of,
     entry_of,
@@ -19,6 +18,7 @@ from pipeline_steps.study.artefacts import (
     training_set_of,
 )
 from pipeline_steps.study.code import code_hash
+from pipeline_steps.study.source import Source
 
 VALUES = {
     "source": "sd21/idbooth/base",

@@ -16,7 +16,7 @@ from pipeline_steps.io.tables import read_csv
 from pipeline_steps.io.tensors import Features, load_features
 from pipeline_steps.metrics.arrays import blocks, feature_rows, unit_rows
 from pipeline_steps.naming import REAL, identities_of, natural_key
-from pipeline_steps.study.artefacts import Source
+from pipeline_steps.study.source import Source
 
 BLOCK_ROWS = 512
 LIKENESS = ("own", "other", "other_similarity", "photo", "photo_similarity", "other_photo")

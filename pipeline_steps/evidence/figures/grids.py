@@ -19,7 +19,7 @@ from pipeline_steps.io.figures import STYLE
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tensors import Features
 from pipeline_steps.naming import identity_of, natural_key
-from pipeline_steps.study.artefacts import Source
+from pipeline_steps.study.source import Source
 
 NO_FACE = "no face"
 RIM = "#c9c9c9"

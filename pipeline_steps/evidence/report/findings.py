@@ -21,7 +21,7 @@ from pipeline_steps.evidence.scores.groups import COMPARED, NONE, worst_and_best
 from pipeline_steps.evidence.tables.kinds import average_accuracy
 from pipeline_steps.evidence.tables.table import Estimate, estimate_of
 from pipeline_steps.naming import REFERENCES, UNTUNED
-from pipeline_steps.study.artefacts import NOT_APPLICABLE
+from pipeline_steps.study.source import NOT_APPLICABLE
 
 GROUP_MEASURES = {
     "faces": "share of images with a face",

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import identities_of
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.artefacts import Source, source_of
+from pipeline_steps.study.artefacts import source_of
 from pipeline_steps.study.record import check_same_images
+from pipeline_steps.study.source import Source
 
 Rows = NDArray[np.float32]
 NO_IMAGE = "no image of the set shows a face"

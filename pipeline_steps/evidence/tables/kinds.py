@@ -20,7 +20,7 @@ from pipeline_steps.evidence.tables.table import Column, Estimate, Table, lay_ou
 from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import REASONS, VARIANT, VERIFICATION_COLUMNS
 from pipeline_steps.recognition.protocol import average_with_interval
-from pipeline_steps.study.artefacts import Source
+from pipeline_steps.study.source import Source
 
 RECOGNITION_COLUMNS = ("trained_on", *VARIANT, "seed", *VERIFICATION_COLUMNS)
 LEGEND = "Best fine-tuning result in bold, second best underlined."
