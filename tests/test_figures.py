@@ -141,10 +141,10 @@ def test_a_method_that_lost_every_face_or_image_leaves_the_others_their_figures(
 ) -> None:
     for extractor in ("judge", "pose"):
         study.save("demo/idbooth/complex", [], np.empty((0, 0)), extractor)
-    assert len(list(study.run("a").iterdir())) == 11
+    assert len(list(study.run("a").iterdir())) == 13
     rows = read_manifest(study.samples("idbooth"))
     write_manifest(study.samples("idbooth"), rows.assign(file=None))
-    assert len(list(study.run("b").iterdir())) == 11
+    assert len(list(study.run("b").iterdir())) == 13
 
 
 def test_similarity_is_the_mean_over_the_persons_photographs(study: Study) -> None:

@@ -104,10 +104,10 @@ ARTEFACTS: dict[str, Artefact] = {
     "complete": A("dataset/complete.json", "check_dataset", ALL, ("dataset_report",)),
     "image": A("dataset/images/{identity}/{file}", "prepare", ONE),
     "embeddings_index": A("dataset/embeddings/index.json", "embed", ALL, ("manifest",)),
-    "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
     "embeddings_shrunk": A(
         "dataset/embeddings/{identity}@{side}.safetensors", "embed", ONE, ("image",)
     ),
+    "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
     "embeddings_half_written": A("dataset/embeddings/.{identity}.{file}", "embed", ONE),
     # generation
     "prior": A(

@@ -12,6 +12,7 @@ PLACES = {
     "dataset/images/ID_7/a.png": "ID_7",
     "dataset/images/ID_70/a.png": "ID_70",
     "dataset/embeddings/ID_7.safetensors": "ID_7",
+    "dataset/embeddings/ID_7@512.safetensors": "ID_7",
     "dataset/embeddings/.ID_7.0a1b2c3d.safetensors": "ID_7",
     "dataset/embeddings/index.json": People.ALL,
     "dataset/identities.csv": People.ALL,
