@@ -30,6 +30,14 @@ stop() {
     fi
 }
 
+# Whether the link is one of ours whose cluster is gone: its machine was stopped, or its folder removed.
+left_over() {
+    [ -L "$link" ] || return 1
+    local pid
+    pid=$(cat "$(dirname "$(readlink "$link")")/slurmctld.pid" 2>/dev/null) || return 0
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != slurmctld ]
+}
+
 if [ "${2:-}" = stop ]; then
     stop
     exit 0
@@ -44,6 +52,7 @@ for program in munged slurmctld slurmd; do
 done
 
 stop
+if left_over; then rm "$link"; fi
 [ ! -e "$link" ] || { echo "error: this machine has a cluster already: $link" >&2; exit 1; }
 rm -rf "$folder"
 mkdir -p "$folder"/{state,spool,munge}
