@@ -118,7 +118,11 @@ def tell_empty_cells(plan: Plan) -> None:
     from pipeline_steps.evidence.tables.kinds import empty_cells
 
     table = Path(plan.at("table", table="audit", ending="csv"))
-    if table.is_file() and (lines := empty_cells(table.parent)):
+    try:
+        lines = empty_cells(table.parent) if table.is_file() else []
+    except StepError as error:  # the study is finished all the same
+        lines = [str(error)]
+    if lines:
         print("warning: some cells of the tables are empty:", *lines, sep="\n  ", file=sys.stderr)
 
 
