@@ -145,8 +145,8 @@ STAGES: dict[str, dict[str, Callable[[Path], None]]] = {
     "evidence": {
         "the code of a metric": edited(
             "pipeline_steps/metrics/frechet.py",
-            "return float(max(difference @ difference + traces - 2.0 * cross, 0.0))",
-            "return float(max(difference @ difference + traces - 2.0 * cross, 0.0)) + 1.0",
+            "return 0.0 if distance <= CANCELLED * traces else float(distance)",
+            "return float(distance) + 1.0",
         ),
         "a setting of a score": setting("score.quality.k", 2),
         "a setting of the audit": setting("audit.fmr", 0.01),
