@@ -74,6 +74,7 @@ def registry(address: str) -> dict[str, dict[str, Any]]:
             "source": f"{address}/inception.pt",
         },
         "pose": PLAIN | {"task": "pose", "architecture": "landmarks", "source": "none"},
+        "tone": PLAIN | {"task": "skin_tone", "architecture": "typology-angle", "source": "none"},
     }
 
 
@@ -101,6 +102,7 @@ class Scene:
             "recogniser": "face",
             "accept_licences": self.accepted,
             "prepare": {"consent": "yes"},
+            "groups": {"skin_tone": "tone"},
             "score": {
                 "identity": {"recognisers": ["face"]},
                 "pose": {"extractor": "pose"},
@@ -273,7 +275,7 @@ def test_the_table_says_what_is_there(scene: Scene, capsys: pytest.CaptureFixtur
     *lines, last = capsys.readouterr().out.splitlines()
     assert last.startswith("pixels: ") and "from https://example.org" in last
     rows = {line.split()[0]: line for line in lines}
-    assert rows.keys() == {"name", "base", "vae", "face", "pixels", "pose"}
+    assert rows.keys() == {"name", "base", "vae", "face", "pixels", "pose", "tone"}
     assert "lacks 1 files" in rows["base"]
     assert " yes " in rows["vae"]
     assert " no " in rows["face"] and "No sale" in rows["face"]
