@@ -236,7 +236,7 @@ def encode_files(
             f"the autoencoder of base model {base.name!r} gives no finite latents for {file}: its "
             "weights are broken; fetch them again, or name another vae in config/models.yaml"
         )
-    rows = None if embeddings is None else torch.from_numpy(embeddings)
+    rows = None if embeddings is None else torch.tensor(embeddings)
     return LatentSet(mean.cpu(), std.cpu(), rows, prompt)
 
 
