@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from cleanfid.resize import build_resizer
+from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms import Compose, Normalize, Pad, Resize, ToTensor
 
+from pipeline_steps.faces import extractors
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.extractors import AlignedFaces, AttributeNet, load_extractor
@@ -269,6 +272,24 @@ def test_bgr_faces_are_refused_by_any_extractor(recogniser):
 def test_faces_of_another_kind_are_refused(recogniser, images, message):
     with pytest.raises(ValueError, match=message):
         recogniser.extract(AlignedFaces(images, np.repeat(ARCFACE_TEMPLATE[None], 2, axis=0)))
+
+
+class Turned(torch.nn.Module):
+    """Notes what it is shown, and sees no head turned."""
+
+    def forward(self, x):
+        self.shown = x
+        return torch.eye(3).expand(len(x), 3, 3)
+
+
+def test_6drepnet_is_shown_what_its_authors_show_it(monkeypatch):
+    network = Turned()
+    monkeypatch.setattr(extractors, "verify", lambda weights: None)
+    monkeypatch.setattr(extractors, "load_network", lambda weights, build: network)
+    load_extractor(entry("pose", "sixdrepnet", "weights.pth")).extract(FACES)
+    theirs = Compose([Pad(30), Resize((224, 224)), ToTensor(), Normalize(*extractors.IMAGENET)])
+    expected = torch.stack([theirs(Image.fromarray(image)) for image in IMAGES])
+    torch.testing.assert_close(network.shown, expected)
 
 
 def test_without_6drepnets_weights_the_other_estimator_is_named(tmp_path):
