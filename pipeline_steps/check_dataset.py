@@ -1,7 +1,8 @@
-"""Say whether every consenting person of the sources is in the prepared dataset.
+"""Say whether every consenting person is in the prepared dataset, and what differs from expected.
 
-In:  dataset/report.json of the prepare step.
-Out: dataset/complete.json   identities: how many are in the dataset; left_out: who is not, and why.
+In:  dataset/report.json and dataset/manifest.parquet of the prepare step.
+Out: dataset/complete.json   identities: how many are in the dataset; left_out: who is not, and why;
+                             unexpected: how it differs from prepare.expected, as in the log.
 
 Nobody who cannot be used stops the others: everything is computed without them. But a study that
 lost people unnoticed would be published with a wrong number of people, so this step, and with it
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.io.atomic import write_json
+from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.naming import natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -35,15 +37,21 @@ def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any
         The content of complete.json.
 
     Raises:
-        StepError: report.json is missing or broken, or people are left out who should not be.
+        StepError: a file is missing or broken, or people are left out who should not be.
     """
+    from pipeline_steps.identities.dataset_report import sentences, unexpected
+
     path = dataset / "report.json"
+    manifest = read_manifest(dataset / "manifest.parquet", ["source", "camera", "position"])
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         left_out: dict[str, list[str]] = report["without_image"]
         count: int = report["identities"]
+        found = unexpected(report, manifest, frozen.settings.expected)
     except (OSError, ValueError, KeyError) as error:
         raise StepError(f"{path} is missing or broken ({error}): run prepare again") from error
+    for sentence in sentences(found):
+        get_logger("check_dataset").warning("%s", sentence)
     people = sorted(left_out, key=natural_key)
     named = "; ".join(f"{name} ({', '.join(left_out[name]) or 'empty folder'})" for name in people)
     if left_out and frozen.settings.on_empty_identity == "error":
@@ -54,7 +62,7 @@ def run(frozen: Frozen[CheckDatasetSettings], *, dataset: Path) -> dict[str, Any
         )
     if left_out:
         get_logger("check_dataset").warning("left out: %s", named)
-    content = {"identities": count, "left_out": left_out}
+    content = {"identities": count, "left_out": left_out, "unexpected": found}
     write_json(dataset / "complete.json", content)
     return content
 

@@ -11,8 +11,7 @@ Out: dataset/images/<identity>/<name>.png   RGB, square, at the base model's res
                                             name of the folder;
      dataset/items.json                     what is finished: the same photographs are not prepared
                                             again;
-     dataset/report.json                    counts, reasons, and how the set differs from what is
-                                            expected of it.
+     dataset/report.json                    counts, reasons, and what is odd about the set.
      A photograph that cannot be used never stops the others, nor does an identity without any
      usable one: it is left out and named in the report, and the step check_dataset says whether the
      study counts as whole without it. Photographs of participants who do not consent, or have
@@ -127,9 +126,11 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     versions = sorted(store.versions(finished))
     write_manifest(out / "manifest.parquet", rows, COLUMNS, versions=versions)
     write_text(out / "identities.csv", identity_table(rows, kept, collection, settings.consent))
-    report = dataset_report(rows, identities, collection, settings.expected, settings.resolution)
+    report = dataset_report(rows, identities, collection, settings.resolution)
     write_json(out / "report.json", report)
-    for sentence in sentences(report):
+    for name, item in report["left_out"].items():
+        log.warning("left out: %d x %s", item["count"], name)
+    for sentence in sentences(report["findings"]):
         log.warning("%s", sentence)
     log.info("%d of %d photographs of %d identities kept", report["kept"], len(rows), len(kept))
     return rows

@@ -13,11 +13,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from pipeline_steps import prepare
+from pipeline_steps import check_dataset, prepare
 from pipeline_steps.demo_world.rendering.population import CONSENTED, laboratory_session, person
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.photographs import PrepareSettings
+from pipeline_steps.study.settings.photographs import CheckDatasetSettings, PrepareSettings
 
 PARTICIPANTS = 113
 MISSING = (31, 77)
@@ -150,7 +150,10 @@ def prepared(database):
     table = read_manifest(out / "manifest.parquet").set_index("source")
     with (out / "identities.csv").open(newline="") as stream:
         people = {row["identity"]: row for row in csv.DictReader(stream)}
-    return table, json.loads((out / "report.json").read_text()), people
+    checked = Frozen("test", "check_dataset", 0, CheckDatasetSettings(on_empty_identity="skip"))
+    report = json.loads((out / "report.json").read_text())
+    report["findings"] += check_dataset.run(checked, dataset=out)["unexpected"]
+    return table, report, people
 
 
 def test_every_irregularity_is_a_row_and_the_counts_are_right(prepared):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline_steps.faces.pose import head_pose
 from pipeline_steps.identities.candidates import Collection
@@ -26,24 +27,22 @@ FEWEST_IMAGES, FEWEST_POSITIONS = 5, 3  # below these nothing is said of a perso
 SEVERAL = re.compile(r"\d+ faces, ")
 Row = dict[str, Any]
 Json = dict[str, Any]
-Findings = Iterator[tuple[str, Sequence[str]]]  # sentences with the names of the cases
+Findings = Iterable[tuple[str, Sequence[str]]]  # sentences with the names of the cases
 
 
 def dataset_report(
     rows: Sequence[Row],
     identities: Sequence[str],
     collection: Collection,
-    expected: ExpectedSettings,
     resolution: int,
 ) -> Json:
     """The content of dataset/report.json: counts, reasons with the files they hit, and findings,
-    each a sentence with a number of cases and their names.
+    see :func:`listed`.
 
     Args:
         rows: the manifest.
         identities: all identities that the sources name, usable or not.
         collection: the sources, and the user's table.
-        expected: what the database should hold.
         resolution: side of the prepared images in pixels.
     """
     kept = Counter(row["identity"] for row in rows if row["kept"])
@@ -56,9 +55,9 @@ def dataset_report(
     empty = without_image(rows, identities, collection.without_files)
     findings = [
         *_about_sources(rows, listings),
-        *_about_people(rows, identities, kept, empty, expected),
+        *_about_people(rows, empty),
         *_about_the_table(identities, kept, participants),
-        *_about_views(rows, expected),
+        *_about_views(rows),
         *_about_positions(correlations),
     ]
     return {
@@ -85,11 +84,46 @@ def dataset_report(
             for reason, files in sorted(left_out.items())
         },
         "without_image": empty,
-        "findings": [
-            {"finding": text, "count": len(which) or 1, "which": sorted(which, key=natural_key)}
-            for text, which in findings
-        ],
+        "missing_numbers": missing_numbers(identities),
+        "findings": listed(findings),
     }
+
+
+def unexpected(report: Json, manifest: pd.DataFrame, expected: ExpectedSettings) -> list[Json]:
+    """How a prepared dataset differs from what is expected of it, see :func:`listed`.
+
+    Args:
+        report: dataset/report.json.
+        manifest: a row for every photograph, with source, camera and position.
+        expected: what the database should hold.
+    """
+    kept: dict[str, int] = report["images_per_identity"]
+    findings: list[tuple[str, Sequence[str]]] = []
+    low, high = expected.identities or (0, len(kept))
+    if not low <= len(kept) <= high:
+        findings.append((f"{len(kept)} people where {low} to {high} are expected", []))
+    gaps = report["missing_numbers"]
+    if gaps and expected.identities is not None:
+        findings.append((f"{len(gaps)} participant numbers are missing", gaps))
+    wanted = expected.images_per_identity
+    few = [f"{name} ({count})" for name, count in kept.items() if count != wanted]
+    if few and wanted is not None:
+        findings.append((f"{len(few)} people have not {wanted} images", few))
+    for what, known in (("camera", expected.cameras), ("position", expected.positions)):
+        odd = manifest[manifest[what].notna() & ~manifest[what].isin(known or ())]
+        if known and len(odd):
+            shown = ", ".join(map(str, known))
+            names = [f"{of} ({n:.0f})" for of, n in zip(odd["source"], odd[what], strict=True)]
+            findings.append((f"{len(odd)} files name a {what} other than {shown}", names))
+    return listed(findings)
+
+
+def listed(findings: Findings) -> list[Json]:
+    """Findings as JSON: each a sentence with a number of cases and their names."""
+    return [
+        {"finding": text, "count": len(which) or 1, "which": sorted(which, key=natural_key)}
+        for text, which in findings
+    ]
 
 
 def without_image(
@@ -110,10 +144,18 @@ def without_image(
     }
 
 
-def sentences(report: Json) -> list[str]:
-    """The report's reasons and findings for the log, at most ten names in each."""
-    lines = [f"left out: {item['count']} x {name}" for name, item in report["left_out"].items()]
-    for finding in report["findings"]:
+def missing_numbers(identities: Sequence[str]) -> list[str]:
+    """Gaps in the participants' numbers, where these count them."""
+    numbers = {int(name[3:]) for name in identities if name[3:].isdecimal()}
+    highest = max(numbers, default=0)
+    counted = 2 * len(numbers) > max(highest, len(identities))  # else they are years, or dates
+    return [str(n) for n in range(1, highest) if n not in numbers] if counted else []
+
+
+def sentences(findings: Iterable[Json]) -> list[str]:
+    """Findings for the log, at most ten names in each."""
+    lines = []
+    for finding in findings:
         which = ", ".join(finding["which"][:10]) + (", ..." if len(finding["which"]) > 10 else "")
         lines.append(f"{finding['finding']}: {which}" if which else finding["finding"])
     return lines
@@ -138,31 +180,12 @@ def _about_sources(rows: Sequence[Row], listings: Sequence[Listing]) -> Findings
         yield f"{len(several)} people stand in several sources", several
 
 
-def _about_people(
-    rows: Sequence[Row],
-    identities: Sequence[str],
-    kept: Mapping[str, int],
-    empty: Mapping[str, list[str]],
-    expected: ExpectedSettings,
-) -> Findings:
-    low, high = expected.identities or (0, len(kept))
-    if not low <= len(kept) <= high:
-        yield f"{len(kept)} people where {low} to {high} are expected", []
+def _about_people(rows: Sequence[Row], empty: Mapping[str, list[str]]) -> Findings:
     refused = {row["identity"] for row in rows if row["reason"].startswith(NO_CONSENT)}
     if refused:
         yield f"{len(refused)} people without consent are left out", [*refused]
     if empty:
         yield f"{len(empty)} people have no usable photograph", [*empty]
-    numbers = {int(name[3:]) for name in identities if name[3:].isdecimal()}
-    highest = max(numbers, default=0)
-    counted = 2 * len(numbers) > max(highest, len(identities))  # else they are years, or dates
-    gaps = [str(n) for n in range(1, highest) if n not in numbers] if counted else []
-    if gaps and expected.identities is not None:
-        yield f"{len(gaps)} participant numbers are missing", gaps
-    wanted = expected.images_per_identity
-    odd = [f"{name} ({count})" for name, count in kept.items() if count != wanted]
-    if odd and wanted is not None:
-        yield f"{len(odd)} people have not {wanted} images", odd
 
 
 def _about_the_table(
@@ -176,13 +199,7 @@ def _about_the_table(
         yield f"{len(absent)} people of the table have no folder", absent
 
 
-def _about_views(rows: Sequence[Row], expected: ExpectedSettings) -> Findings:
-    for what, known in (("camera", expected.cameras), ("position", expected.positions)):
-        odd = [row for row in rows if known and row[what] is not None and row[what] not in known]
-        if odd:
-            shown = ", ".join(map(str, known or ()))
-            names = [f"{row['source']} ({row[what]})" for row in odd]
-            yield f"{len(odd)} files name a {what} other than {shown}", names
+def _about_views(rows: Sequence[Row]) -> Findings:
     used = [row for row in rows if row["kept"]]
     views = {(row["camera"], row["position"]) for row in used} - {(None, None)}
     per_person = list(Counter(row["identity"] for row in used).values())

@@ -101,7 +101,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "manifest": A("dataset/manifest.parquet", "prepare", ALL, what="lists all photographs"),
     "identities": A("dataset/identities.csv", "prepare", ALL, what="lists all identities"),
     "dataset_report": A("dataset/report.json", "prepare", ALL, what="tells of all photographs"),
-    "complete": A("dataset/complete.json", "check_dataset", ALL, ("dataset_report",)),
+    "complete": A("dataset/complete.json", "check_dataset", ALL, ("dataset_report", "manifest")),
     "image": A("dataset/images/{identity}/{file}", "prepare", ONE),
     "embeddings_index": A("dataset/embeddings/index.json", "embed", ALL, ("manifest",)),
     "embeddings_shrunk": A(

@@ -18,6 +18,7 @@ from pipeline_steps.study.registry import pick
 from pipeline_steps.study.settings.base import COMPUTING, Section, validated
 from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
+from pipeline_steps.study.settings.photographs import ExpectedSettings
 from pipeline_steps.study.settings.study import (
     Study,
     audit_recogniser,
@@ -32,6 +33,11 @@ Entry = tuple[str, JsonObject]
 
 # Steps whose settings differ between base models, methods, extractors, ...: a file for each.
 VARIED = ("prior", "finetune", "sample", "export", "features", "score", "recognise")
+
+# What the database should hold is asked by check_dataset alone.
+UNCHECKED = ExpectedSettings(
+    identities=None, images_per_identity=None, cameras=None, positions=None
+)
 
 
 def freeze(
@@ -84,13 +90,16 @@ def _entry(
         },
         "variant": named,
     }
-    behind = code_behind(content)
-    libraries = sorted(COMPUTING & libraries_behind(*behind))
-    return f"{path}.json", content | {"code": code_hash(*behind), "libraries": libraries}
+    libraries = sorted(COMPUTING & libraries_behind(*code_behind(content)))
+    code = code_hash(*code_behind(content, gate=False))
+    return f"{path}.json", content | {"code": code, "libraries": libraries}
 
 
-def code_behind(frozen: JsonObject) -> tuple[list[str], list[str]]:
-    """The code that computes what a frozen configuration asks for, see ``artefacts.code_of``."""
+def code_behind(frozen: JsonObject, *, gate: bool = True) -> tuple[list[str], list[str]]:
+    """The code that computes what a frozen configuration asks for, see ``artefacts.code_of``.
+
+    Without that of the gate, which has a hash of its own: images are the same with it and without.
+    """
     step, settings, fields = frozen["step"], frozen["settings"], dict(frozen["variant"])
     taken = set[str]()
     if "base_model" in frozen["weights"]:
@@ -99,7 +108,7 @@ def code_behind(frozen: JsonObject) -> tuple[list[str], list[str]]:
     if step == "finetune":
         tuning = validated(FinetuneSettings, settings, "finetune")
         taken = METHODS[fields["method"]].branches(tuning)
-    if step == "sample" and settings["gate"] is not None:
+    if step == "sample" and gate and settings["gate"] is not None:
         taken = {"gate"}
     return code_of(step, taken, **fields)
 
@@ -122,9 +131,13 @@ def _of_generation(
 ) -> Iterator[Entry]:
     """Face embeddings, prior sets, fine-tuning and sampling, and what is exported of it."""
     guide = {"recogniser": _guide(study, models)}
-    yield _entry(study, "prepare", study.prepare, weights=guide)
+    prepare = study.prepare.model_copy(update={"expected": UNCHECKED})
+    yield _entry(study, "prepare", prepare, weights=guide)
+    check = study.check_dataset.model_copy(update={"expected": study.prepare.expected})
+    yield _entry(study, "check_dataset", check)
     entries = {name: pick(models, name, "base_models", "base_model") for name in study.base_models}
     prepared = study.prepare.resolution
+    judging = ARTEFACTS["samples_of_share"].branches["gate"]
     sides = {*study.embed.resolutions, *(entry.resolution() for entry in entries.values())}
     shrunk = tuple(sorted(side for side in sides if side < prepared))
     embed = study.embed.model_copy(update={"resolutions": shrunk})
@@ -149,7 +162,7 @@ def _of_generation(
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}
                 sampling = study.sample.with_prompts(prompt_sets[name])
-                sampling = sampling.finding_faces_as(study.align)
+                sampling = sampling.judged_by(study.align, code_hash(judging))
                 yield _entry(study, "sample", sampling, variant=variant, weights=gate)
                 if METHODS[method].family.shows_people:
                     guides = weights | (guide if uses_guide(study, method) else {})

@@ -35,7 +35,10 @@ HEADER = """\
 # study's file states only what differs from the defaults given in brackets; they are the paper's.
 """
 EMBEDDED = "resources/demo_world/"
-HIDDEN = {"sample.prompt_set", "sample.gate.align"}  # filled in when a study is frozen
+HIDDEN = {  # filled in when a study is frozen
+    *("sample.prompt_set", "sample.gate.align", "sample.gate.code"),
+    "check_dataset.expected",
+}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 
 

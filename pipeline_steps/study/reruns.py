@@ -29,6 +29,7 @@ from pipeline_steps.io.weights import PROJECT_ROOT, Weights, placed
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.code import modules_behind
 from pipeline_steps.study.freeze import code_behind
+from pipeline_steps.study.generate import HIDDEN
 from pipeline_steps.study.plan import Plan, is_rendered
 from pipeline_steps.study.settings.base import Section, choices, validated
 from pipeline_steps.study.settings.study import merged, read_study
@@ -264,6 +265,8 @@ def _other_studies(
     """Each setting with a study in which it alone has another value, as far as one is found."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
+        if key in HIDDEN:
+            continue
         value: Any = plan.study
         for part in key.split("."):
             value = getattr(value, part)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline_steps.identities.candidates import Collection
 from pipeline_steps.identities.dataset_report import (
     dataset_report,
     not_following,
+    unexpected,
     yaw_by_position,
 )
+from pipeline_steps.study.freeze import UNCHECKED
 from pipeline_steps.study.settings.photographs import ExpectedSettings
 
 FRONTAL = np.array([[38.3, 51.7], [73.5, 51.5], [56, 71.7], [41.5, 92.4], [70.7, 92.2]])
@@ -61,7 +64,10 @@ def test_who_turns_the_other_way_than_most_does_not_follow():
 )
 def test_only_numbers_that_count_participants_can_be_missing(numbers, missing):
     identities = [f"ID_{number}" for number in numbers]
-    nothing = Collection((), {}, (), {}, {})
-    report = dataset_report([], identities, nothing, ExpectedSettings(), 64)
-    found = [one["which"] for one in report["findings"] if "numbers are missing" in one["finding"]]
-    assert found == ([missing] if missing else [])
+    report = dataset_report([], identities, Collection((), {}, (), {}, {}), 64)
+    assert report["missing_numbers"] == missing
+    photographs = pd.DataFrame(columns=["source", "camera", "position"])
+    for expected, told in ((ExpectedSettings(), missing), (UNCHECKED, [])):
+        found = unexpected(report, photographs, expected)
+        named = [one["which"] for one in found if "numbers are missing" in one["finding"]]
+        assert named == ([told] if told else [])

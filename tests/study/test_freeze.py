@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def finetune(*methods: str) -> set[str]:
         ({"finetune.learning_rate": 3.21e-4}, finetune(*METHODS)),
         ({"finetune.overrides": {"sdxl": {"steps": 7}}}, set()),
         ({"finetune.overrides": {"demo": {"steps": 7}}}, finetune(*METHODS)),
+        ({"prepare.expected.identities": [1, 2]}, {"check_dataset.json"}),
         ({"prior.images": 9}, {"prior/demo.json"}),
         (
             {"sample.guidance": 7.5},
@@ -186,14 +188,18 @@ def definitions(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> dic
     """Frozen configuration to the definitions that its hash of the code is of."""
     asked: list[list[str]] = []
 
-    def note(roots: list[str], without: list[str]) -> str:
+    def note(roots: Sequence[str], without: Sequence[str] = ()) -> str:
         asked.append(sorted(texts_behind(roots, without)))
         return str(len(asked) - 1)
 
     monkeypatch.setattr("pipeline_steps.study.freeze.code_hash", note)
     plan = demo(changes)
     frozen = freeze(plan.study, plan.models, plan.prompt_sets)
-    return {path: set(asked[int(content["code"])]) for path, content in frozen.items()}
+    found = {path: set(asked[int(content["code"])]) for path, content in frozen.items()}
+    gates = {path: content["settings"].get("gate") for path, content in frozen.items()}
+    return found | {
+        f"gate of {path}": {*asked[int(of["code"])]} for path, of in gates.items() if of
+    }
 
 
 FACES = ("faces.", "diffusion.training.guide:FaceGuide")
@@ -223,7 +229,8 @@ EIGHT_BITS = ("diffusion.training.optimisers:AdamW8bit",)
         ),
         ({"finetune.optimiser": "adamw8bit"}, "finetune/demo/dreambooth", (EIGHT_BITS,), ()),
         ({}, "sample/demo/idbooth/base", (), (FACES, GATE, XL)),
-        ({"sample.gate": {}}, "sample/demo/untuned/base", (FACES[:1], GATE), (XL,)),
+        ({"sample.gate": {}}, "sample/demo/untuned/base", (), (FACES, GATE, XL)),  # same images
+        ({"sample.gate": {}}, "gate of sample/demo/untuned/base", (FACES[:1], GATE), (XL,)),
         ({}, "prior/demo", (FACES,), (XL,)),
         (
             {"base_models": ["sdxl"], "prepare.resolution": 1024, "training_sets": ["real"]},

@@ -60,6 +60,7 @@ rule check_dataset:
     input:
         config=conf("check_dataset"),
         report=rules.prepare.output.report,
+        manifest=rules.prepare.output.manifest,
     output:
         at("complete"),
     log:

@@ -196,7 +196,7 @@ def _number(value: float | None) -> float | None:
 
 def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str:
     gate = gate_of(frozen)
-    parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json")}
+    parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json"), "code": gate.code}
     if gate.min_similarity is not None:
         parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
         parts["embeddings"] = sha256_file(

@@ -333,6 +333,9 @@ class GateSettings(Section):
         default=AlignSettings(),
         description="Filled in from the section align when a study is frozen.",
     )
+    code: str = Field(
+        default="", description="Hash of the code that measures, filled in when a study is frozen."
+    )
 
 
 class SampleSettings(Section):
@@ -365,11 +368,14 @@ class SampleSettings(Section):
         """The settings of one prompt set."""
         return self.model_copy(update={"prompt_set": prompt_set})
 
-    def finding_faces_as(self, align: AlignSettings) -> SampleSettings:
-        """The settings whose gate, if there is one, searches faces as the align step does."""
+    def judged_by(self, align: AlignSettings, code: str) -> SampleSettings:
+        """The settings whose gate, if there is one, measures by this code, and searches faces as
+        the align step does.
+        """
         if self.gate is None:
             return self
-        return self.model_copy(update={"gate": self.gate.model_copy(update={"align": align})})
+        gate = self.gate.model_copy(update={"align": align, "code": code})
+        return self.model_copy(update={"gate": gate})
 
 
 def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:

@@ -26,8 +26,9 @@ class DetectorSettings(Section):
 
 
 class ExpectedSettings(Section):
-    """What the database should hold; differences are listed in dataset/report.json and the log, and
-    stop nothing. Defaults are the Tufts Face Database's, as the paper and its public code use it.
+    """What the database should hold; check_dataset lists differences in dataset/complete.json and
+    its log, and they stop nothing. Defaults are the Tufts Face Database's, as the paper and its
+    public code use it.
     """
 
     identities: tuple[int, int] | None = Field(
@@ -152,6 +153,10 @@ class CheckDatasetSettings(Section):
         description="What to do when no photograph of an identity can be used. The others are "
         "computed without it either way; error: the run ends with an error that names it; skip: it "
         "is left out for good.",
+    )
+    expected: ExpectedSettings = Field(
+        default=ExpectedSettings(),
+        description="Filled in from prepare.expected when a study is frozen.",
     )
 
 
