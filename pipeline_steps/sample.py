@@ -1,7 +1,7 @@
 """Sample images of each identity of a share, with what the method has trained or without any.
 
-In:  dataset/identities.csv      identities and their genders; with a gate that asks for similarity,
-                                 dataset/embeddings too;
+In:  dataset/identities.csv      identities and their genders; with identity guidance, and with a
+                                 gate that asks for similarity, dataset/embeddings too;
      <loras>/<identity>/         fine-tuned weights, the study's own or from elsewhere; none for a
                                  method that trains nothing.
 Out: <out>/<identity>/<index>.png               images;
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline_steps.identities.dataset import Subject, read_subjects, share_of
+from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
@@ -56,7 +57,8 @@ def run(
 
     Args:
         frozen: The step's configuration, with the role base_model, and recogniser or quality where
-            its gate asks for them; the variant says base_model, method and prompts.
+            its gate or its identity guidance asks for them; the variant says base_model, method and
+            prompts.
         dataset: Folder of the prepared dataset.
         out: Folder of the variant's images.
         loras: Folder of the method's weights; none for a method that trains nothing.
@@ -74,7 +76,8 @@ def run(
         StepError: inputs are missing or do not fit each other.
         Interrupted: a signal asked to stop; finished images are kept.
     """
-    from pipeline_steps.diffusion.sampling.gate import Gate
+    from pipeline_steps.diffusion.sampling.gate import Gate, embeddings_of
+    from pipeline_steps.diffusion.sampling.guidance import open_guidance
     from pipeline_steps.diffusion.sampling.plan import (
         COLUMNS,
         hand,
@@ -91,17 +94,23 @@ def run(
     if frozen.settings.gate is not None:
         gate = Gate(frozen, dataset, subjects, device, measure)
         attempts = frozen.settings.gate.attempts
-    painter = Painter(frozen, handed, device, batch_size or BATCH_SIZE.get(device, 16), compile)
+    faces, likeness = None, None
+    if frozen.settings.identity_guidance is not None:
+        faces = {s.identity: sha256_file(embeddings_of(frozen, dataset, s)) for s in subjects}
+        likeness = partial(open_guidance, frozen, dataset, subjects, device)
+    size = batch_size or BATCH_SIZE.get(device, 16)
+    painter = Painter(frozen, handed, device, size, compile, likeness)
+    keys = partial(keys_of, frozen, faces=faces)
     noted = made_with(frozen)
     stores = {subject.identity: Store(out / subject.identity, noted) for subject in subjects}
     with stop_requested() as stop:
         samples = Samples(out, stores, painter, gate, stop)
-        missing = samples.count_missing(rows, keys_of(frozen, rows))
+        missing = samples.count_missing(rows, keys(rows))
         found = len(rows) - missing
         get_logger("sample").info("%d images wanted, %d of them finished", len(rows), found)
         done = samples.finish(
             rows,
-            partial(keys_of, frozen),
+            keys,
             attempts=attempts,
             again=partial(try_again, study_seed=frozen.seed),
         )

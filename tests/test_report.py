@@ -253,16 +253,16 @@ def test_table_files_can_be_saved_from_the_page(study: Study) -> None:
 def test_the_page_says_which_judge_guided_the_training(study: Study) -> None:
     assert "identity losses" not in study.run()
     study.guide("judge")
-    assert "The only judge is judge, the recogniser inside the identity losses" in study.run()
+    assert "The only judge is judge, the guide of training or sampling" in study.run()
     identity = pd.read_csv(study.root / "tables/identity.csv")
     # A second judge that finds the methods' order reversed.
     flipped = identity.assign(recogniser="other", fdr=-identity["fdr"])
     pd.concat([identity, flipped]).to_csv(study.root / "tables/identity.csv", index=False)
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", study.run()))
-    assert "Inside the identity losses sat judge" in text
+    assert "The guide of training or sampling was judge" in text
     assert "other took no part" in text
     assert "agree on the method of the highest Fisher ratio in 0 of 1 comparisons" in text
-    assert "Judged by judge (inside the identity losses): The paper’s order" in text
+    assert "Judged by judge (the guide): The paper’s order" in text
     assert "ID-Booth, holds in 1 of 1 comparisons. " in text
     assert "Judged by other (independent): The paper’s order" in text
 

@@ -12,12 +12,19 @@ import pytest
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import align, sample
 from pipeline_steps.diffusion.sampling.gate import Measured
+from pipeline_steps.diffusion.sampling.plan import keys_of
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.weights import Weights
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings, read_prompt_set
-from tests.diffusion.tiny_study import base_weights, write_dataset
+from pipeline_steps.study.settings.diffusion import (
+    GateSettings,
+    IdentityGuidanceSettings,
+    SampleSettings,
+    read_prompt_set,
+)
+from tests.diffusion.tiny_study import base_weights, recogniser_weights, write_dataset
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"
 GATE = GateSettings(attempts=3, min_quality=0.0)
@@ -138,3 +145,46 @@ def test_a_gate_that_changes_samples_only_what_it_must(
     assert draw(weights, dataset, out, GATE, OddPixels()) == loose
     draw(weights, dataset, out, None, None)
     assert sampled(out) == whole
+
+
+def test_identity_guidance_is_part_of_a_samples_key_where_it_is_asked_for(
+    weights: dict[str, Weights], tmp_path: Path
+) -> None:
+    settings = SampleSettings().with_prompts(read_prompt_set(PROMPTS / "complex.yaml"))
+    judge = {"recogniser": recogniser_weights(tmp_path)}
+    variant = {"base_model": "tiny", "method": "idbooth", "prompts": "complex"}
+    rows = [{"identity": "ID_1", "index": 0}]
+
+    def key(guidance: IdentityGuidanceSettings | None, faces: str | None, **more: Weights) -> str:
+        led = settings.model_copy(update={"identity_guidance": guidance})
+        frozen = Frozen("test", "sample", 7, led, weights | more, variant)
+        return keys_of(frozen, rows, None if faces is None else {"ID_1": faces})[0]
+
+    light, strong = (IdentityGuidanceSettings(weight=weight) for weight in (1, 2))
+    plain = key(None, None)
+    assert plain == key(None, None, **judge)  # who measures is no part of it
+    led = [key(light, "a", **judge), key(strong, "a", **judge), key(light, "b", **judge)]
+    assert len({plain, *led}) == 4
+
+
+def test_guided_samples_need_the_photographs_embeddings(
+    weights: dict[str, Weights], tmp_path: Path
+) -> None:
+    judge = recogniser_weights(tmp_path)
+    settings = SampleSettings(
+        images_per_identity=1, steps=2, identity_guidance=IdentityGuidanceSettings()
+    )
+    frozen = Frozen(
+        "test",
+        "sample",
+        7,
+        settings.with_prompts(read_prompt_set(PROMPTS / "complex.yaml")),
+        weights | {"recogniser": judge},
+        {"base_model": "tiny", "method": "untuned", "prompts": "complex"},
+    )
+    people = write_dataset(tmp_path / "data", {"ID_1": 2}, judge)
+    assert len(sample.run(frozen, dataset=people, out=tmp_path / "out")) == 1
+    assert sampled(tmp_path / "out")
+    foreign = write_dataset(tmp_path / "foreign", {"ID_1": 2})
+    with pytest.raises(StepError, match="embeddings"):
+        sample.run(frozen, dataset=foreign, out=tmp_path / "other")

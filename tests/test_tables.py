@@ -322,7 +322,7 @@ def test_captions_tell_the_judge_that_guided_training_from_independent_ones(stud
     first, second = [
         line for line in (study.run() / "identity.md").read_text().splitlines() if "judged" in line
     ]
-    assert "judged by ArcFace r100, the recogniser inside the identity losses" in first
+    assert "judged by ArcFace r100, the guide of training or sampling" in first
     assert "judged by other, an independent judge" in second
 
 

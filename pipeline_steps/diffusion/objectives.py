@@ -79,6 +79,11 @@ def timestep_weight(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
     return (1.0 - timesteps.double() / train_timesteps).square()
 
 
+def id_weight(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
+    """ID3's factor of the likeness, (1 - 1 / (1 + exp(-t/T))) / 2, float [n]: 0.25 ... 0.134."""
+    return 0.5 * (-timesteps.double() / train_timesteps).sigmoid()
+
+
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between rows of [n, d], float [n] in [-1, 1]; rows of any length."""
     return (_unit(a) * _unit(b)).sum(dim=-1)

@@ -76,7 +76,7 @@ class Names:
     """Display names: the built-in ones, and those that a study adds or replaces.
 
     Attributes:
-        guide: The recogniser inside the identity losses, "" where no method has one.
+        guide: The recogniser in the losses, guidance or gate that made images, "" where none was.
     """
 
     def __init__(self, labels: Mapping[str, str] | None = None, guide: str = "") -> None:

@@ -151,7 +151,10 @@ ARTEFACTS: dict[str, Artefact] = {
         ALL,
         ("identities", "adapters"),
         code=("sample:run", "{handed}", BASE_MODEL),
-        branches={"gate": ("diffusion.sampling.gate:Gate",)},
+        branches={
+            "gate": ("diffusion.sampling.gate:Gate",),
+            "identity_guidance": ("diffusion.sampling.guidance:open_guidance",),
+        },
     ),
     "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),
     "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter",)),

@@ -108,8 +108,9 @@ def code_behind(frozen: JsonObject, *, gate: bool = True) -> tuple[list[str], li
     if step == "finetune":
         tuning = validated(FinetuneSettings, settings, "finetune")
         taken = METHODS[fields["method"]].branches(tuning)
-    if step == "sample" and gate and settings["gate"] is not None:
-        taken = {"gate"}
+    if step == "sample":
+        asked = ["identity_guidance", *(["gate"] if gate else [])]
+        taken = {name for name in asked if settings[name] is not None}
     return code_of(step, taken, **fields)
 
 
@@ -158,12 +159,14 @@ def _of_generation(
                 tuning = study.finetune.resolved(base_model, method)
                 guides = weights | (guide if tuning.needs_faces(method) else {})
                 yield _entry(study, "finetune", tuning, variant=of_method, weights=guides)
-            gate = weights | _gate_weights(study, models, method)
+            networks = weights | _sample_weights(study, models, method)
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}
                 sampling = study.sample.with_prompts(prompt_sets[name])
                 sampling = sampling.judged_by(study.align, code_hash(judging))
-                yield _entry(study, "sample", sampling, variant=variant, weights=gate)
+                if not METHODS[method].family.shows_people:
+                    sampling = sampling.model_copy(update={"identity_guidance": None})
+                yield _entry(study, "sample", sampling, variant=variant, weights=networks)
                 if METHODS[method].family.shows_people:
                     guides = weights | (guide if uses_guide(study, method) else {})
                     yield _entry(study, "export", study.export, variant=variant, weights=guides)
@@ -198,7 +201,7 @@ def _of_recognition(study: Study) -> Iterator[Entry]:
 
 def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
     """Figures, tables and pages; all but figures say which of the judges trained the images."""
-    guides = any(uses_guide(study, method) for method in study.methods)
+    guides = any(uses_guide(study, one) or asks_likeness(study, one) for one in study.methods)
     guide = {"recogniser": _guide(study, models)} if guides else {}
     shown = figures_recogniser(study)
     yield _entry(study, "figures", study.figures.model_copy(update={"recogniser": shown}))
@@ -229,16 +232,17 @@ def uses_guide(study: Study, method: str) -> bool:
     )
 
 
-def gates_by_identity(study: Study, method: str) -> bool:
-    """Whether sampled images must resemble their identity; the untuned model knows none."""
-    gate, asked = study.sample.gate, METHODS[method].family.shows_people
-    return asked and gate is not None and gate.min_similarity is not None
+def asks_likeness(study: Study, method: str) -> bool:
+    """Whether sampling compares images with their identity; the untuned model knows none."""
+    gate, guidance = study.sample.gate, study.sample.identity_guidance
+    asked = guidance is not None or (gate is not None and gate.min_similarity is not None)
+    return asked and METHODS[method].family.shows_people
 
 
-def _gate_weights(study: Study, models: Mapping[str, Weights], method: str) -> dict[str, Weights]:
-    """Networks by which the gate of the sample step judges images."""
+def _sample_weights(study: Study, models: Mapping[str, Weights], method: str) -> dict[str, Weights]:
+    """Networks by which the sample step's gate judges images and its guidance leans them."""
     gate, weights = study.sample.gate, {}
-    if gates_by_identity(study, method):
+    if asks_likeness(study, method):
         weights["recogniser"] = _guide(study, models)
     if gate is not None and gate.min_quality is not None:
         where = "score.quality.face_quality_extractor"

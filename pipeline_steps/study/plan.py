@@ -18,7 +18,7 @@ from pipeline_steps.io.atomic import json_text
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights
 from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.study.artefacts import ARTEFACTS, at, entry_of
-from pipeline_steps.study.freeze import freeze, freeze_world, gates_by_identity, uses_guide
+from pipeline_steps.study.freeze import asks_likeness, freeze, freeze_world, uses_guide
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
@@ -246,9 +246,9 @@ class Plan:
         """Whether a method has fine-tuned weights."""
         return METHODS[method].trains
 
-    def gated(self, method: str) -> bool:
+    def compared(self, method: str) -> bool:
         """Whether sampling needs the embeddings of the photographs."""
-        return gates_by_identity(self.study, method)
+        return asks_likeness(self.study, method)
 
     def guided(self, method: str) -> bool:
         """Whether a method's fine-tuning needs face embeddings."""

@@ -74,7 +74,7 @@ rule sample:
             lambda wildcards: PLAN.tuned(wildcards.method), then=rules.finetune.output
         ),
         embeddings=branch(
-            lambda wildcards: PLAN.gated(wildcards.method), then=rules.embed.output
+            lambda wildcards: PLAN.compared(wildcards.method), then=rules.embed.output
         ),
     output:
         at("samples_of_share", variant=VARIANT, share="{share}-of-{shares}"),

@@ -115,7 +115,7 @@ class FaceMeasure:
         device: str,
     ) -> None:
         from pipeline_steps.faces.detection import Detector
-        from pipeline_steps.faces.recogniser import embedded_by, load_recogniser
+        from pipeline_steps.faces.recogniser import load_recogniser
 
         gate = gate_of(frozen)
         found = gate.align.detector
@@ -124,16 +124,8 @@ class FaceMeasure:
         self._recogniser = self._quality = None
         self._centres: dict[str, NDArray[np.float32]] = {}
         if gate.min_similarity is not None:
-            weights = frozen.weights["recogniser"]
-            self._recogniser = load_recogniser(weights, device)
-            how = embedded_by(weights)
-            self._centres = {
-                subject.identity: _centre(
-                    embeddings_file(dataset, subject, frozen.weights["base_model"].resolution()),
-                    how,
-                )
-                for subject in subjects
-            }
+            self._recogniser = load_recogniser(frozen.weights["recogniser"], device)
+            self._centres = centres(frozen, dataset, subjects)
         if gate.min_quality is not None:
             self._quality = load_recogniser(frozen.weights["quality"], device)
 
@@ -199,16 +191,37 @@ def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str
     parts: dict[str, Any] = {"align": gate.align.model_dump(mode="json"), "code": gate.code}
     if gate.min_similarity is not None:
         parts["recogniser"] = weights_hash(frozen.weights["recogniser"])
-        parts["embeddings"] = sha256_file(
-            embeddings_file(dataset, subject, frozen.weights["base_model"].resolution())
-        )
+        parts["embeddings"] = sha256_file(embeddings_of(frozen, dataset, subject))
     if gate.min_quality is not None:
         parts["quality"] = weights_hash(frozen.weights["quality"])
     return sha256_json(parts)
 
 
+def embeddings_of(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> Path:
+    """Embeddings of a person's photographs at the base model's resolution."""
+    return embeddings_file(dataset, subject, frozen.weights["base_model"].resolution())
+
+
+def centres(
+    frozen: Frozen[SampleSettings], dataset: Path, subjects: Sequence[Subject]
+) -> dict[str, NDArray[np.float32]]:
+    """Mean direction of each identity's photographs, by the role recogniser, of length 1.
+
+    NaN where no photograph has an embedding.
+
+    Raises:
+        StepError: embeddings are missing, or by another network.
+    """
+    from pipeline_steps.faces.recogniser import embedded_by
+
+    how = embedded_by(frozen.weights["recogniser"])
+    return {
+        subject.identity: _centre(embeddings_of(frozen, dataset, subject), how)
+        for subject in subjects
+    }
+
+
 def _centre(path: Path, how: Mapping[str, str]) -> NDArray[np.float32]:
-    """Mean direction of an identity's embeddings, of length 1; NaN where there is none."""
     rows = load_features(path, key="embeddings", made_by=how).features
     if not len(rows) or not (mean := rows.mean(0)).any():
         return np.full(rows.shape[1], np.nan, dtype=np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -112,14 +112,31 @@ def try_again(row: Row, study_seed: int) -> Row:
     return row | {"attempt": attempt, "seed": seed_for(study_seed, "sample", *place, attempt)}
 
 
-def keys_of(frozen: Frozen[SampleSettings], rows: Sequence[Row]) -> list[str]:
-    """Key of each sample. Who measures it for a gate is no part of it."""
-    own = replace(frozen, weights={"base_model": frozen.weights["base_model"]})
+def keys_of(
+    frozen: Frozen[SampleSettings],
+    rows: Sequence[Row],
+    faces: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Key of each sample. Who measures it for a gate is no part of it.
+
+    Args:
+        frozen: Configuration of the sample step.
+        rows: Planned samples.
+        faces: With identity guidance, identity to the hash of the embeddings that lead.
+    """
+    guidance = frozen.settings.identity_guidance
+    roles = ["base_model", *(["recogniser"] if guidance else [])]
+    own = replace(frozen, weights={role: frozen.weights[role] for role in roles})
     precision = frozen.settings.precision
-    return [
-        key(own, precision=precision, row={n: row[n] for n in row if n != "weights_source"})
-        for row in rows
-    ]
+
+    def of(row: Row) -> str:
+        planned = {name: row[name] for name in row if name != "weights_source"}
+        led = {}
+        if guidance is not None and faces is not None:
+            led = {"led": [guidance.model_dump(mode="json"), faces[row["identity"]]]}
+        return key(own, precision=precision, row=planned, **led)
+
+    return [of(row) for row in rows]
 
 
 def prompts_of(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Predict, to_uint8
 from pipeline_steps.diffusion.cpu import can_fold, folded
+from pipeline_steps.diffusion.sampling.guidance import IdentityGuidance
 from pipeline_steps.io.tensors import release, send
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -103,6 +104,7 @@ def sample(
     *,
     bank: OnNetwork | None = None,
     predict: Predict | None = None,
+    likeness: IdentityGuidance | None = None,
 ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
     """Sample images batch by batch.
 
@@ -113,6 +115,7 @@ def sample(
         bank: What lies on the network beside the base model; requests refer to it.
         predict: A compiled ``base.predict``; then all batches have the same shape, smaller ones
             are filled up with copies that are thrown away. None: the network as it is.
+        likeness: Whom the images shall resemble; None: nobody is asked.
 
     Yields:
         The requests of a batch and their images, uint8 [n, 3, h, w] on the CPU.
@@ -127,7 +130,9 @@ def sample(
             parts = [to_uint8(base.decode(part)).cpu() for part in latents.split(chunk)]
         return torch.cat(parts).contiguous()
 
-    for batch, latents in sample_latents(base, requests, how, bank=bank, predict=predict):
+    for batch, latents in sample_latents(
+        base, requests, how, bank=bank, predict=predict, likeness=likeness
+    ):
         while (images := _unless_out_of_memory(base, partial(decoded, latents))) is None:
             chunk = _halved(min(chunk, len(latents)), "decoding %d images at a time")
         yield batch, images
@@ -140,25 +145,28 @@ def sample_latents(
     *,
     bank: OnNetwork | None = None,
     predict: Predict | None = None,
+    likeness: IdentityGuidance | None = None,
 ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
     """Sample latents batch by batch; arguments as of :func:`sample`.
 
     Yields:
         The requests of a batch and their latents [n, c, h, w], in the denoising network's scale.
     """
-    fold = predict is None and can_fold(base.unet)
+    # Folded layers have no gradient, and inference mode none to give.
+    through = likeness is not None and likeness.settings.gradient == "network"
+    fold = predict is None and can_fold(base.unet) and not through
     waiting, size = list(requests), how.batch_size
 
     def denoised(batch: Batch, batches: Sequence[Batch]) -> Tensor:
         filled = batch if predict is None else _filled(batch, batches)
         layers: AbstractContextManager[None] = nullcontext()
-        with torch.inference_mode():
+        with torch.inference_mode() if likeness is None else torch.no_grad():
             if fold:
                 layers = folded(base.unet, None if bank is None else _row(batch[0][0]))
             elif bank is not None:
                 bank.activate([_row(group[0]) for group in filled])
             with layers:
-                latents = _denoise(base, filled, how, predict or base.predict)
+                latents = _denoise(base, filled, how, predict or base.predict, likeness)
             latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]
         return latents.flatten(0, 1)
 
@@ -224,14 +232,20 @@ def _filled(batch: Batch, batches: Sequence[Batch]) -> Batch:
     return longer + [longer[-1]] * (groups - len(longer))
 
 
-def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> Tensor:
+def _denoise(
+    base: BaseModel,
+    batch: Batch,
+    how: Sampling,
+    predict: Predict,
+    likeness: IdentityGuidance | None,
+) -> Tensor:
     """Latents [groups * length, c, h, w] of a batch's images, in the batch's order."""
     groups, length = len(batch), len(batch[0])
     guided = how.guidance > 1.0
     condition = _conditioning(base, batch, guided)
-    generators = [
-        torch.Generator().manual_seed(request.seed) for group in batch for request in group
-    ]
+    requests = [request for group in batch for request in group]
+    identities = [request.identity for request in requests]
+    generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     scheduler = make_scheduler(base.scheduler_config, how.scheduler)
     # The scheduler branches on the time: on the CPU, so that nobody waits for the device.
     scheduler.set_timesteps(how.steps)
@@ -239,17 +253,27 @@ def _denoise(base: BaseModel, batch: Batch, how: Sampling, predict: Predict) -> 
     options = {"generator": generators} if takes_generator(scheduler) else {}
     noise = [torch.randn((1, *base.latent_shape), generator=g) for g in generators]
     latents = torch.cat(noise).to(base.device) * scheduler.init_noise_sigma
-    for t, time in zip(scheduler.timesteps, times, strict=True):
-        scaled = scheduler.scale_model_input(latents, t)
+
+    def predicted(scaled: Tensor, time: Tensor) -> Tensor:
+        """The network's output, led by the prompts."""
         if guided:  # each group: first without the prompt, then with it
             grouped = scaled.view(groups, 1, length, *scaled.shape[1:])
             scaled = grouped.expand(-1, 2, *grouped.shape[2:]).reshape(-1, *scaled.shape[1:])
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         output = predict(scaled, time.expand(len(scaled)), condition)
-        if guided:
-            paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
-            without, given = paired.unbind(dim=1)
-            output = (without + how.guidance * (given - without)).flatten(0, 1)
+        if not guided:
+            return output
+        paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
+        without, given = paired.unbind(dim=1)
+        return (without + how.guidance * (given - without)).flatten(0, 1)
+
+    for t, time in zip(scheduler.timesteps, times, strict=True):
+        scaled = scheduler.scale_model_input(latents, t)
+        toward = partial(predicted, time=time)
+        if likeness is not None and likeness.active(base, float(t)):
+            output = likeness.adjusted(base, identities, float(t), scaled, toward)
+        else:
+            output = toward(scaled)
         latents = scheduler.step(output, t, latents, **options, return_dict=False)[0]
     return latents
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, Switch, compiled_predict, to_arrays
+from pipeline_steps.diffusion.sampling.guidance import IdentityGuidance
 from pipeline_steps.diffusion.sampling.plan import Handed, Row
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.io.atomic import write_bytes
@@ -71,6 +73,7 @@ class Painter:
         device: "cpu" or "cuda".
         batch_size: Images sampled together; changes no image.
         compile: See ``Runtime.compile``.
+        likeness: Opens whom the images shall resemble; None: nobody is asked.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Painter:
         device: str,
         batch_size: int,
         compile: Switch,
+        likeness: Callable[[], IdentityGuidance] | None = None,
     ) -> None:
         self._frozen = frozen
         self._handed = handed
@@ -87,6 +91,7 @@ class Painter:
         self._batch_size = batch_size
         self._compile = compile
         self._base: BaseModel | None = None
+        self._likeness = None if likeness is None else cache(likeness)
 
     @property
     def step(self) -> str:
@@ -117,8 +122,9 @@ class Painter:
                         for row in wanted
                     ]
                     predict = compiled_predict(self._base, self._compile)
+                    likeness = None if self._likeness is None else self._likeness()
                     for requests, images in sample(
-                        self._base, asked, how, bank=bank, predict=predict
+                        self._base, asked, how, bank=bank, predict=predict, likeness=likeness
                     ):
                         yield requests, images
                         bar.update(len(requests))

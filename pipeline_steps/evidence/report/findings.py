@@ -66,8 +66,8 @@ def judge_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     judges, guide = [str(judge) for judge in dict.fromkeys(identity["recogniser"])], names.guide
     if judges == [guide]:
         return [
-            f"The only judge is {names(guide)}, the recogniser inside the identity losses: methods "
-            "that it guided were trained to please it. Name an independent recogniser under "
+            f"The only judge is {names(guide)}, the guide of training or sampling, which "
+            "methods were made to please. Name an independent recogniser under "
             "score.identity.recognisers to have both."
         ]
     if len(judges) < 2:
@@ -76,8 +76,8 @@ def judge_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     if guide in judges:
         others = ", ".join(names(judge) for judge in judges if judge != guide)
         sentences.append(
-            f"Inside the identity losses sat {names(guide)}, so methods that it guided were "
-            f"trained to please it; {others} took no part. Where they differ, believe the latter."
+            f"The guide of training or sampling was {names(guide)}, so methods that it guided were "
+            f"made to please it; {others} took no part. Where they differ, believe the latter."
         )
     agree = total = 0
     for _, rows in _tuned(identity).groupby([*SETTING, "versus"]):
@@ -138,7 +138,7 @@ def order_sentences(claims: Sequence[OrderClaim], names: Names) -> list[str]:
         found = _order_sentences([claim for claim in claims if claim.setting[3] == judge])
         if len(judges) > 1:
             guides = judge == names(names.guide)
-            role = " (inside the identity losses)" if guides else " (independent)"
+            role = " (the guide)" if guides else " (independent)"
             found = [f"Judged by {judge}{role if names.guide else ''}: {' '.join(found)}"]
         sentences += found
     return sentences

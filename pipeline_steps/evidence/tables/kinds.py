@@ -123,12 +123,11 @@ def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
     """Table 2: identity consistency and separability, one table per judge."""
     tables: list[Table] = []
     for judge, own in frame.groupby("recogniser", sort=False):
-        role = ", an independent judge, which took no part in fine-tuning" if names.guide else ""
+        role = (
+            ", an independent judge, which took no part in making the images" if names.guide else ""
+        )
         if judge == names.guide:
-            role = (
-                ", the recogniser inside the identity losses: methods that it guided were trained "
-                "to please this judge"
-            )
+            role = ", the guide of training or sampling, which methods were made to please"
         caption = (
             "Identity consistency and separability, cosine similarity judged by "
             f"{names(str(judge))}{role}. {LEGEND}{_why_empty(own, names)}"
