@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Runtime, to_signed
+from pipeline_steps.diffusion.guide import FaceGuide, Guide
 from pipeline_steps.diffusion.training.data import LatentSet
-from pipeline_steps.diffusion.training.guide import FaceGuide, Guide
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.study.settings.diffusion import FinetuneSettings

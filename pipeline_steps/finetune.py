@@ -38,7 +38,7 @@ from pipeline_steps.study.store import Store
 from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
-    from pipeline_steps.diffusion.training.guide import Guide
+    from pipeline_steps.diffusion.guide import Guide
     from pipeline_steps.diffusion.training.run import Trained
 
 STATES = "checkpoints"

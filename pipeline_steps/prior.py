@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline_steps.diffusion.training.guide import Guide
+    from pipeline_steps.diffusion.guide import Guide
 
 Row = dict[str, Any]
 
@@ -162,7 +162,7 @@ class _Faces:
     def measure(self, identity: str, images: NDArray[np.uint8]) -> list[dict[str, Any]]:
         import torch
 
-        from pipeline_steps.diffusion.training.guide import embed_largest, load_guide
+        from pipeline_steps.diffusion.guide import embed_largest, load_guide
 
         if self._guide is None:
             least = self._frozen.settings.min_face_size

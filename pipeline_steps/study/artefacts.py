@@ -126,10 +126,10 @@ ARTEFACTS: dict[str, Artefact] = {
         code=("finetune:run", "diffusion.methods.{method}:METHOD", BASE_MODEL),
         branches={
             "faces": (
-                "diffusion.training.guide:load_guide",
+                "diffusion.guide:load_guide",
                 "faces.recogniser:embedded_by",
             ),
-            "identity_term": ("diffusion.training.losses:identity_term",),
+            "identity_term": ("diffusion.guide:identity_term",),
             "choice": (
                 "diffusion.training.choice:Trials",
                 "diffusion.training.choice:plot_choice",

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from benchmarks.random_models import build, read_architecture
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning, Runtime
+from pipeline_steps.diffusion.guide import frozen_copy
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet
-from pipeline_steps.diffusion.training.guide import frozen_copy
 from pipeline_steps.faces.detection import crop_and_resize
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.io.tensors import send

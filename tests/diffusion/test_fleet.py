@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.guide import identity_term
 from pipeline_steps.diffusion.objectives import triplet_identity_loss
 from pipeline_steps.diffusion.training import fleet
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise
 from pipeline_steps.diffusion.training.fleet import join_rows, take_rows
-from pipeline_steps.diffusion.training.losses import LOSSES, identity_term
+from pipeline_steps.diffusion.training.losses import LOSSES
 from tests.diffusion.tiny_study import EveryFace
 from tests.diffusion.toy_fleet import (
     NAMES,

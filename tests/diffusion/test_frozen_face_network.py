@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline_steps.diffusion.training.guide import frozen_copy
+from pipeline_steps.diffusion.guide import frozen_copy
 from pipeline_steps.faces.iresnet import IResNet
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
+from pipeline_steps.diffusion.guide import Guide
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import FineTuned, Fleet
-from pipeline_steps.diffusion.training.guide import Guide
 from pipeline_steps.study.settings.diffusion import FinetuneSettings
 
 SETTINGS = FinetuneSettings(

@@ -202,8 +202,8 @@ def definitions(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> dic
     }
 
 
-FACES = ("faces.", "diffusion.training.guide:FaceGuide")
-TERM = ("diffusion.training.losses:identity_term",)
+FACES = ("faces.", "diffusion.guide:FaceGuide")
+TERM = ("diffusion.guide:identity_term",)
 CHOICE = ("diffusion.training.choice:Trials", "diffusion.sampling.", "io.figures:")
 GATE = ("diffusion.sampling.gate:",)
 XL = ("diffusion.base_models.stable_diffusion_xl:",)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import DECODE_CHUNK, BaseModel
+from pipeline_steps.diffusion.guide import Guide, identity_term, load_guide
 from pipeline_steps.diffusion.objectives import (
     V_PREDICTION,
     id_weight,
@@ -27,8 +28,6 @@ from pipeline_steps.diffusion.objectives import (
     timestep_weight,
 )
 from pipeline_steps.diffusion.sampling.gate import centres
-from pipeline_steps.diffusion.training.guide import Guide, load_guide
-from pipeline_steps.diffusion.training.losses import identity_term
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import IdentityGuidanceSettings, SampleSettings

@@ -20,10 +20,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipeline_steps.diffusion.guide import Guide, embed_largest
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import Recipe
 from pipeline_steps.diffusion.training.fleet import Fleet, State
-from pipeline_steps.diffusion.training.guide import Guide, embed_largest
 from pipeline_steps.io.figures import STYLE, save_figure
 from pipeline_steps.seeds import seed_for
 

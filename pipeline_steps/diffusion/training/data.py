@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
+from pipeline_steps.diffusion.guide import Guide, load_guide
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.diffusion.training.guide import Guide, load_guide
 from pipeline_steps.faces.recogniser import embedded_by
 from pipeline_steps.identities.dataset import Subject, embeddings_file, read_embeddings
 from pipeline_steps.io.images import BadImage, noted_bytes, read_image, resized

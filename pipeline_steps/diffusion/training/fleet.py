@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, Runtime
+from pipeline_steps.diffusion.guide import Guide
 from pipeline_steps.diffusion.lora import Adapter, AdapterBank
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe, StepNoise, stack, step_noise
-from pipeline_steps.diffusion.training.guide import Guide
 from pipeline_steps.diffusion.training.losses import LOSSES, FleetLoss
 from pipeline_steps.diffusion.training.optimisers import open_optimiser
 from pipeline_steps.runtime.logs import get_logger
