@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline_steps.identities.dataset import Subject, read_subjects, share_of
-from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
@@ -76,8 +75,8 @@ def run(
         StepError: inputs are missing or do not fit each other.
         Interrupted: a signal asked to stop; finished images are kept.
     """
-    from pipeline_steps.diffusion.sampling.gate import Gate, embeddings_of
-    from pipeline_steps.diffusion.sampling.guidance import open_guidance
+    from pipeline_steps.diffusion.sampling.gate import Gate
+    from pipeline_steps.diffusion.sampling.guidance import leading, open_guidance
     from pipeline_steps.diffusion.sampling.plan import (
         COLUMNS,
         hand,
@@ -96,7 +95,7 @@ def run(
         attempts = frozen.settings.gate.attempts
     faces, likeness = None, None
     if frozen.settings.identity_guidance is not None:
-        faces = {s.identity: sha256_file(embeddings_of(frozen, dataset, s)) for s in subjects}
+        faces = leading(frozen, dataset, subjects)
         likeness = partial(open_guidance, frozen, dataset, subjects, device)
     size = batch_size or BATCH_SIZE.get(device, 16)
     painter = Painter(frozen, handed, device, size, compile, likeness)

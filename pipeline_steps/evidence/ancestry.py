@@ -90,6 +90,8 @@ class Ancestry:
             if entry.name in MANIFESTS:
                 people = self._people(entry, path)
                 return Node(str(path), {"sha256": sha256_file(path)}, parts=people)
+            if entry.name == "identities":  # whose photographs the manifest tells of
+                return Node(str(path), {"sha256": sha256_file(path)})
             if entry.name == "features":
                 return self._features(path, entry)
             if entry.name == "recogniser":

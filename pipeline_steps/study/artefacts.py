@@ -153,7 +153,10 @@ ARTEFACTS: dict[str, Artefact] = {
         code=("sample:run", "{handed}", BASE_MODEL),
         branches={
             "gate": ("diffusion.sampling.gate:Gate",),
-            "identity_guidance": ("diffusion.sampling.guidance:open_guidance",),
+            "identity_guidance": (
+                "diffusion.sampling.guidance:leading",
+                "diffusion.sampling.guidance:open_guidance",
+            ),
         },
     ),
     "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),

@@ -204,6 +204,7 @@ def definitions(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> dic
 
 FACES = ("faces.", "diffusion.guide:FaceGuide")
 TERM = ("diffusion.guide:identity_term",)
+LED = ("diffusion.sampling.guidance:IdentityGuidance",)
 CHOICE = ("diffusion.training.choice:Trials", "diffusion.sampling.", "io.figures:")
 GATE = ("diffusion.sampling.gate:",)
 XL = ("diffusion.base_models.stable_diffusion_xl:",)
@@ -230,6 +231,8 @@ EIGHT_BITS = ("diffusion.training.optimisers:AdamW8bit",)
         ({"finetune.optimiser": "adamw8bit"}, "finetune/demo/dreambooth", (EIGHT_BITS,), ()),
         ({}, "sample/demo/idbooth/base", (), (FACES, GATE, XL)),
         ({"sample.gate": {}}, "sample/demo/untuned/base", (), (FACES, GATE, XL)),  # same images
+        ({"sample.identity_guidance": {}}, "sample/demo/idbooth/base", (FACES, TERM, LED), (XL,)),
+        ({"sample.identity_guidance": {}}, "sample/demo/untuned/base", (), (FACES, TERM, LED)),
         ({"sample.gate": {}}, "gate of sample/demo/untuned/base", (FACES[:1], GATE), (XL,)),
         ({}, "prior/demo", (FACES,), (XL,)),
         (

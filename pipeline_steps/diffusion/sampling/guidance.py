@@ -27,8 +27,9 @@ from pipeline_steps.diffusion.objectives import (
     predict_x0,
     timestep_weight,
 )
-from pipeline_steps.diffusion.sampling.gate import centres
+from pipeline_steps.diffusion.sampling.gate import centres, embeddings_of
 from pipeline_steps.identities.dataset import Subject
+from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import IdentityGuidanceSettings, SampleSettings
 
@@ -135,3 +136,10 @@ def open_guidance(
             for identity, centre in centres(frozen, dataset, subjects).items()
         },
     )
+
+
+def leading(
+    frozen: Frozen[SampleSettings], dataset: Path, subjects: Sequence[Subject]
+) -> dict[str, str]:
+    """Identity to the hash of the embeddings that its images are led by."""
+    return {one.identity: sha256_file(embeddings_of(frozen, dataset, one)) for one in subjects}
