@@ -342,7 +342,7 @@ class IdentityGuidanceSettings(Section):
     """A pull of every image towards its identity's face, by the study's recogniser."""
 
     weight: float = Field(
-        default=100.0,
+        default=15.0,
         gt=0,
         description="Factor of the likeness's gradient by the latents, before the schedule's.",
     )
