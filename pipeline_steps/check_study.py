@@ -19,10 +19,9 @@ import yaml
 
 from pipeline_steps.io.tables import aligned_columns
 from pipeline_steps.preflight.costs import STEP_TIMES, Cost, Costs, costs_of
+from pipeline_steps.preflight.data import Missing, missing_data, unfit_data
 from pipeline_steps.preflight.needs import (
-    Missing,
     gpu_memories,
-    missing_data,
     missing_disk,
     missing_licences,
     missing_models,
@@ -33,6 +32,7 @@ from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import ExitStatus, command, run_main
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.study import read_configs
+from pipeline_steps.study.snapshot import listed
 from pipeline_steps.study.versions import told, versions_behind
 
 
@@ -75,7 +75,8 @@ def page(
 
 
 def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> None:
-    """Stop a run whose jobs would miss weights or a licence; warn of little disk space.
+    """Stop a run whose jobs would miss weights or a licence, or read data that are unfit; warn of
+    little disk space.
 
     Args:
         plan: the study.
@@ -85,7 +86,8 @@ def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> No
     Raises:
         StepError: naming each missing thing and how to get it.
     """
-    configurations = {path for path in map(str, inputs) if path in plan.frozen}
+    read = set(map(str, inputs))
+    configurations = read & plan.frozen.keys()
     names = {
         entry["name"]
         for path in configurations
@@ -95,6 +97,7 @@ def refuse_unready(plan: Plan, inputs: Iterable[str], root: Path = Path()) -> No
     wanted = {entry.name for entry in needed}
     lacking = [item for item in missing_models(plan) if item.what.split()[1] in wanted]
     lacking += missing_licences(plan, needed)
+    lacking += unfit_data(plan, root, [path for path in plan.put_in if listed(path) in read])
     # Disk is estimated, and for the whole study: a reason to look, none to refuse.
     for item in missing_disk(root, costs_of(plan, root).disk_left):
         print(f"warning: {item.what} (estimate for the whole study)", file=sys.stderr)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from urllib.parse import quote
 import tyro
 
 from pipeline_steps.io.download import download, extract
+from pipeline_steps.io.formats import why_unlike
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.tables import aligned_columns
 from pipeline_steps.io.weights import (
@@ -40,6 +42,7 @@ from pipeline_steps.study.settings.study import Study, read_configs, read_study
 
 REGISTRY = PROJECT_ROOT / "config" / "models.yaml"
 HUB = "https://huggingface.co"
+LEAST = 0.5  # of the size that the registry says, about
 
 log = get_logger("fetch_models")
 
@@ -149,23 +152,33 @@ def fetch_from(entry: Weights, source: str) -> None:
         revision = entry.revision if source == entry.source and entry.revision else "main"
         for name in _unfit(entry, {name: target / name for name in entry.files}):
             url = f"{hub()}/{quote(place)}/resolve/{quote(revision)}/{quote(name)}"
-            download(url, target / name, entry.sha256.get(name))
+            download(url, target / name, entry.sha256.get(name), partial(why_unlike, name=name))
         return
     name = target.name
     if not place.endswith(".zip"):
-        download(place, target, entry.sha256.get(name))
+        download(place, target, entry.sha256.get(name), partial(_why_unlike, entry))
         return
     folder = target if len(entry.files) > 1 else target.parent
     archive = folder / place.rpartition("/")[2]
     download(place, archive)
     try:
-        extract(archive, folder, {name: entry.sha256.get(name) for name in entry.files})
+        hashes = {name: entry.sha256.get(name) for name in entry.files}
+        extract(archive, folder, hashes, why_unlike)
     finally:
         archive.unlink()
 
 
+def _why_unlike(entry: Weights, path: Path) -> str:
+    """As :func:`why_unlike`, of an entry's only file, which is about as large as it should be."""
+    size = path.stat().st_size
+    if size < LEAST * (entry.size or 0):
+        return f"{size} bytes, where {entry.size} were expected"
+    return why_unlike(path, expected_place(entry).name)
+
+
 def unfit_files(entry: Weights) -> list[str]:
-    """Files of an entry that are missing, or that have another hash than the pinned one."""
+    """Files of an entry that are missing, have another hash than the pinned one, or without one
+    cannot be what their names say."""
     if entry.source == NO_WEIGHTS:
         return []
     absent = absent_files(entry)
@@ -177,12 +190,13 @@ def unfit_files(entry: Weights) -> list[str]:
 
 
 def _unfit(entry: Weights, files: Mapping[str, Path]) -> list[str]:
-    """Names of those files that are missing, or have another hash than the pinned one."""
+    """Names of those of the files, see :func:`unfit_files`."""
     return [
         name
         for name, file in files.items()
+        for pinned in [entry.sha256.get(name)]
         if not file.is_file()
-        or (name in entry.sha256 and sha256_file(file) != entry.sha256[name].lower())
+        or (sha256_file(file) != pinned.lower() if pinned else why_unlike(file, file.name) != "")
     ]
 
 

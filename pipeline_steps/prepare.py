@@ -84,6 +84,8 @@ def run(frozen: Frozen[PrepareSettings], *, out: Path, device: str, workers: int
     log = get_logger("prepare")
     table = settings.gender_table
     collection = collect(settings, read_participants(Path(table)) if table else {})
+    for source, listing in zip(settings.sources, collection.listings, strict=True):
+        log.info("%s: %d photographs", source, len(listing.photographs))
     detector = Detector(device, **settings.detector.model_dump())
     groups: dict[str | None, list[Candidate]] = defaultdict(list)
     for candidate in collection.candidates:

@@ -16,7 +16,7 @@ from pipeline_steps import check_study
 from pipeline_steps.check_study import refuse_missing, refuse_unready
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.weights import FOLDER_VARIABLE
-from pipeline_steps.preflight import needs
+from pipeline_steps.preflight import data, needs
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.plan import make_plan
 from pipeline_steps.study.settings.study import read_configs
@@ -91,11 +91,11 @@ def test_two_versions_of_a_library_are_told(empty_machine):
 
 def test_data_that_are_there_are_not_missing(empty_machine):
     plan = paper()
-    assert len(needs.missing_data(plan, empty_machine)) == 11
+    assert len(data.missing_data(plan, empty_machine)) == 11
     with pytest.raises(StepError, match=r"Missing \(11\)"):
         refuse_missing(plan, empty_machine)
     put_data(plan, empty_machine)
-    assert needs.missing_data(plan, empty_machine) == []
+    assert data.missing_data(plan, empty_machine) == []
     refuse_missing(plan, empty_machine)
 
 
@@ -105,14 +105,14 @@ def test_a_folder_in_the_place_of_a_file_is_told(empty_machine):
     for path in ("data/tfd/gender.csv", "data/benchmarks/lfw.bin"):
         (empty_machine / path).unlink()
         (empty_machine / path).mkdir()
-    missing = needs.missing_data(plan, empty_machine)
+    missing = data.missing_data(plan, empty_machine)
     assert [entry.what for entry in missing] == ["table of participants", "verification benchmark"]
     assert {entry.how for entry in missing} == {"this is a folder: name a file in it"}
 
 
 def test_an_unpacked_archive_is_pointed_at(empty_machine):
     (empty_machine / "data/tfd/TD_RGB_A_Set2").mkdir(parents=True)
-    second = needs.missing_data(paper(), empty_machine)[1]
+    second = data.missing_data(paper(), empty_machine)[1]
     assert "name the folder data/tfd/TD_RGB_A_Set2, which is there" in second.how
 
 

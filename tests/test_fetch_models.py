@@ -12,19 +12,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+import torch
 import yaml
+from safetensors.torch import save
 
 from pipeline_steps.fetch_models import main
 from pipeline_steps.io import download as downloads
 from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.preflight.needs import missing_models
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.plan import Plan
 from pipeline_steps.study.registry import missing_weights, read_models
 from pipeline_steps.study.settings.study import read_study
 from tests.io.local_server import LocalServer, local_server
 
 ROOT = Path(__file__).parents[1]
 UNET, FACE = b"unet " * 1000, b"face " * 1000
+
+
+def checkpoint() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"w": torch.zeros(3)}, stream)
+    return stream.getvalue()
+
+
+PIXELS = checkpoint()
 PLAIN = {"licence": "MIT", "commercial_use": True}
 CLOSED = {"licence": "No sale", "commercial_use": False}
 
@@ -92,7 +106,7 @@ class Scene:
             "/owner/base/resolve/abc/unet/w.safetensors": UNET,
             "/owner/vae/resolve/main/config.json": b"{}",
             "/pack.zip": zipped(face=FACE, other=b"o"),
-            "/inception.pt": b"pixels",
+            "/inception.pt": PIXELS,
         }
 
     def write(self) -> list[str]:
@@ -139,7 +153,7 @@ WHOLE = {
     "base/unet/w.safetensors": UNET,
     "vae/config.json": b"{}",
     "face/face.onnx": FACE,
-    "pixels/inception.pt": b"pixels",
+    "pixels/inception.pt": PIXELS,
 }
 
 
@@ -216,6 +230,63 @@ def test_a_wrong_hash_stops_and_keeps_what_is_there(scene: Scene) -> None:
     assert scene.files() == WHOLE
 
 
+EXCUSE = b'{"error": "Not found", "message": "no such repository here"}'
+SAFE, WRONG = save({"w": torch.ones(3)}), b"<!DOCTYPE html><title>Sign in</title>"
+GRAPH = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])
+ONNX = onnx.helper.make_model(GRAPH).SerializeToString()
+OLD = io.BytesIO()
+torch.save({"w": torch.zeros(3)}, OLD, _use_new_zipfile_serialization=False)
+SENT = {
+    "safetensors": ("w.safetensors", SAFE, [SAFE[:-4], SAFE + b"x", SAFE[:6]]),
+    "onnx": ("w.onnx", ONNX, [ONNX[:9], onnx.ModelProto().SerializeToString()]),
+    "checkpoint": ("w.pth", PIXELS, [PIXELS[:200], zipped(face=b"1")]),
+    "old checkpoint": ("w.bin", OLD.getvalue(), [b"\x80\x04N."]),
+    "json": ("config.json", b'{"_class_name": "AutoencoderKL"}', [b"{"]),
+    "text": ("merges.txt", b"#version: 0.2", []),
+}
+
+
+@pytest.mark.parametrize("kind", SENT)
+def test_what_is_no_such_file_is_not_kept_where_no_hash_is_pinned(scene: Scene, kind: str) -> None:
+    name, right, broken = SENT[kind]
+    scene.entries["vae"]["files"] = [name]
+    address = f"/owner/vae/resolve/main/{name}"
+    for content in [EXCUSE, WRONG, b"", *broken]:
+        scene.server.files[address] = content
+        with pytest.raises(StepError, match=rf"gave {len(content)} bytes that are no {name}"):
+            scene.fetch("vae")
+        assert scene.files() == {}
+    scene.server.files[address] = right
+    scene.fetch("vae")
+    assert scene.files() == {f"vae/{name}": right}
+    (scene.weights / "vae" / name).write_bytes(EXCUSE)  # as an earlier version kept it
+    scene.fetch("vae")
+    assert scene.files() == {f"vae/{name}": right}
+
+
+def test_a_file_much_smaller_than_the_registry_says_is_not_kept(scene: Scene) -> None:
+    scene.entries["pixels"]["size"] = 157_000_000
+    with pytest.raises(StepError, match=rf"{len(PIXELS)} bytes, where 157000000 were expected"):
+        scene.fetch("pixels")
+    assert scene.files() == {}
+
+
+def test_a_file_of_an_archive_is_looked_into_where_no_hash_is_pinned(scene: Scene) -> None:
+    scene.entries["face"]["sha256"] = {}
+    with pytest.raises(StepError, match=r"pack\.zip holds 5000 bytes that are no face\.onnx"):
+        scene.fetch("face")
+    assert scene.files() == {}
+
+
+def test_weights_that_are_a_servers_excuse_are_told_of_by_check_study(scene: Scene) -> None:
+    scene.fetch()
+    (scene.weights / "pixels/inception.pt").write_bytes(EXCUSE)
+    models = read_models(scene.folder / "models.yaml")
+    study = read_study(yaml.safe_load((scene.folder / "study.yaml").read_text()), "study")
+    (item,) = missing_models(Plan(study, models, {}))
+    assert item.what == "weights pixels (features)" and "are no inception.pt" in item.how
+
+
 def test_an_archive_with_a_wrong_file_is_refused(scene: Scene) -> None:
     scene.server.files["/pack.zip"] = zipped(face=b"tampered")
     with pytest.raises(StepError, match=r"face\.onnx of .*pack\.zip has SHA-256"):
@@ -255,7 +326,7 @@ def test_what_has_no_address_is_asked_for_after_the_rest_was_fetched(scene: Scen
         scene.fetch()
     assert scene.files().keys() == WHOLE.keys() - {"face/face.onnx"}
     (scene.weights / "face").mkdir()
-    (scene.weights / "face" / "f.pth").write_bytes(b"1")
+    (scene.weights / "face" / "f.pth").write_bytes(PIXELS)
     assert scene.fetch() == 0
 
 

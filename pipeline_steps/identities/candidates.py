@@ -30,7 +30,6 @@ from pipeline_steps.identities.photographs import (
     unique_stems,
 )
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.study.settings.photographs import PrepareSettings
 
 LEVEL = "say in prepare.participant_level how many folders deep a participant's folder lies"
@@ -76,8 +75,6 @@ def collect(settings: PrepareSettings, participants: Participants) -> Collection
     """
     refused = refused_of(settings, participants)
     listings = list_sources(settings, refused)
-    for source, listing in zip(settings.sources, listings, strict=True):
-        get_logger("prepare").info("%s: %d photographs", source, len(listing.photographs))
     named = identities_of(settings, listings)
     without = refused_places(named, refused, settings.participant_level)
     photographs = [item for listing in listings for item in listing.photographs]

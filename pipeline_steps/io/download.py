@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,12 @@ class _Cut(Exception):
     """The connection ended before the file did."""
 
 
-def download(url: str, target: Path, sha256: str | None = None) -> None:
+def download(
+    url: str,
+    target: Path,
+    sha256: str | None = None,
+    why_unfit: Callable[[Path], str] = lambda _: "",
+) -> None:
     """Fetch a file.
 
     What has arrived lies in ``<target>.part``; after a cut connection or a stopped program the
@@ -44,7 +49,8 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
     Args:
         url: http or https address.
         target: Where the file goes; folders are made.
-        sha256: Its hash; None: not known, any file is taken.
+        sha256: Its hash; None: not known, a file of which nothing is unfit is taken.
+        why_unfit: Says of a file without a known hash why it cannot be the one that is meant.
 
     Raises:
         StepError: the address cannot be reached or has no such file, the connection keeps
@@ -62,17 +68,26 @@ def download(url: str, target: Path, sha256: str | None = None) -> None:
                 f"{url} gave a file with SHA-256 {found}, the registry says {sha256}: it was "
                 f"thrown away{kept}. Use another source, or correct config/models.yaml"
             )
+        if sha256 is None and (why := why_unfit(part)):
+            _forget(part)
+            raise StepError(f"{url} gave {why}: it was thrown away. Use another source")
         part.replace(target)
         _forget(part)
 
 
-def extract(archive: Path, folder: Path, files: Mapping[str, str | None]) -> None:
+def extract(
+    archive: Path,
+    folder: Path,
+    files: Mapping[str, str | None],
+    why_unfit: Callable[[Path, str], str] = lambda _, __: "",
+) -> None:
     """Take named files out of a zip archive.
 
     Args:
         archive: The archive; a file's folders inside it do not matter.
         folder: Where the files go, under their names alone.
         files: Name to SHA-256, or None where it is not known.
+        why_unfit: Says of a file without a known hash why it cannot be what its name says.
 
     Raises:
         StepError: no such archive, it has a path that leads outside, does not hold each file
@@ -98,6 +113,8 @@ def extract(archive: Path, folder: Path, files: Mapping[str, str | None]) -> Non
                             f"{name} of {archive} has SHA-256 {digest}, the registry "
                             f"says {sha256}: nothing was replaced"
                         )
+                    if sha256 is None and (why := why_unfit(temporary, name)):
+                        raise StepError(f"{archive} holds {why}: nothing was replaced")
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise StepError(f"{archive} cannot be read as a zip archive: {error}") from error
 

@@ -85,7 +85,7 @@ class Weights(BaseModel):
     def with_contents(self) -> Weights:
         """The entry with the hash of each of its files that is here, whether pinned or not."""
         try:
-            found = {name: remembered_sha256(file) for name, file in _files(self).items()}
+            found = {name: remembered_sha256(file) for name, file in files_of(self).items()}
         except StepError:  # not here yet
             found = {}
         parts = {part: entry.with_contents() for part, entry in self.components.items()}
@@ -315,7 +315,7 @@ def content_hashes(weights: Weights) -> dict[str, str]:
         StepError: the weights or one of their files are missing.
     """
     parts = {part: content_hashes(entry) for part, entry in weights.components.items()}
-    own = {name: remembered_sha256(file) for name, file in _files(weights).items()}
+    own = {name: remembered_sha256(file) for name, file in files_of(weights).items()}
     return own | _prefixed(parts)
 
 
@@ -325,7 +325,7 @@ def verified_hashes(weights: Weights) -> dict[str, str]:
     Raises:
         StepError: the weights or one of their files are missing, or have another hash.
     """
-    files = _files(weights)
+    files = files_of(weights)
     hashes = {name: remembered_sha256(file) for name, file in files.items()}
     for name in weights.sha256:
         if name not in files:
@@ -356,8 +356,8 @@ def made_by(weights: Weights, preprocessing: str, **more: str) -> dict[str, str]
     }
 
 
-def _files(weights: Weights) -> dict[str, Path]:
-    """The entry's own files by name."""
+def files_of(weights: Weights) -> dict[str, Path]:
+    """An entry's own files by name. Raises StepError where one is missing."""
     place = locate(weights)
     if place.is_file():
         return {place.name: place}

@@ -5,52 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from pipeline_steps.io.weights import Weights
+from pipeline_steps.io.formats import why_unlike
+from pipeline_steps.io.weights import NO_WEIGHTS, Weights, files_of
+from pipeline_steps.preflight.data import Missing, missing_data, unfit_data
 from pipeline_steps.runtime.lease import candidate_gpus
-from pipeline_steps.study.plan import Plan, is_rendered
+from pipeline_steps.study.plan import Plan
 from pipeline_steps.study.registry import missing_weights, needed_weights, unaccepted
 
 # One identity at a time, in bytes; estimates. More identities at once are faster.
+AGAIN = "remove it, then get it again"
 GPU_MEMORY = {"stable-diffusion@512": 10e9, "stable-diffusion-xl@1024": 24e9}
-
-# What is known of the data by file name: source, size, licence.
-TABLE, BIN = "table of participants", "verification benchmark"
-FILES = (TABLE, BIN)  # all else may be a folder
-TUFTS = (
-    "the Tufts Face Database's own download page (tdface.ece.tufts.edu)",
-    "a few GB (estimate)",
-    "non-commercial research, no redistribution",
-)
-FFHQ = ("NVIDIA's FFHQ page (github.com/NVlabs/ffhq-dataset)", "89 GB", "CC BY-NC-SA 4.0")
-BENCHMARK = (
-    "InsightFace's dataset zoo (github.com/deepinsight/insightface)",
-    "50 to 200 MB (estimate)",
-    "non-commercial research",
-)
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Something that has to be got before the study can run.
-
-    Attributes:
-        what: what it is, and what for.
-        where: path where it is looked for, or what it concerns.
-        source, size, licence: where it comes from; empty where that does not apply.
-        how: what to do, in one line.
-    """
-
-    what: str
-    where: str
-    source: str = ""
-    size: str = ""
-    licence: str = ""
-    how: str = ""
 
 
 def missing_of(
@@ -66,6 +34,7 @@ def missing_of(
     """
     return [
         *missing_data(plan, root),
+        *unfit_data(plan, root),
         *missing_models(plan),
         *missing_licences(plan),
         *missing_disk(root, disk_left),
@@ -73,45 +42,19 @@ def missing_of(
     ]
 
 
-def missing_data(plan: Plan, root: Path = Path()) -> list[Missing]:
-    """Photographs, tables and benchmarks that are not there, but for rendered ones."""
-    study = plan.study
-    kinds: dict[str, tuple[str, tuple[str, str, str]]] = {}
-    kinds |= dict.fromkeys(study.prepare.sources, ("photographs", TUFTS))
-    if study.prepare.gender_table:
-        kinds[study.prepare.gender_table] = (TABLE, ("", "", ""))
-    kinds[study.in_the_wild] = ("in-the-wild reference images", FFHQ)
-    kinds |= dict.fromkeys(study.external_sets.values(), ("external set", ("", "", "")))
-    kinds |= dict.fromkeys(study.template_sets, ("set of templates", ("", "", "")))
-    others = [path for path in plan.put_in if path not in kinds]
-    kinds |= dict.fromkeys(others, (BIN, BENCHMARK))
-    found = []
-    for path, (what, (source, size, licence)) in kinds.items():
-        place = root / path
-        if is_rendered(path) or (place.is_file() if what in FILES else place.exists()):
-            continue
-        address = study.fetch_dataset.archives.get(path, "")
-        how = _advice(path, what, address, root)
-        found.append(Missing(what, path, address or source, size, licence, how))
-    return found
-
-
-def _advice(path: str, what: str, address: str, root: Path) -> str:
-    if what in FILES and (root / path).is_dir():
-        return "this is a folder: name a file in it"
-    unpacked = path.removesuffix(".zip")
-    if unpacked != path and (root / unpacked).is_dir():
-        return f"name the folder {unpacked}, which is there, instead of the archive"
-    if what == TABLE:
-        return "write it (docs/real-data.md), or remove prepare.gender_table from the study"
-    if address:
-        return "python -m pipeline_steps.fetch_dataset --study <configuration>, or put it there"
-    return "put it there, or write its path into the study"
-
-
 def missing_models(plan: Plan) -> list[Missing]:
-    """Weights that are not there."""
-    return [
+    """Weights that are not there, or whose files cannot be what their names say."""
+    lacking = missing_weights(plan.study, plan.models)
+    absent = {item.name for item in lacking}
+    there = [one for one in needed_weights(plan.study, plan.models) if one.name not in absent]
+    unfit = [
+        Missing(f"weights {entry.name} ({entry.task})", str(file), how=f"{why}: {AGAIN}")
+        for entry in there
+        if entry.source != NO_WEIGHTS
+        for name, file in files_of(entry).items()
+        if name not in entry.sha256 and (why := why_unlike(file, name))
+    ]
+    return unfit + [
         Missing(
             f"weights {item.name} ({item.task})",
             str(item.place),
@@ -120,7 +63,7 @@ def missing_models(plan: Plan) -> list[Missing]:
             item.licence,
             item.how,
         )
-        for item in missing_weights(plan.study, plan.models)
+        for item in lacking
     ]
 
 

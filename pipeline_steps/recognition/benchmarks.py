@@ -70,20 +70,22 @@ def read_bin(path: Path) -> tuple[np.ndarray, np.ndarray]:
         StepError: no such file, or anything but images and flags inside (nothing was executed), or
             an image that cannot be decoded or is not 112 x 112.
     """
-    try:
-        encoded, flags = _images_and_flags(_read(path))
-    except RefusedFile as error:
-        raise StepError(
-            f"{path} was refused: {error}; expected InsightFace's pair file, a list of encoded "
-            "images and a list of flags: fetch it again"
-        ) from error
+    encoded, flags = _opened(path)
     images = np.empty((len(encoded), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for i, content in enumerate(encoded):
-        try:
-            images[i] = _decode(content)
-        except RefusedFile as error:
-            raise StepError(f"{path} was refused: image {i} {error}; fetch it again") from error
+        images[i] = _decoded(path, i, content)
     return images, np.array(flags, dtype=bool)
+
+
+def count_pairs(path: Path) -> int:
+    """Number of pairs of a benchmark, of which the first image alone is decoded.
+
+    Raises:
+        StepError: as :func:`read_bin`.
+    """
+    encoded, flags = _opened(path)
+    _decoded(path, 0, encoded[0])
+    return len(flags)
 
 
 def write_bin(path: Path, images: np.ndarray, same: Sequence[bool] | np.ndarray) -> None:
@@ -103,6 +105,23 @@ def write_bin(path: Path, images: np.ndarray, same: Sequence[bool] | np.ndarray)
     encoded = [encode_png(image) for image in images]
     flags = [bool(flag) for flag in same]
     write_bytes(path, pickle.dumps((encoded, flags), protocol=PICKLE_PROTOCOL))
+
+
+def _opened(path: Path) -> tuple[list[Any], list[bool]]:
+    try:
+        return _images_and_flags(_read(path))
+    except RefusedFile as error:
+        raise StepError(
+            f"{path} was refused: {error}; expected InsightFace's pair file, a list of encoded "
+            "images and a list of flags: fetch it again"
+        ) from error
+
+
+def _decoded(path: Path, number: int, content: Any) -> np.ndarray:
+    try:
+        return _decode(content)
+    except RefusedFile as error:
+        raise StepError(f"{path} was refused: image {number} {error}; fetch it again") from error
 
 
 def _read(path: Path) -> bytes:

@@ -176,16 +176,17 @@ class TemplateSet:
     tables: tuple[Path, Path]
 
 
-def read_template_set(folder: Path) -> TemplateSet:
+def read_template_set(folder: Path, most: int | None = None) -> TemplateSet:
     """Read templates.csv (template, media, file) and pairs.csv (template_a, template_b, same).
 
-    Either may be Parquet instead (.parquet). `same` is 0 or 1.
+    Either may be Parquet instead (.parquet). `same` is 0 or 1. With ``most``, so many first lines
+    of a CSV.
 
     Raises:
         StepError: a file or a column is missing, or a value does not fit.
     """
     tables = _place(folder, "templates"), _place(folder, "pairs")
-    members, pairs = _table(tables[0], MEMBERS), _table(tables[1], PAIRS)
+    members, pairs = _table(tables[0], MEMBERS, most), _table(tables[1], PAIRS, most)
     flags = pairs["same"].astype(str).str.lower().map({"1": 1, "0": 0, "true": 1, "false": 0})
     if flags.isna().any():
         raise StepError(f"{folder}: same in pairs is 0 or 1, found other values; correct the file")
@@ -300,9 +301,10 @@ def _place(folder: Path, name: str) -> Path:
     raise StepError(f"{folder} has neither {name}.csv nor {name}.parquet; put one there")
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _table(path: Path, columns: tuple[str, ...], most: int | None) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
+        csv = path.suffix == ".csv"
+        table = pd.read_csv(path, dtype=str, nrows=most) if csv else pd.read_parquet(path)
     except (ValueError, OSError) as error:
         raise StepError(f"{path} cannot be read ({error}); write it anew") from error
     missing = [column for column in columns if column not in table]

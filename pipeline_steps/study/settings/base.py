@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import reprlib
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipeline_steps.io.weights import Weights, placed
 from pipeline_steps.runtime.errors import StepError
@@ -25,6 +26,20 @@ class Section(BaseModel):
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
 
+
+def _from_home(path: str) -> str:
+    if not path.strip():
+        raise ValueError("expected a path")
+    if re.search(r"[{}\0-\x1f\x7f]", path):
+        raise ValueError(
+            "expected a path without { and }, which the workflow takes for its wildcards, and "
+            "without line breaks: rename the file or folder"
+        )
+    return f"./{path}" if path.startswith("-") else os.path.expanduser(path)
+
+
+DataPath = Annotated[str, AfterValidator(_from_home)]
+"""Path of something that a user puts in; ``~`` is the home folder, and none is taken for a flag."""
 
 COMPUTING = frozenset(
     {"PIL", "cv2", "diffusers", "numpy", "onnx", "pandas", "scipy"}

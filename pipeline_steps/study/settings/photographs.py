@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline_steps.study.settings.base import Section
+from pipeline_steps.study.settings.base import DataPath, Section
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -48,7 +48,7 @@ class ExpectedSettings(Section):
 class PrepareSettings(Section):
     """From photographs of consenting people to square face crops."""
 
-    sources: tuple[str, ...] = Field(
+    sources: tuple[DataPath, ...] = Field(
         default=tuple(f"data/tfd/TD_RGB_A_Set{number}.zip" for number in range(1, 5)),
         min_length=1,
         description="Archives (.zip, .tar) or folders with one folder of photographs per "
@@ -61,14 +61,14 @@ class PrepareSettings(Section):
         "its top; folders below are that person's. null: the innermost folders, where they tell "
         "people apart.",
     )
-    gender_table: str | None = Field(
+    gender_table: DataPath | None = Field(
         default=None,
         description="CSV with the columns participant or identity, and gender (M or F), consent "
         "(true or false), or both; photographs of people who do not consent are never read, and a "
         "refusal that matches nobody is an error, unless a column absent says true. null: genders "
         "unknown.",
     )
-    withdrawn: str | None = Field(
+    withdrawn: DataPath | None = Field(
         default=None,
         description="CSV of people who have withdrawn, with the column identity or participant; "
         "their photographs are never read. Written by the withdraw step. null: withdrawn.csv "
@@ -207,7 +207,7 @@ class FetchDatasetSettings(Section):
         default=f"{DATABASE}: for research alone, not to be passed on",
         description="Where the terms stand, and what they say.",
     )
-    archives: dict[str, str] = Field(
+    archives: dict[DataPath, str] = Field(
         default={
             f"data/tfd/TD_RGB_A_Set{number}.zip": (
                 f"{DATABASE}/downloads/TD_RGB_A/TD_RGB_A_Set{number}.zip"
@@ -216,7 +216,7 @@ class FetchDatasetSettings(Section):
         },
         description="Where each archive goes, and its address.",
     )
-    sha256: dict[str, str] = Field(
+    sha256: dict[DataPath, str] = Field(
         default_factory=dict,
         description="Hashes of archives, by where they go; without one any whole archive is taken.",
     )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline_steps.study.settings.base import Section
+from pipeline_steps.study.settings.base import DataPath, Section
 
 
 class RecogniseSettings(Section):
@@ -96,7 +96,7 @@ class RecogniseSettings(Section):
         description="Epochs before this one are neither validated nor counted for patience; 1 "
         "validates after every epoch, as the paper does.",
     )
-    validation: str = Field(
+    validation: DataPath = Field(
         default="lfw",
         description="What chooses the epoch and steers the learning rate: a name among the "
         "study's benchmarks, which is then reported with the role validation and never among the "
@@ -181,7 +181,7 @@ class VerifyTemplatesSettings(Section):
 class RecognitionSections(Section):
     """Recognisers: trained, and tested on pairs and on templates."""
 
-    template_sets: tuple[str, ...] = Field(
+    template_sets: tuple[DataPath, ...] = Field(
         default=(),
         description="Folders of template sets (IJB-B, IJB-C or one's own) for 1:1 verification: "
         "images/, templates.csv (template, media, file), pairs.csv (template_a, template_b, same).",

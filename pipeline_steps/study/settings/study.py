@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.yaml_mapping import read_mapping
 from pipeline_steps.naming import EXTERNAL, REAL, REFERENCES
-from pipeline_steps.study.settings.base import NAME_PATTERN, Section, validated
+from pipeline_steps.study.settings.base import NAME_PATTERN, DataPath, Section, validated
 from pipeline_steps.study.settings.diffusion import GenerationSections
 from pipeline_steps.study.settings.evidence import SCORE_KINDS, EvidenceSections
 from pipeline_steps.study.settings.photographs import PhotographsSections
@@ -61,12 +61,12 @@ class Compared(Section):
         description="Licences of fetched weights that you have read and accept, by their names in "
         "config/models.yaml, or names of entries there.",
     )
-    in_the_wild: str = Field(
+    in_the_wild: DataPath = Field(
         default="data/ffhq",
         description="In-the-wild reference images: an archive (.zip, .tar), or a folder of images "
         "or of .tar shards.",
     )
-    external_sets: dict[Name, str] = Field(
+    external_sets: dict[Name, DataPath] = Field(
         default={},
         description="Datasets of others, or of other methods, to hold against this study's by the "
         "same judges: their names to their paths, see docs/external-sets.md.",
@@ -77,7 +77,7 @@ class Compared(Section):
         "external/<name>, or several of them in one set, joined by +, e.g. "
         "real+sd21/idbooth/complex.",
     )
-    benchmarks: tuple[str, ...] = Field(
+    benchmarks: tuple[DataPath, ...] = Field(
         default=(
             "data/benchmarks/lfw.bin",
             "data/benchmarks/agedb_30.bin",
