@@ -50,6 +50,7 @@ def run(
     device: str = "cpu",
     batch_size: int | None = None,
     compile: Literal["auto", "on", "off"] = "auto",
+    other_base_model: bool = False,
     measure: Measure | None = None,
 ) -> list[Row]:
     """Sample a share of the identities and write images and the share's manifest.
@@ -66,6 +67,7 @@ def run(
         device: "cpu" or "cuda".
         batch_size: Images sampled together; changes no image. None: as suits the device.
         compile: Compile the network; auto: on a GPU. Changes no image beyond float error.
+        other_base_model: Sample with weights whose record names another base model, too.
         measure: Measures images for the gate; None: the networks of the configuration.
 
     Returns:
@@ -79,6 +81,7 @@ def run(
     from pipeline_steps.diffusion.sampling.guidance import leading, open_guidance
     from pipeline_steps.diffusion.sampling.plan import (
         COLUMNS,
+        check_base_model,
         hand,
         keys_of,
         plan_images,
@@ -89,6 +92,9 @@ def run(
     handed = hand(frozen.variant.get("method", ""), loras)
     subjects = share_of(read_subjects(dataset), share, shares)
     rows = plan_images(frozen, subjects, handed)
+    if loras is not None:
+        base_model = frozen.weights["base_model"]
+        check_base_model(loras, subjects, base_model, anyway=other_base_model)
     gate, attempts = None, 1
     if frozen.settings.gate is not None:
         gate = Gate(frozen, dataset, subjects, device, measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from pipeline_steps import sample
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.lora import AdapterBank, save_lora
-from pipeline_steps.diffusion.sampling.plan import COLUMNS
+from pipeline_steps.diffusion.sampling.plan import COLUMNS, check_base_model
+from pipeline_steps.identities.dataset import read_subjects
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import read_image
 from pipeline_steps.io.manifests import read_manifest
@@ -197,6 +199,41 @@ def test_missing_or_foreign_weights_are_refused(
         sampled(settings=SETTINGS.model_copy(update={"token": "olis"}))
     with pytest.raises(StepError, match="magicbooth"):
         sampled("magicbooth")
+
+
+def test_adapters_of_another_base_model_are_refused_by_name_and_hash(
+    weights: dict[str, Weights],
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sampled: Sample,
+) -> None:
+    shutil.copytree(inputs / "loras", tmp_path / "loras")
+    subjects, base = read_subjects(inputs / "dataset"), weights["base_model"]
+    ours = base.model_copy(update={"sha256": {"unet/w": "a" * 64, "vae/w": "b" * 64}})
+
+    def note(**theirs: Any) -> None:
+        for path in (tmp_path / "loras").glob("*/training.json"):
+            told = {"name": base.name, "sha256": ours.sha256} | theirs
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model": told}))
+
+    def check(anyway: bool = False) -> str:
+        capsys.readouterr()
+        check_base_model(tmp_path / "loras", subjects, ours, anyway=anyway)
+        return capsys.readouterr().err
+
+    assert f"weights of ID_1, ID_2, ID_10 fit {base.name}" in check()  # no record tells
+    note(name="the same under another name")
+    assert check() == ""
+    note(sha256={"unet/w": "c" * 64, "vae/w": "b" * 64})
+    with pytest.raises(StepError, match=rf"ID_1 was .*'{base.name}' \(unet/w: c{{12}}, a{{12}}\)"):
+        check()
+    note(name="other", sha256={})
+    with pytest.raises(StepError, match=r"for the base model 'other', .*--other-base-model"):
+        check()
+    assert "for the base model 'other'" in check(anyway=True)
+    with pytest.raises(StepError, match="for the base model 'other'"):
+        sampled(loras=tmp_path / "loras")
 
 
 def test_the_command_line_samples_the_untuned_model(

@@ -136,6 +136,15 @@ def test_foreign_adapters_are_refused(tmp_path: Path) -> None:
         load_lora(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_adapters_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    adapter = filled_bank(Attention()).adapter(0)
+    adapter["to_q"][1][0, 0] = value
+    save_lora(tmp_path, adapter, rank=2, alpha=3.0, targets=TARGETS)
+    with pytest.raises(StepError, match="NaN or infinity in layer to_q"):
+        load_lora(tmp_path)
+
+
 def test_older_key_names_are_read_with_alpha_equal_to_rank(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

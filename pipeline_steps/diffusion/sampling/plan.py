@@ -24,8 +24,10 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import OnNetwork
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.weights import Weights
 from pipeline_steps.naming import GENERATED_BY, VARIANT
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator, seed_for
 from pipeline_steps.study.key import key, weights_hash
 from pipeline_steps.study.settings.base import Frozen
@@ -103,6 +105,43 @@ def plan_images(
                 }
             )
     return rows
+
+
+def check_base_model(
+    folder: Path, subjects: Sequence[Subject], base_model: Weights, *, anyway: bool
+) -> None:
+    """Adapters of another base model fit where its shapes are the same, and show nobody.
+
+    Args:
+        folder: Of the adapters; what ``training.json`` beside one says of its base model counts.
+        subjects: The identities.
+        base_model: What is sampled with.
+        anyway: Only warn of adapters that were trained for another one.
+
+    Raises:
+        StepError: a record names another base model, or other contents of its files.
+    """
+    log, unknown = get_logger("sample"), []
+    for subject in subjects:
+        record = folder / subject.identity / "training.json"
+        noted = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        if not (theirs := noted.get("base_model")):
+            unknown.append(subject.identity)
+            continue
+        ours, known = base_model.sha256, theirs["sha256"]
+        other = [name for name in sorted(ours.keys() & known) if ours[name] != known[name]]
+        if other or (theirs["name"] != base_model.name and not ours.keys() & known):
+            files = f" ({other[0]}: {known[other[0]][:12]}, {ours[other[0]][:12]})" if other else ""
+            sentence = (
+                f"{record.parent} was fine-tuned for the base model {theirs['name']!r}, sampling "
+                f"uses {base_model.name!r}{files}"
+            )
+            if not anyway:
+                raise StepError(f"{sentence}: fine-tune for it, or pass --other-base-model")
+            log.warning("%s", sentence)
+    if unknown:
+        names = ", ".join(unknown)
+        log.warning("no record says that the weights of %s fit %s", names, base_model.name)
 
 
 def try_again(row: Row, study_seed: int) -> Row:
