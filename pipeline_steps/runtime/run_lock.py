@@ -3,7 +3,8 @@
 Snakemake notes the files it works on in ``.snakemake/locks``, and the notes of a run that was
 killed stay there until somebody removes them. Here a run holds a ``flock`` as long as it lives;
 the kernel (or the file server) lets go of it however the run ends. Whoever holds it knows that
-notes which name the study's results are left over, and removes them.
+notes which name the study's results are left over, and removes them; so are those of any other
+study of the folder of which neither a Snakemake, planning or running, nor a step lives.
 
 The steps of a run hold a second lock, shared among them. Snakemake may be killed alone; its steps
 then work on, and the next run waits for them instead of working on the same files.
@@ -22,6 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -36,7 +38,7 @@ _held: list[TextIOWrapper] = []  # open as long as the process lives
 
 
 def clear_stale_locks(results: str, folder: Path = FOLDER) -> bool:
-    """Remove Snakemake's lock files of runs of this study that no longer live.
+    """Remove Snakemake's lock files of runs that no longer live, and be known as planning.
 
     Args:
         results: Folder of the study's results; files of its runs' locks name it.
@@ -45,7 +47,13 @@ def clear_stale_locks(results: str, folder: Path = FOLDER) -> bool:
     Returns:
         Whether it is certain that nobody else runs this study just now.
     """
-    with _open(_path(results, folder)) as stream:
+    own = _path(results, folder)
+    alive = {path.stem for path in own.parent.iterdir() if path.stem != own.stem and _lives(path)}
+    planning = _open(own.with_suffix(".planning"))
+    with suppress(OSError):  # no locks on this file system
+        fcntl.flock(planning, fcntl.LOCK_SH)
+    _held.append(planning)
+    with _open(own) as stream:
         if not _locked(stream):
             return False
         for path in (folder / "locks").glob("*.lock"):
@@ -53,8 +61,11 @@ def clear_stale_locks(results: str, folder: Path = FOLDER) -> bool:
                 names = path.read_text(encoding="utf-8").splitlines()
             except FileNotFoundError:  # of another study's run, which ended
                 continue
-            # A file cut by a kill may name nothing, and then locks nothing.
-            if any(name.startswith(f"{results}/") for name in names):
+            of_studies = [name for name in names if name.startswith(f"{Path(results).parent}/")]
+            studies = {"_".join(name.split("/")[:2]) for name in of_studies} or alive
+            # A file cut by a kill may name nothing, and then locks nothing; one that names no
+            # study may be anybody's.
+            if names and (own.stem in studies or not studies & alive):
                 path.unlink(missing_ok=True)
         return True
 
@@ -155,6 +166,12 @@ def _steps(path: Path) -> Path:
 
 def _open(path: Path) -> TextIOWrapper:
     return path.open("a+", encoding="utf-8")
+
+
+def _lives(path: Path) -> bool:
+    """Whether somebody holds a lock, as far as can be told."""
+    with _open(path) as stream:
+        return _locked(stream) is not True
 
 
 def _locked(stream: TextIOWrapper) -> bool | None:

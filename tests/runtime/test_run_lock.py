@@ -24,6 +24,13 @@ claim_run({RESULTS!r})
 print(os.environ[VARIABLE], flush=True)
 sys.stdin.read()
 """
+PLAN = """
+import sys
+from pipeline_steps.runtime.run_lock import clear_stale_locks
+clear_stale_locks(sys.argv[1])
+print("plans", flush=True)
+sys.stdin.read()
+"""
 STEP = """
 import sys
 from pathlib import Path
@@ -50,9 +57,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.pop(run_lock.VARIABLE, None)
 
 
-def start(code: str, **variables: str) -> subprocess.Popen[str]:
+def start(code: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env=os.environ | variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -77,15 +84,36 @@ def note(number: int, *names: str) -> Path:
     return path
 
 
-def test_locks_of_a_killed_run_are_removed_and_those_of_another_study_stay() -> None:
-    left, other = note(0, "data/x.zip", f"{RESULTS}/a"), note(1, "results/demo2/a")
+def test_locks_of_a_killed_run_are_removed() -> None:
+    left = note(0, "data/x.zip", f"{RESULTS}/a")
     run = start(RUN)
     first_line(run)
     assert not run_lock.clear_stale_locks(RESULTS)  # the run lives
     assert left.exists()
     kill(run)
     assert run_lock.clear_stale_locks(RESULTS)
-    assert not left.exists() and other.exists()
+    assert not left.exists()
+
+
+def test_locks_of_other_studies_are_removed_once_they_neither_plan_nor_run_nor_have_steps() -> None:
+    planning = start(PLAN, RESULTS)
+    assert first_line(planning) == "plans"
+    other, of_none = note(0, "data/world.zip", f"{RESULTS}/a"), note(1, "data/world.zip")
+    dead, empty = note(2, "results/demo2/a"), note(3)
+    for _ in range(2):  # the same process clears as often as it likes
+        assert run_lock.clear_stale_locks("results/mine")
+        assert other.exists() and of_none.exists()
+    kill(planning)
+    run = start(RUN)
+    step = start(STEP, **{run_lock.VARIABLE: first_line(run)})
+    assert first_line(step) == "works"
+    for living in (run, step):
+        run_lock.clear_stale_locks("results/mine")
+        assert other.exists() and of_none.exists()
+        kill(living)
+    run_lock.clear_stale_locks("results/mine")
+    assert not other.exists() and not of_none.exists() and empty.exists()
+    assert not dead.exists()
 
 
 def test_a_second_run_is_refused_and_told_of_the_first() -> None:
