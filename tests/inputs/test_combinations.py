@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import process_time
 
 import cv2
 import numpy as np
@@ -363,20 +362,19 @@ def test_twins_are_refused_with_both_paths(tmp_path, container, twins, recognise
     assert all(f"{source.name}/{name}'" in str(caught.value) for name in twins)
 
 
-def test_an_archive_of_very_many_entries_is_listed_and_read_in_bounded_time(tmp_path):
-    """Twice as many cost about twice as much; no member is paid for with the whole table."""
-    took = []
-    for count in (2_000, 4_000):
-        path = tmp_path / f"{count}.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            for number in range(count):
-                archive.writestr(f"{number % 50}/李{'九' * (number % 3)}{number}.png", b"x")
-        start = process_time()
-        listing = list_photographs(path)
-        assert sum(len(one.read()) for one in listing.photographs) == count
-        took.append(process_time() - start)
-    assert took[1] < 4 * took[0] + 0.5
-    assert took[1] < 5
+def test_an_archive_of_very_many_entries_is_listed_once(tmp_path, monkeypatch):
+    """No member is paid for with the whole table."""
+    path, count, opened = tmp_path / "many.zip", 2_000, []
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number % 50}/李{'九' * (number % 3)}{number}.png", b"x")
+    tables = zipfile.ZipFile._RealGetContents
+    monkeypatch.setattr(
+        zipfile.ZipFile, "_RealGetContents", lambda self: (opened.append(1), tables(self))[1]
+    )
+    listing = list_photographs(path)
+    assert sum(len(one.read()) for one in listing.photographs) == count
+    assert 1 <= len(opened) <= 2
 
 
 def test_links_loops_and_pipes_are_rows_and_never_followed(tmp_path, faces, recogniser):
