@@ -25,6 +25,7 @@ cuda-pathfinder==1.9.0
 cuda-toolkit==13.2.2
 cycler==0.12.1
 diffusers==0.42.1
+dlib-bin==20.0.1.post1
 docstring-parser==0.18.0
 docutils==0.22.4
 dpath==2.2.0

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import tyro
 
-from pipeline_steps.io.download import download, extract
+from pipeline_steps.io.download import ARCHIVES, download, extract
 from pipeline_steps.io.formats import why_unlike
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.tables import aligned_columns
@@ -155,7 +155,7 @@ def fetch_from(entry: Weights, source: str) -> None:
             download(url, target / name, entry.sha256.get(name), partial(why_unlike, name=name))
         return
     name = target.name
-    if not place.endswith(".zip"):
+    if not place.endswith(ARCHIVES):
         download(place, target, entry.sha256.get(name), partial(_why_unlike, entry))
         return
     folder = target if len(entry.files) > 1 else target.parent

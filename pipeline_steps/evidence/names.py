@@ -46,6 +46,8 @@ LABELS = ORDERED | {
     "clip_l14_336": "CLIP ViT-L/14-336",
     "dinov2_l14": "DINOv2 ViT-L/14",
     "arcface_r100": "ArcFace r100",
+    "dlib_resnet": "dlib",
+    "facenet_vggface2": "FaceNet (VGGFace2)",
     "crfiqa": "CR-FIQA",
     "sixdrepnet": "6DRepNet",
     "landmark_pose": "solvePnP on five landmarks",

@@ -16,13 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline_steps.faces import pose
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE, template_transform, transform_points
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.iresnet import NAMED_LAYERS
+from pipeline_steps.faces.judges import dlib_chips, inception_resnet, read_dlib_resnet
 from pipeline_steps.faces.pixels import check_rgb, checked, normalised, resized, resized_8bit
-from pipeline_steps.faces.recogniser import PREPROCESSING, load_network, load_recogniser, to_input
+from pipeline_steps.faces.recogniser import (
+    PREPROCESSING,
+    load_network,
+    load_recogniser,
+    to_input,
+    weights_file,
+)
 from pipeline_steps.faces.skin import typology_angles
 from pipeline_steps.io.weights import Weights, fill, locate, open_network, verify
 from pipeline_steps.runtime.errors import StepError
@@ -34,6 +42,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEXT_OF_CLIP = ("text_model.", "text_projection.", "logit_scale")  # beside the vision in one file
 INCEPTION_SIDE = 299
 DINOV2_SIDE = 224
+FACENET_SIDE = 160
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,12 @@ class AlignedFaces:
     images: NDArray[np.uint8]
     landmarks: NDArray[np.float64]
     colours_checked: bool = False
+
+
+def unmarked(images: Sequence[NDArray[np.uint8]]) -> AlignedFaces:
+    """Aligned faces uint8 [112, 112, 3] whose landmarks are not known, their colours not judged."""
+    points = np.full((len(images), 5, 2), np.nan)
+    return AlignedFaces(np.stack(images), points, colours_checked=True)
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,28 @@ def _recogniser(weights: Weights, device: str | torch.device) -> Extractor:
     """Embeddings of length 1."""
     recogniser = load_recogniser(weights, device)
     return Extractor(PREPROCESSING, lambda faces: recogniser.embed(faces.images))
+
+
+def _dlib(weights: Weights, device: str | torch.device) -> Extractor:
+    """Embeddings [n, 128] of length 1."""
+    verify(weights)
+    network = read_dlib_resnet(weights_file(weights)).eval().to(device)
+    return _of_network(
+        "RGB, mapped to dlib's 150x150 cut bilinearly, its means, / 256; then to length 1",
+        lambda images: torch.from_numpy(dlib_chips(images)).permute(0, 3, 1, 2).float(),
+        lambda x: F.normalize(network(x)),
+        device,
+    )
+
+
+def _facenet(weights: Weights, device: str | torch.device) -> Extractor:
+    """Embeddings [n, 512] of length 1."""
+    return _of_network(
+        "RGB, PIL bilinear to 160x160 in 8 bits, (x - 127.5) / 128",
+        lambda images: (resized_8bit(images, FACENET_SIDE) - 127.5) / 128.0,
+        load_network(weights, inception_resnet).eval().to(device),
+        device,
+    )
 
 
 def _quality(weights: Weights, device: str | torch.device) -> Extractor:
@@ -299,6 +336,8 @@ def _dinov2(weights: Weights, device: str | torch.device) -> Extractor:
 
 EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extractor]] = {
     **{("recogniser", name): _recogniser for name in ("iresnet", *NAMED_LAYERS)},
+    ("recogniser", "dlib-resnet"): _dlib,
+    ("recogniser", "inception-resnet-v1"): _facenet,
     **{("quality", name): _quality for name in ("iresnet", *NAMED_LAYERS)},
     ("pose", "landmarks"): _landmark_pose,
     ("pose", "sixdrepnet"): _sixdrepnet,

@@ -22,7 +22,7 @@ from pipeline_steps.runtime.errors import StepError
 
 N = TypeVar("N", bound=nn.Module)
 
-WEIGHT_FILES = (".safetensors", ".pth", ".onnx")
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".onnx", ".dat")
 FAR_OUTSIDE = 4.0  # a decoder overshoots [-1, 1] a little; 0..255 goes far beyond
 PREPROCESSING = "RGB 112x112, (x / 255 - 0.5) / 0.5"
 FACE_REGION = "largest MTCNN box of the image, cut to whole pixels, stretched bilinearly"

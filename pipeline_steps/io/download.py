@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import http.client
 import shutil
+import tarfile
 import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from pipeline_steps.io.atomic import atomic_path
 from pipeline_steps.io.hashes import sha256_file
@@ -26,6 +30,11 @@ STALLS = 3  # attempts in a row that bring nothing
 PAUSE = 2.0  # seconds before another attempt, doubled each time
 PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may better
 GONE = (401, 403, 404, 410)
+ARCHIVES = (".zip", ".tar.gz")
+BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
+    *(NotImplementedError, RuntimeError),  # of zipfile: compression, encryption
+)
 
 log = get_logger("download")
 
@@ -81,7 +90,7 @@ def extract(
     files: Mapping[str, str | None],
     why_unfit: Callable[[Path, str], str] = lambda _, __: "",
 ) -> None:
-    """Take named files out of a zip archive.
+    """Take named files out of an archive, of the kinds of ``ARCHIVES``.
 
     Args:
         archive: The archive; a file's folders inside it do not matter.
@@ -94,18 +103,17 @@ def extract(
             exactly once, or a file has another hash; a present file is kept then.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
-            for member in members:
-                path = PurePosixPath(member.filename.replace("\\", "/"))
+        with _opened(archive) as members:
+            paths = [PurePosixPath(name.replace("\\", "/")) for name, _ in members]
+            for path in paths:
                 if path.is_absolute() or ".." in path.parts:
-                    raise StepError(f"{archive} is refused: it holds the path {member.filename!r}")
+                    raise StepError(f"{archive} is refused: it holds the path {str(path)!r}")
             for name, sha256 in files.items():
-                found = [m for m in members if PurePosixPath(m.filename).name == name]
+                found = [i for i, path in enumerate(paths) if path.name == name]
                 if len(found) != 1:
                     raise StepError(f"{archive} holds {len(found)} files named {name}, expected 1")
                 with atomic_path(folder / name) as temporary:
-                    with opened.open(found[0]) as source, temporary.open("wb") as out:
+                    with members[found[0]][1]() as source, temporary.open("wb") as out:
                         shutil.copyfileobj(source, out, BLOCK)
                     digest = sha256_file(temporary)
                     if sha256 is not None and digest != sha256.lower():
@@ -115,8 +123,28 @@ def extract(
                         )
                     if sha256 is None and (why := why_unfit(temporary, name)):
                         raise StepError(f"{archive} holds {why}: nothing was replaced")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise StepError(f"{archive} cannot be read as a zip archive: {error}") from error
+    except BROKEN as error:
+        raise StepError(f"{archive} cannot be read as an archive: {error}") from error
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes]]]]]:
+    """Paths of an archive's files, each with what opens it; links and devices are no files."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as pack:
+            of_zip = [member for member in pack.infolist() if not member.is_dir()]
+            yield [(member.filename, partial(pack.open, member)) for member in of_zip]
+        return
+    with tarfile.open(archive) as ball:
+        of_tar = [member for member in ball if member.isreg()]
+        yield [(member.name, partial(_read, ball, member)) for member in of_tar]
+
+
+def _read(ball: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    stream = ball.extractfile(member)
+    if stream is None:
+        raise tarfile.ReadError(f"{member.name} is no file")
+    return stream
 
 
 def _fetch_all(url: str, part: Path) -> None:

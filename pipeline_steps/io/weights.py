@@ -50,8 +50,8 @@ class Weights(BaseModel):
     )
     files: tuple[str, ...] = Field(
         default=(),
-        description="Files that are needed, relative to the entry's folder; of an archive (.zip), "
-        "what to take out of it.",
+        description="Files that are needed, relative to the entry's folder; of an archive (.zip, "
+        ".tar.gz), what to take out of it.",
     )
     sha256: dict[str, str] = Field(
         default_factory=dict,

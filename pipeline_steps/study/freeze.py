@@ -14,7 +14,7 @@ from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import ARTEFACTS, code_of
 from pipeline_steps.study.code import code_hash, libraries_behind
-from pipeline_steps.study.registry import pick
+from pipeline_steps.study.registry import guide_of, pick
 from pipeline_steps.study.settings.base import COMPUTING, Section, validated
 from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
@@ -114,11 +114,6 @@ def code_behind(frozen: JsonObject, *, gate: bool = True) -> tuple[list[str], li
     return code_of(step, taken, **fields)
 
 
-def _guide(study: Study, models: Mapping[str, Weights]) -> Weights:
-    """The recogniser of the identity losses."""
-    return pick(models, study.recogniser, "recogniser", "recogniser")
-
-
 def _of_steps(study: Study) -> Iterator[Entry]:
     """The steps that the ledger lists, each with its own section; some get more below."""
     for artefact in ARTEFACTS.values():
@@ -131,7 +126,7 @@ def _of_generation(
     study: Study, models: Mapping[str, Weights], prompt_sets: Mapping[str, PromptSet]
 ) -> Iterator[Entry]:
     """Face embeddings, prior sets, fine-tuning and sampling, and what is exported of it."""
-    guide = {"recogniser": _guide(study, models)}
+    guide = {"recogniser": guide_of(study, models)}
     prepare = study.prepare.model_copy(update={"expected": UNCHECKED})
     yield _entry(study, "prepare", prepare, weights=guide)
     check = study.check_dataset.model_copy(update={"expected": study.prepare.expected})
@@ -202,7 +197,7 @@ def _of_recognition(study: Study) -> Iterator[Entry]:
 def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:
     """Figures, tables and pages; all but figures say which of the judges trained the images."""
     guides = any(uses_guide(study, one) or asks_likeness(study, one) for one in study.methods)
-    guide = {"recogniser": _guide(study, models)} if guides else {}
+    guide = {"recogniser": guide_of(study, models)} if guides else {}
     shown = figures_recogniser(study)
     yield _entry(study, "figures", study.figures.model_copy(update={"recogniser": shown}))
     yield _entry(study, "tables", study.tables, weights=guide)
@@ -243,7 +238,7 @@ def _sample_weights(study: Study, models: Mapping[str, Weights], method: str) ->
     """Networks by which the sample step's gate judges images and its guidance leans them."""
     gate, weights = study.sample.gate, {}
     if asks_likeness(study, method):
-        weights["recogniser"] = _guide(study, models)
+        weights["recogniser"] = guide_of(study, models)
     if gate is not None and gate.min_quality is not None:
         where = "score.quality.face_quality_extractor"
         name = study.score.quality.face_quality_extractor

@@ -63,6 +63,21 @@ def pick(models: Mapping[str, Weights], name: str, key: str, task: str | None = 
     return models[name]
 
 
+def guide_of(study: Study, models: Mapping[str, Weights]) -> Weights:
+    """The recogniser inside the identity losses.
+
+    Raises:
+        StepError: as :func:`pick`, or the recogniser only judges.
+    """
+    guide = pick(models, study.recogniser, "recogniser", "recogniser")
+    if not guide.architecture.startswith("iresnet"):
+        raise StepError(
+            f"recogniser: {guide.name!r} judges only, losses need an iresnet: name it under "
+            "score.identity.recognisers instead"
+        )
+    return guide
+
+
 EMBEDDED = "resources/demo_world/"  # weights that come with the code, under the code's licence
 
 
@@ -100,7 +115,7 @@ def needed_weights(study: Study, models: Mapping[str, Weights]) -> list[Weights]
         StepError: the study names weights that the registry lacks or has for another task.
     """
     named = [pick(models, name, "base_models", "base_model") for name in study.base_models]
-    named.append(pick(models, study.recogniser, "recogniser", "recogniser"))
+    named.append(guide_of(study, models))
     named.extend(pick(models, name, "score") for name in extractors(study))
     return once(entry for whole in named for entry in whole.with_components())
 

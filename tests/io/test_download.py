@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import shutil
 import socket
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,20 +181,35 @@ def test_two_programs_do_not_write_one_file(server: LocalServer, tmp_path: Path)
     download(f"{server.address}/w.bin", tmp_path / "w.bin")
 
 
-def pack(folder: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(folder / "pack.zip", "w") as archive:
+KINDS = pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+
+
+def pack(folder: Path, members: dict[str, bytes], kind: str) -> Path:
+    place = folder / f"pack.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return place
+    with tarfile.open(place, "w:gz") as ball:
         for name, content in members.items():
-            archive.writestr(name, content)
-    return folder / "pack.zip"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            ball.addfile(member, io.BytesIO(content))
+    return place
 
 
-def test_files_come_out_of_an_archive_whatever_folder_they_lie_in(tmp_path: Path) -> None:
-    archive = pack(tmp_path, {"antelope/face.onnx": b"face", "antelope/other.onnx": b"o"})
+@KINDS
+def test_files_come_out_of_an_archive_whatever_folder_they_lie_in(
+    tmp_path: Path, kind: str
+) -> None:
+    archive = pack(tmp_path, {"antelope/face.onnx": b"face", "antelope/other.onnx": b"o"}, kind)
     extract(archive, tmp_path / "out", {"face.onnx": sha256_bytes(b"face")})
     assert left_over(tmp_path / "out") == {"face.onnx"}
     assert (tmp_path / "out" / "face.onnx").read_bytes() == b"face"
 
 
+@KINDS
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -205,17 +222,31 @@ def test_files_come_out_of_an_archive_whatever_folder_they_lie_in(tmp_path: Path
     ],
 )
 def test_unfit_archives_are_refused_and_the_old_file_kept(
-    tmp_path: Path, members: dict[str, bytes], message: str
+    tmp_path: Path, members: dict[str, bytes], message: str, kind: str
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "face.onnx").write_bytes(b"old")
+    archive = pack(tmp_path, members, kind)
     with pytest.raises(StepError, match=message):
-        extract(pack(tmp_path, members), tmp_path / "out", {"face.onnx": sha256_bytes(b"face")})
-    assert left_over(tmp_path) == {"pack.zip", "face.onnx"}
+        extract(archive, tmp_path / "out", {"face.onnx": sha256_bytes(b"face")})
+    assert left_over(tmp_path) == {archive.name, "face.onnx"}
     assert (tmp_path / "out" / "face.onnx").read_bytes() == b"old"
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "pack.zip").write_bytes(b"<html>")
-    with pytest.raises(StepError, match="cannot be read as a zip archive"):
-        extract(tmp_path / "pack.zip", tmp_path, {"face.onnx": None})
+@KINDS
+def test_what_is_no_archive_is_refused(tmp_path: Path, kind: str) -> None:
+    whole = pack(tmp_path, {"face.onnx": bytes(range(256)) * 400}, kind).read_bytes()
+    for content in (b"<html>", whole[: len(whole) // 2]):
+        (tmp_path / f"pack.{kind}").write_bytes(content)
+        with pytest.raises(StepError, match=rf"pack\.{kind} cannot be read as an archive"):
+            extract(tmp_path / f"pack.{kind}", tmp_path, {"face.onnx": None})
+    assert left_over(tmp_path) == {f"pack.{kind}"}
+
+
+def test_a_link_in_an_archive_is_no_file(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "pack.tar.gz", "w:gz") as ball:
+        member = tarfile.TarInfo("face.onnx")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        ball.addfile(member)
+    with pytest.raises(StepError, match=r"holds 0 files named face\.onnx"):
+        extract(tmp_path / "pack.tar.gz", tmp_path, {"face.onnx": None})

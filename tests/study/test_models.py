@@ -86,3 +86,11 @@ def test_licences_are_accepted_by_their_name_or_the_entrys() -> None:
 def test_weights_that_come_with_the_code_ask_for_nothing() -> None:
     demo = [MODELS["demo"], MODELS["demo_recogniser"], MODELS["landmark_pose"]]
     require_licences(study(), demo)
+
+
+@pytest.mark.parametrize("judge", ["dlib_resnet", "facenet_vggface2"])
+def test_a_recogniser_that_only_judges_is_refused_inside_the_losses(judge: str) -> None:
+    judged = study(score={"identity": {"recognisers": ("arcface_r100", judge)}})
+    assert judge in {entry.name for entry in needed_weights(judged, MODELS)}
+    with pytest.raises(StepError, match=rf"^recogniser: '{judge}' judges only.*recognisers"):
+        needed_weights(study(recogniser=judge), MODELS)
