@@ -245,7 +245,8 @@ def _groups(
 ) -> Figure:
     """Per method of the last base model, and of the photographs, by the figures' judge."""
     read = {source_of(path, "groups"): read_csv(path, GROUP_COLUMNS) for path in tables}
-    models = [base_model for base_model, _ in by_setting(s for s in read if not s.is_reference)]
+    own = (of for of in read if not (of.is_reference or of.is_external))
+    models = [base_model for base_model, _ in by_setting(own)]
     sources = _shown(settings, gallery, models[-1]) if models else []
     frames = {
         source.method: read[source][read[source]["recogniser"] == judge]

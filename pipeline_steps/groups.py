@@ -85,7 +85,9 @@ def run(
     settings = frozen.settings
     shared = values_of(settings.by, identities, participants, photographs[1], skin_tone)
     groups = {by: groups_of(values) for by, values in shared.items()}
-    rows = [row for judge in judges for row in group_rows(found, judge, groups, settings)]
+    named = {name for of in groups.values() for names in of.values() for name in names}
+    shown = not named.isdisjoint(counts.index)  # strangers, of whom nothing is known, have no rows
+    rows = [row for j in judges if shown for row in group_rows(found, j, groups, settings)]
     write_csv(out, [source.columns | row for row in rows], GROUP_COLUMNS)
     tables = [aligned, identities, *filter(None, [participants])]
     inputs = [*(path for path, _ in loaded.headers), *tables]

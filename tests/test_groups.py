@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
 from pipeline_steps.evidence.names import WORST_TO_BEST
 from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
@@ -109,3 +110,19 @@ def test_features_without_a_judge_are_refused(study: Study) -> None:
         (study.root / "features" / source / "judge.safetensors").unlink()
     with pytest.raises(StepError, match="no features of the task recogniser"):
         study.run()
+
+
+def test_an_external_set_has_rows_where_it_shows_the_studys_people(study: Study) -> None:
+    for part in ("aligned", "features"):
+        (study.root / part / "external").mkdir()
+        (study.root / part / VARIANT).rename(study.root / part / "external/others")
+    frame = study.run("external/others")
+    assert frame["n_people"].tolist()[:2] == [4, 3] and set(frame["method"]) == {"others"}
+    table = study.root / "identities.csv"
+    table.write_text(table.read_text().replace("ID_", "other_"))
+    for file in (study.root / "features/real").iterdir():
+        with safe_open(file, "np") as stored:
+            files = json.loads(stored.metadata()["files"])
+            task, rows = stored.metadata()["task"], stored.get_tensor("features")
+        save_features(file, rows, [name.replace("ID_", "other_") for name in files], task=task)
+    assert study.run("external/others").empty

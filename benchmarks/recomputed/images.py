@@ -19,12 +19,14 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from pipeline_steps.faces.extractors import AttributeNet
+from pipeline_steps.faces.judges import inception_resnet, read_dlib_resnet
 from pipeline_steps.faces.pose import SixDRepNet
 from pipeline_steps.faces.recogniser import build_network, read_state_dict, weights_file
 from pipeline_steps.io.weights import Weights, locate, placed
-from recomputed.landmarks import landmark_pose
+from recomputed.landmarks import TEMPLATE, landmark_pose, similarity
 
 Array = np.ndarray[Any, Any]
 AT_ONCE = 16  # images in a pass; no result may depend on it
@@ -72,7 +74,9 @@ def read_set(folder: Path) -> tuple[Images, list[str]]:
         wrong.append("the manifest and the folders name other people")
     if (manifest.loc[~manifest["kept"], "reason"].fillna("") == "").any():
         wrong.append("an image is left out without a reason")
-    landmarks = np.array([np.ravel(points) for points in kept["landmarks"]], np.float64)
+    unknown = np.full(10, np.nan)  # of sets whose faces were aligned by others
+    given = [unknown if points is None else np.ravel(points) for points in kept["landmarks"]]
+    landmarks = np.array(given, np.float64)
     return Images(folder, files, people, landmarks.reshape(-1, 5, 2)), wrong
 
 
@@ -109,6 +113,14 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 def _network(weights: Weights) -> tuple[Prepare, Network]:
     """What makes an image the network's input [3, h, w], and the network: batch -> [n, d]."""
     kind = weights.task, weights.architecture
+    if weights.architecture == "dlib-resnet":
+        dlib = read_dlib_resnet(weights_file(weights)).eval()
+        return dlib_chip, lambda x: unit(dlib(x))
+    if weights.architecture == "inception-resnet-v1":
+        state = read_state_dict(weights_file(weights))
+        facenet = inception_resnet(state).eval()
+        facenet.load_state_dict(state)
+        return lambda image: (bilinear(image, 160) - 127.5) / 128, facenet
     if weights.task in ("recogniser", "quality"):
         state = read_state_dict(weights_file(weights))
         iresnet = build_network(weights, quality_head="qs.weight" in state)
@@ -162,6 +174,19 @@ def minus_one_to_one(image: Array) -> Array:
 def unit(rows: torch.Tensor) -> torch.Tensor:
     """Rows of length 1."""
     return rows / rows.norm(dim=1, keepdim=True)
+
+
+def dlib_chip(image: Array) -> Array:
+    """dlib's cut of an aligned face, [3, 150, 150] in [0, 255]."""
+    x, y = [0.2255, 0.7548, 0.4901, 0.2541, 0.7261], [0.2160, 0.2160, 0.5156, 0.7802, 0.7802]
+    a, b = similarity(TEMPLATE, (np.column_stack([x, y]) + 0.25) / 1.5 * 150)
+    across, down = np.meshgrid(np.arange(150), np.arange(150))
+    place = (across + 1j * down - b) / a
+    channels = [
+        map_coordinates(image[:, :, c].astype(float), [place.imag, place.real], order=1)
+        for c in range(3)
+    ]
+    return np.round(np.stack(channels))
 
 
 def enlarged(image: Array, side: int) -> Array:

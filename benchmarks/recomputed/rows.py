@@ -34,8 +34,7 @@ KEYS = {
 
 def source_columns(name: str) -> Row:
     """What names a set in the tables."""
-    parts = name.split("/") if "/" in name else [name, "-", "-"]
-    return dict(zip(NAMES, parts, strict=True))
+    return dict(zip(NAMES, [*name.split("/"), "-", "-"], strict=False))
 
 
 def quality_rows(study: Study) -> list[Row]:
@@ -80,8 +79,10 @@ def identity_rows(study: Study) -> tuple[list[Row], dict[tuple[str, ...], tuple[
     settings, seed = frozen["settings"]["identity"], frozen["seed"]
     rows, draws = [], {}
     for name in [*study.variants, "real"]:
+        shared = set(study.sets[name].people) & set(study.sets["real"].people)
+        opponents = ("real", "synthetic") if shared else ("synthetic",)
         for recogniser in settings["recognisers"]:
-            for versus in ("real",) if name == "real" else ("real", "synthetic"):
+            for versus in ("real",) if name == "real" else opponents:
                 probes, people = study.features(name, recogniser), study.sets[name].people
                 between = name != "real" and versus == "real"
                 gallery = study.features("real", recogniser) if between else None
@@ -139,16 +140,12 @@ def comparison_rows(
                     first[:, column] - second[:, column], n, level
                 )
         rows.append(row)
-    expected = 0
-    for setting in {(row["base_model"], row["prompts"]) for row in identity}:
-        tuned = {
-            row["method"]
-            for row in identity
-            if (row["base_model"], row["prompts"]) == setting
-            and row["method"] not in ("untuned", "-")
-        }
-        judges = {row["recogniser"] for row in identity}
-        expected += math.comb(len(tuned), 2) * 2 * 3 * len(judges)
+    within: dict[tuple[str, ...], set[str]] = {}
+    for row in identity:
+        if row["method"] not in ("untuned", "-"):
+            setting = tuple(row[k] for k in ("base_model", "prompts", "versus", "recogniser"))
+            within.setdefault(setting, set()).add(row["method"])
+    expected = sum(3 * math.comb(len(methods), 2) for methods in within.values())
     if len(rows) != expected and not study.left_out:
         study.problems.append(f"comparison.csv has {len(rows)} rows, expected {expected}")
     return rows
@@ -156,7 +153,7 @@ def comparison_rows(
 
 def _people(study: Study, key: tuple[str, ...]) -> set[str]:
     """Whose images take part in a row of identity.csv."""
-    own = set(study.sets["/".join(key[:3])].people)
+    own = set(study.sets["/".join(part for part in key[:3] if part != "-")].people)
     return own | set(study.sets["real"].people) if key[3] == "real" else own
 
 
@@ -188,7 +185,8 @@ def recognition_rows(study: Study) -> list[Row]:
         trained_on, seed = fields["trained_on"], int(fields["repetition"])
         settings = study.config("recognise", trained_on, f"seed{seed}")["settings"]
         model = study.place("recogniser", trained_on=trained_on, repetition=str(seed))
-        names = trained_on.rsplit("-", 2) if "-" in trained_on else [trained_on, "-", "-"]
+        split = 1 if trained_on.rpartition("+")[2].startswith("external-") else 2
+        names = [*trained_on.rsplit("-", split), "-", "-"]
         for told in json.loads(record_place(results).read_text("utf-8"))["inputs"]:
             path = Path(told)
             if path.suffix != ".bin":
@@ -198,7 +196,7 @@ def recognition_rows(study: Study) -> list[Row]:
             low, high = pairs.accuracy_limits(accuracies, len(same))
             rows.append(
                 {"trained_on": trained_on, "seed": seed, "benchmark": path.stem}
-                | dict(zip(NAMES, names, strict=True))
+                | dict(zip(NAMES, names, strict=False))
                 | {
                     "role": _role(path, settings["validation"]),
                     "accuracy": float(np.mean(accuracies)),

@@ -24,10 +24,10 @@ def realigned(study: Study, name: str, images: Images) -> list[str]:
 
     Args:
         study: the study.
-        name: the set; the in-the-wild archive is not at hand, so nothing is said about it.
+        name: the set; of archives, the in-the-wild set's and those of others, nothing is said.
         images: the set.
     """
-    if name == "wild":
+    if name == "wild" or name.startswith("external/"):
         return []
     source = study.place("samples", variant=name).parent
     if name == "real":

@@ -45,6 +45,8 @@ EPOCHS = 40  # that a training of the paper's kind may last before it stops; an 
 # Bytes; images by their number of pixels at 512 x 512, features by 1024 float32 numbers.
 PHOTOGRAPHIC_PNG = 400_000
 ALIGNED_PNG = 25_000
+EXTERNAL_IMAGE = 10_000  # in a published set, between small JPEGs and PNGs
+THUMBNAIL = 4_000
 FEATURE_ROW = 4_096
 LORA_NUMBERS = {"stable-diffusion": 829_952, "stable-diffusion-xl": 5_806_080}  # at rank 4
 RECOGNISER_BYTES = {"iresnet18": 96, "iresnet34": 137, "iresnet50": 175, "iresnet100": 261}  # MB
@@ -59,6 +61,7 @@ class Amounts:
         photographs: files that preparation looks at.
         images: usable ones of all people.
         wild: images of the in-the-wild reference.
+        external: images of other people's sets, by the size of what is there.
         basis: where these numbers come from.
     """
 
@@ -66,6 +69,7 @@ class Amounts:
     photographs: int
     images: int
     wild: int
+    external: int
     basis: str
 
 
@@ -74,17 +78,26 @@ def amounts_of(plan: Plan, root: Path = Path()) -> Amounts:
     study = plan.study
     table = root / plan.at("identities")
     wild = study.render_demo_world.in_the_wild if is_rendered(study.in_the_wild) else WILD_IMAGES
+    sizes = (_bytes(root / path) for path in study.external_sets.values())
+    external = sum(round(size / EXTERNAL_IMAGE) for size in sizes)
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as stream:
             counts = [int(row["n_images"]) for row in csv.DictReader(stream)]
-        return Amounts(len(counts), sum(counts), sum(counts), wild, "the prepared dataset")
+        images = sum(counts)
+        return Amounts(len(counts), images, images, wild, external, "the prepared dataset")
     expected = study.prepare.expected
     people = expected.identities[0] if expected.identities else PEOPLE
     if any(map(is_rendered, study.prepare.sources)):
         people = study.render_demo_world.participants
     each = expected.images_per_identity or IMAGES_PER_PERSON
     photographs = people * PHOTOGRAPHS_PER_PERSON
-    return Amounts(people, photographs, people * each, wild, "what is expected of the database")
+    basis = "what is expected of the database"
+    return Amounts(people, photographs, people * each, wild, external, basis)
+
+
+def _bytes(place: Path) -> int:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
@@ -100,10 +113,11 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
         "embed": {"embed": amounts.images},
         "align_photographs": {"align": amounts.images},
         "align_in_the_wild": {"align": amounts.wild},
+        "align_external": {"align": amounts.external},
         "align": {"align": sampled * len(study.variants)},
         "features": {"features": sampled * len(study.variants) * len(plan.extractors)},
         "features_of_reference": {
-            "features": (amounts.images + amounts.wild) * len(plan.extractors)
+            "features": (amounts.images + amounts.wild + amounts.external) * len(plan.extractors)
         },
         "recognise": {
             "recognise": amounts.images
@@ -133,16 +147,18 @@ def disk(plan: Plan, amounts: Amounts) -> dict[str, float]:
     study = plan.study
     sampled = amounts.people * study.sample.images_per_identity
     of_variants = sampled * len(study.variants)
-    rows = amounts.images + amounts.wild + of_variants
+    rows = amounts.images + amounts.wild + amounts.external + of_variants
     found = {
         "prepare": amounts.images * _png(study.prepare.resolution),
         "align_photographs": amounts.images * ALIGNED_PNG,
         "align_in_the_wild": amounts.wild * ALIGNED_PNG,
+        "align_external": amounts.external * ALIGNED_PNG,
         "align": of_variants * ALIGNED_PNG,
         "features": rows * len(plan.extractors) * FEATURE_ROW,
         "recognise": len(plan.jobs.get("recognise", []))
         * RECOGNISER_BYTES.get(study.recognise.backbone, 10)
         * 1e6,
+        "explore": (amounts.images + amounts.external + of_variants) * THUMBNAIL,
         "finetune": 0.0,
         "sample": 0.0,
         "prior": 0.0,

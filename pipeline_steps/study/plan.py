@@ -192,8 +192,8 @@ class Plan:
 
     @property
     def grouped(self) -> list[str]:
-        """Sets of images that show consenting people: the photographs and every variant."""
-        return [REAL, *self.study.variants]
+        """Sets of images that may show consenting people; of a set of strangers nothing is said."""
+        return [REAL, *self.study.compared]
 
     @property
     def described(self) -> list[str]:

@@ -107,3 +107,22 @@ def test_step_times_state_their_source_and_fit_the_real_base_models(tmp_path):
     (tmp_path / "list.yaml").write_text("[1]")
     with pytest.raises(StepError, match="expected keys with values"):
         read_step_times(tmp_path / "list.yaml")
+
+
+def test_external_sets_and_the_explorer_are_counted(tmp_path):
+    (tmp_path / "others/n1").mkdir(parents=True)
+    (tmp_path / "others/n1/0.jpg").write_bytes(b"x" * 10_000)
+    (tmp_path / "others.rec").write_bytes(b"x" * 50_000)
+    sets = {"folder": "others", "rec": "others.rec", "absent": "nowhere"}
+    alone, plan = plan_of("paper_sd21"), plan_of("paper_sd21", external_sets=sets)
+    amounts = amounts_of(plan, tmp_path)
+    assert amounts.external == 6
+    assert units(plan, amounts)["align_external"] == {"align": 6}
+    assert amounts_of(alone, tmp_path).external == 0
+    more, less = disk(plan, amounts), disk(alone, amounts_of(alone, tmp_path))
+    assert {rule for rule in more if more[rule] > less[rule]} == {
+        *("align_external", "features", "explore")
+    }
+    costs = {cost.rule: cost for cost in costs_of(plan, tmp_path).rules}
+    assert costs["align_external"].jobs == 3 and costs["align_external"].hours[1] > 0
+    assert costs["explore"].disk > 0 and costs["groups"].hours == (0.0, 0.0)

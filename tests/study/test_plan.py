@@ -124,7 +124,7 @@ def test_sets_of_others_are_compared_and_may_train(config: dict[str, Any]) -> No
     assert plan.jobs["align_external"] == ["results/demo/aligned/external/vface/manifest.parquet"]
     assert plan.aligned("external-vface") == plan.jobs["align_external"]
     assert plan.shown("external/vface") == plan.jobs["align_external"][0]
-    for rule in ("audit", "score_identity"):
+    for rule in ("audit", "score_identity", "groups"):
         assert len(plan.jobs[rule]) == len(alone.jobs[rule]) + 1
     for rule in ("align", "sample", "gather", "features"):
         assert plan.jobs[rule] == alone.jobs[rule]

@@ -42,7 +42,7 @@ const promptSetOf = study.sets.map(of => promptSets.indexOf(of.prompts));
 
 const MEASURED = Object.fromEntries(Object.entries({
   sim: ["Similarity to the person", () => `${S.judge}/own`],
-  other: ["Similarity to somebody else", () => `${S.judge}/other_similarity`],
+  other: ["Similarity to another", () => `${S.judge}/other_similarity`],
   quality: ["Quality of the face", () => `${extractor("quality")}/quality`],
   yaw: ["Yaw in degrees", () => `${extractor("pose")}/yaw`],
   pitch: ["Pitch in degrees", () => `${extractor("pose")}/pitch`],
@@ -305,7 +305,8 @@ function drawLine(line, place) {
 
 function headLabel(head) {
   const name = study.people[head.person], about = study.about[name] ?? {};
-  const facts = [about.gender, `${head.images.filter(i => kept[i]).length} ${study.sets[head.set].label.toLowerCase()}`];
+  const of = study.sets[head.set], count = head.images.filter(i => kept[i]).length;
+  const facts = [about.gender, `${count} ${of.name === "real" ? "photographs" : `of ${of.label}`}`];
   return el("div", {className: "label"}, el("b", {}, name),
     el("small", {}, facts.filter(Boolean).join(" · ")));
 }
@@ -642,7 +643,7 @@ function controls() {
       thumbs[0].value = from;
       thumbs[1].value = to;
     }
-    of.querySelector("output").textContent = `${from.toFixed(digits)} – ${to.toFixed(digits)}`;
+    of.querySelector("output").textContent = `${from.toFixed(digits)}\u2009–\u2009${to.toFixed(digits)}`;
     of.querySelectorAll(".hist i").forEach((bar, place) => {
       const left = low + (high - low) * place / BINS, right = low + (high - low) * (place + 1) / BINS;
       bar.classList.toggle("in", right > from && left < to);
