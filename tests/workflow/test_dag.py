@@ -284,6 +284,45 @@ def test_a_mixed_training_set_and_template_sets_become_jobs(tmp_path: Path) -> N
     assert "recognition/real+demo-idbooth-base/seed1/templates.csv" in output
 
 
+HOSTILE = "-a b'c\"d;touch x&&$(touch x)`touch x`|*?[e](f)~#%!\\\\<>e\u0301\U0001f600 "
+
+
+def test_no_shell_sees_a_path_of_the_settings_unquoted(tmp_path: Path) -> None:
+    for name in ("wild", "others", "ijb", "photos"):
+        (tmp_path / f"{HOSTILE}{name}").mkdir()
+    for name in ("photos.zip", "people.csv", "withdrawn.csv", "lfw.bin", "val.bin"):
+        (tmp_path / f"{HOSTILE}{name}").write_text("")
+    changes = {
+        "prepare__sources": [f"{HOSTILE}photos", f"{HOSTILE}photos.zip"],
+        "prepare__gender_table": f"{HOSTILE}people.csv",
+        "prepare__withdrawn": f"{HOSTILE}withdrawn.csv",
+        "in_the_wild": f"{HOSTILE}wild",
+        "external_sets": {"others": f"{HOSTILE}others"},
+        "template_sets": [f"{HOSTILE}ijb"],
+        "benchmarks": [f"{HOSTILE}lfw.bin"],
+        "recognise__validation": f"{HOSTILE}val.bin",
+        "groups__by": ["age"],
+    }
+    config = write_config(tmp_path / "config.yaml", **changes)
+    output = snakemake(tmp_path, "-n", "-p", "--configfile", config)
+    commands = re.findall(r"^Shell command: (?:exec )?(python -m .*?) &> ", output, re.MULTILINE)
+    assert len(commands) > 50
+    # A real shell takes the commands apart, with a `python` that tells its arguments.
+    script = ["python() { printf '%s\\n' \"$@\"; }", *commands]
+    told = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = {word for word in told.stdout.splitlines() if HOSTILE[:3] in word}
+    assert seen == set(make_plan(yaml.safe_load(config.read_text()), "").put_in) | {
+        f"./{HOSTILE}withdrawn.csv"
+    }
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_workflows_report_gathers_tables_figures_and_pages_with_captions(
     finished: Path,
 ) -> None:
