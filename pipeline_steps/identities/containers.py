@@ -20,9 +20,12 @@ from functools import partial
 from pathlib import Path
 
 from pipeline_steps.io.images import BadImage
+from pipeline_steps.runtime.errors import StepError
 
 ARCHIVE_SUFFIXES = frozenset({".zip", ".tar"})
 LARGEST_MEMBER = 256 * 2**20  # bytes; no photograph is larger, but a hostile archive's member is
+MOST_MEMBERS = 500_000  # of one archive, all of whose names are held at once
+LARGEST_DIRECTORY = 48 * 2**20  # bytes of a zip archive's table of contents: about as many members
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ def contents_of(path: Path) -> Contents:
 
     Tar archives inside a folder (the shards of a WebDataset) are listed with their members. An
     archive that ends too early is listed as far as its members are whole.
+
+    Raises:
+        StepError: an archive has more members than can be listed in bounded memory.
     """
     if path.is_dir():
         return _folder(path)
@@ -145,6 +151,8 @@ def _tar(path: Path) -> Contents:
     try:
         with tarfile.open(path, "r:") as archive:
             for item in archive:
+                if len(entries) == MOST_MEMBERS:
+                    raise _too_many(path)
                 name, wrong = readable(item.name), "" if item.isfile() else "no regular file"
                 fetch = partial(fetched, item.offset_data, item.size)
                 reader = _reader(name, fetch, size=item.size, wrong=wrong)
@@ -160,13 +168,37 @@ def _tar(path: Path) -> Contents:
     return Contents(tuple(entries), begun)
 
 
+def _too_many(path: Path) -> StepError:
+    return StepError(f"{path} has more than about {MOST_MEMBERS} files: split it, or unpack it")
+
+
 def _zip(path: Path) -> Contents:
+    if _directory_size(path) > LARGEST_DIRECTORY:
+        raise _too_many(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         return _cut_zip(path, str(error))
-    return Contents(tuple(_zipped(path, item) for item in members))
+    large = ["too large" if item.file_size > LARGEST_MEMBER else "" for item in members]
+    return Contents(tuple(map(partial(_zipped, path), members, large)))
+
+
+def _directory_size(path: Path) -> int:
+    """Bytes of a zip archive's table of contents by the record at its end; 0 where there is none.
+
+    Source: APPNOTE 6.3.10, Sections 4.3.14 to 4.3.16.
+    """
+    with path.open("rb") as stream:
+        stream.seek(-min(path.stat().st_size, 2**16 + 22 + 76), os.SEEK_END)
+        end = stream.read()
+    short, long = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+    if not 0 <= short <= len(end) - 16:
+        return 0
+    (size,) = struct.unpack_from("<I", end, short + 12)
+    if size == _IN_EXTRA and 0 <= long <= len(end) - 48:
+        (size,) = struct.unpack_from("<Q", end, long + 40)
+    return int(size)
 
 
 def _zipped(path: Path, item: zipfile.ZipInfo, wrong: str = "") -> Entry:
@@ -186,7 +218,8 @@ def _unzipped(path: Path, member: zipfile.ZipInfo, most: int) -> bytes:
         if signature[:4] != _SIGNATURE:
             raise zipfile.BadZipFile("no header where the member should begin")
         stream.seek(name + extra, 1)
-        return zipfile.ZipExtFile(stream, "r", member).read(most)
+        size = min(most, member.file_size)  # one that lies about it has another checksum, too
+        return zipfile.ZipExtFile(stream, "r", member).read(size)
 
 
 # The table of contents of a zip archive stands at its end. Without it, members are found by the

@@ -11,6 +11,7 @@ import io
 import os
 import struct
 import tarfile
+import tracemalloc
 import unicodedata
 import zipfile
 import zlib
@@ -24,9 +25,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline_steps.identities import containers
+from pipeline_steps.identities.containers import LARGEST_MEMBER, contents_of
 from pipeline_steps.identities.participants import fold
 from pipeline_steps.identities.photographs import list_photographs
-from pipeline_steps.io.images import read_image
+from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.runtime.errors import StepError
 from tests.inputs.conftest import Picture, Prepared, encoded, prepared
 
@@ -375,6 +377,64 @@ def test_an_archive_of_very_many_entries_is_listed_once(tmp_path, monkeypatch):
     listing = list_photographs(path)
     assert sum(len(one.read()) for one in listing.photographs) == count
     assert 1 <= len(opened) <= 2
+
+
+def zip_of_many(path: Path, count: int) -> None:
+    """A zip archive of so many members, all of one content (APPNOTE 6.3.10, 4.3.7 to 4.3.16)."""
+    first = struct.pack("<4s5H3I2H", b"PK\3\4", 20, *[0] * 4, zlib.crc32(b"x"), 1, 1, 1, 0) + b"ax"
+    fields = (b"PK\1\2", 20, 20, *[0] * 4, zlib.crc32(b"x"), 1, 1, 11, *[0] * 6)
+    record = np.frombuffer(struct.pack("<4s6H3I5H2I", *fields) + b"0000000.png", np.uint8)
+    table = np.tile(record, (count, 1))
+    digits = np.arange(count)[:, None] // 10 ** np.arange(6, -1, -1) % 10
+    table[:, 46:53] = digits + ord("0")
+    start, size = len(first), table.nbytes
+    long = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
+    pointer = struct.pack("<4sIQI", b"PK\6\7", 0, start + size, 1)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
+    path.write_bytes(first + table.tobytes() + long + pointer + end)
+
+
+def test_a_zip_of_a_million_entries_is_refused_in_little_memory(tmp_path):
+    zip_of_many(tmp_path / "few.zip", 1_000)
+    assert len(contents_of(tmp_path / "few.zip").entries) == 1_000
+    zip_of_many(tmp_path / "many.zip", 1_000_000)
+    tracemalloc.start()
+    with pytest.raises(StepError, match=r"many\.zip has more than about 500000 files"):
+        list_photographs(tmp_path / "many.zip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_a_tar_of_very_many_entries_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "MOST_MEMBERS", 100)
+    source = stored(tmp_path, "tar", {f"a/{number}.png": b"" for number in range(101)})
+    with pytest.raises(StepError, match=r"photos\.tar has more than about 100 files"):
+        list_photographs(source)
+
+
+def test_decompression_bombs_are_rows_that_take_no_memory(tmp_path):
+    """One that says how large it is, and one that says it is small."""
+    path = tmp_path / "bombs.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("anna/large.png", "w") as stream:
+            for _ in range(LARGEST_MEMBER // 2**24 + 1):
+                stream.write(bytes(2**24))
+        archive.writestr("anna/lying.png", bytes(2**24))
+    content = bytearray(path.read_bytes())
+    table = content.rfind(b"PK\1\2")
+    content[table + 24 : table + 28] = struct.pack("<I", 10)  # its size, by the table of contents
+    path.write_bytes(content)
+    tracemalloc.start()
+    reasons = []
+    for photograph in list_photographs(path).photographs:
+        with pytest.raises(BadImage) as caught:
+            photograph.read()
+        reasons.append(caught.value.reason)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reasons == ["too large", "unreadable"]
+    assert peak < 2**22
 
 
 def test_links_loops_and_pipes_are_rows_and_never_followed(tmp_path, faces, recogniser):
