@@ -134,6 +134,9 @@ def test_a_gate_that_changes_samples_only_what_it_must(
     again = OddPixels()
     assert draw(weights, dataset, out, GATE, again) == loose
     assert again.measured == 0  # nothing is sampled or measured twice
+    edited = GATE.model_copy(update={"code": "edited"})
+    assert draw(weights, dataset, out, edited, again) == loose
+    assert again.measured > 0
 
     strict_gate = GATE.model_copy(update={"min_quality": 0.5})
     strict = draw(weights, dataset, out, strict_gate, again)

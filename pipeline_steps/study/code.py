@@ -228,11 +228,13 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         yield "exc", node.exc.func  # not what it says
         return
+    if _is_said(node):
+        return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "type_comment", "type_params", "kind", "ctx"):
             continue  # for type checkers; type_params exist since Python 3.12
         if isinstance(value, list) and name in ("body", "orelse", "finalbody"):
-            yield name, [part for part in value if not (_is_docstring(part) or _is_said(part))]
+            yield name, [part for part in value if not (_is_docstring(part) or _says(part))]
         else:
             yield name, value
 
@@ -251,14 +253,18 @@ def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _is_said(node: ast.AST) -> bool:
+def _says(node: ast.AST) -> bool:
     """Whether a statement is a line of a log."""
-    call = node.value if isinstance(node, ast.Expr) else None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+    return isinstance(node, ast.Expr) and _is_said(node.value)
+
+
+def _is_said(node: ast.AST) -> bool:
+    """Whether an expression writes a line of a log."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return False
-    logger = call.func.value
+    logger = node.func.value
     named = logger.func if isinstance(logger, ast.Call) else logger
-    return call.func.attr in SAID and isinstance(named, ast.Name) and named.id in LOGGERS
+    return node.func.attr in SAID and isinstance(named, ast.Name) and named.id in LOGGERS
 
 
 @cache

@@ -301,7 +301,7 @@ def _other_values(value: Any, words: Sequence[Any]) -> list[Any]:
         *start, last = value or ("x",)
         others = [[*start, other] for other in _other_values(last, words)] if value else []
         return [*others, start, [*value, "x"]]
-    return [*words, 1, 0.5, 2, "x"]
+    return [*words, 1, 0.5, 2, "x", {}, [1, 1]]
 
 
 def as_text(rows: Mapping[str, Sequence[str] | None]) -> str:

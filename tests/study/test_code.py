@@ -52,6 +52,7 @@ def double(x: int) -> int:
     if x < 0:
         raise ValueError(f"{x} is below zero")
     log.info("doubling %s", x)
+    each(x, lambda: log.info("done with %s", said(x)))
     return 2 * x
 '''
 
@@ -65,6 +66,7 @@ def double(x: int) -> int:
         ("x: int) -> int", "x: float) -> float"),
         ("is below zero", "has a minus"),
         ("doubling %s", "twice %s"),
+        ('"done with %s", said(x)', '"did it"'),
     ],
 )
 def test_how_it_is_written_and_what_it_says_do_not_count(before: str, after: str) -> None:
