@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline_steps import figures
 from pipeline_steps.evidence.figures.grids import Gallery, distinct_words, unit_embeddings
 from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.figures import main
@@ -15,6 +16,7 @@ from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.evidence import FiguresSettings
 from pipeline_steps.study.source import Source
 
 PEOPLE = ("ID_1", "ID_2", "ID_10")
@@ -145,6 +147,17 @@ def test_a_method_that_lost_every_face_or_image_leaves_the_others_their_figures(
     rows = read_manifest(study.samples("idbooth"))
     write_manifest(study.samples("idbooth"), rows.assign(file=None))
     assert len(list(study.run("b").iterdir())) == 13
+
+
+def test_groups_of_an_external_set_take_no_methods_place(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = study.root / "groups/external/others/groups.csv"
+    write_csv(others, [], GROUP_COLUMNS)
+    monkeypatch.setattr(figures, "groups_figure", lambda frames, **_: frames)
+    tables = [*study.groups, others]
+    shown = figures._groups(FiguresSettings(), study.gallery(), tables, "judge", {})
+    assert sorted(shown) == sorted(["-", *METHODS])
 
 
 def test_similarity_is_the_mean_over_the_persons_photographs(study: Study) -> None:
