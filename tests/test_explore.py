@@ -111,6 +111,9 @@ def test_a_photograph_is_not_compared_with_itself() -> None:
     assert np.isnan(found["own"].iloc[2])  # an only one
     assert found["photo"].tolist() == ["a/1", "b/0", "a/1"]
     assert found["other"].tolist() == ["b", "b", "a"]
+    apart = np.float32([[1, 0], [-0.6, 0.8], [-0.6, -0.8]])  # all less alike than nothing
+    unlike = likeness(*[Features(apart, ["a/0", "a/1", "b/0"], {})] * 2, same=True)
+    assert unlike["photo"].tolist() == ["a/1", "b/0", "a/1"]
     alone = likeness(*[Features(rows, ["a/0", "a/1", "a/2"], {})] * 2)
     assert alone["other"].tolist() == [None] * 3
 
