@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import save_features
-from pipeline_steps.naming import GENERATED_BY, UNTUNED
+from pipeline_steps.naming import GENERATED_BY
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
@@ -82,12 +82,12 @@ def run(
     import torch
     from torch.nn.functional import normalize
 
-    from pipeline_steps.diffusion.sampling.plan import hand
+    from pipeline_steps.diffusion.sampling.plan import BaseAlone
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
     from pipeline_steps.faces.recogniser import embedded_by
 
     settings, name = frozen.settings, frozen.weights["base_model"].name
-    painter = Painter(frozen, hand(UNTUNED, None), device, batch_size, "off")
+    painter = Painter(frozen, BaseAlone(), device, batch_size, "off")
     faces = _Faces(frozen, device, guide)
     with stop_requested() as stop:
         stores = {FOLDER: Store(out / FOLDER, made_with(frozen))}

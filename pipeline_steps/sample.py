@@ -2,8 +2,10 @@
 
 In:  dataset/identities.csv      identities and their genders; with identity guidance, and with a
                                  gate that asks for similarity, dataset/embeddings too;
-     <loras>/<identity>/         fine-tuned weights, the study's own or from elsewhere; none for a
-                                 method that trains nothing.
+     <loras>/<identity>/         fine-tuned weights, the study's own or from elsewhere; of a method
+                                 with one set of weights for everybody these, in <loras>; none for
+                                 a method that trains nothing.
+     dataset/images/             photographs, for a method that looks at them.
 Out: <out>/<identity>/<index>.png               images;
      <out>/shares/<k>-of-<n>.parquet           a row per sample: prompt, seed, hashes, ...; with a
                                                 gate, unusable samples are rows with kept = false
@@ -22,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.identities.dataset import Subject, read_subjects, share_of
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.logs import get_logger
@@ -61,7 +64,7 @@ def run(
             prompts.
         dataset: Folder of the prepared dataset.
         out: Folder of the variant's images.
-        loras: Folder of the method's weights; none for a method that trains nothing.
+        loras: Folder of the weights that the study has trained for the method, if any.
         share: Number of the share, from 0.
         shares: Number of shares.
         device: "cpu" or "cuda".
@@ -89,10 +92,10 @@ def run(
     )
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
 
-    handed = hand(frozen.variant.get("method", ""), loras)
+    handed = hand(frozen, dataset, loras)
     subjects = share_of(read_subjects(dataset), share, shares)
     rows = plan_images(frozen, subjects, handed)
-    if loras is not None:
+    if loras is not None and METHODS[frozen.variant["method"]].trains:
         base_model = frozen.weights["base_model"]
         check_base_model(loras, subjects, base_model, anyway=other_base_model)
     gate, attempts = None, 1
@@ -123,7 +126,8 @@ def run(
     done.sort(key=lambda row: (place[row["identity"]], row["index"], row["attempt"]))
     _report(frozen, subjects, done)
     _remove_leftovers(out, subjects, done)
-    records = [] if loras is None else [loras / s.identity / "training.json" for s in subjects]
+    folders = [] if loras is None else [loras, *(loras / s.identity for s in subjects)]
+    records = [folder / "training.json" for folder in folders]
     behind = versions_behind(*(path for path in records if path.is_file()))
     versions = sorted(samples.versions(done) | {*behind})
     place_of_share = out / "shares" / f"{share}-of-{shares}.parquet"

@@ -180,7 +180,9 @@ class AdapterBank:
                 self.weights[k, down.columns] = row.flatten().to(self.weights)
                 self.weights[k, up.columns] = 0.0
 
-    def activate(self, rows: Sequence[int] | None) -> None:
+    compiles = True
+
+    def activate(self, rows: Sequence[int] | None, *_: object) -> None:
         """Choose the adapters of the groups of the following batches; None: all K in order."""
         whole = rows is None or list(rows) == list(range(len(self)))
         active = None if whole else torch.tensor(rows, device=self.weights.device)

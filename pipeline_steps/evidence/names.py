@@ -27,6 +27,7 @@ ORDERED = {
     "dreambooth": "DreamBooth",
     "portraitbooth": "PortraitBooth",
     "idbooth": "ID-Booth",
+    "facefusion": "Face Fusion",
     "lfw": "LFW",
     "agedb_30": "AgeDB-30",
     "calfw": "CA-LFW",

@@ -86,7 +86,8 @@ FIELDS = {
     "repetition": r"\d+",
     "source": f"(?:{'|'.join(REFERENCES)}|{EXTERNAL}/{ANY}|(?!{EXTERNAL}/){ANY}/{ANY}/{ANY})(?=/)",
     "variant": f"(?:{EXTERNAL}|(?!{EXTERNAL}/){ANY}/{ANY})/[^/.]+",
-    "without_people": r"(?:freeze|prior)/.+|(?:align|features)/wild.+|render_demo_world\..+",
+    "without_people": r"(?:freeze|prior|train_generator)/.+|(?:align|features)/wild.+"
+    r"|render_demo_world\..+",
 }
 """What a field of a template may be, where it is not any one name."""
 
@@ -145,11 +146,18 @@ ARTEFACTS: dict[str, Artefact] = {
     "adapter": A(
         "loras/{base_model}/{method}/{identity}/{file}", "finetune", ONE, ("image", "prior")
     ),
+    "generator": A(
+        "generators/{base_model}/{method}/training.json",
+        "train_generator",
+        NONE,
+        code=("train_generator:run", BASE_MODEL),
+    ),
+    "generator_files": A("generators/{base_model}/{method}/{file}", "train_generator", NONE),
     "samples_of_share": A(
         "samples/{variant}/shares/{share}.parquet",
         "sample",
         ALL,
-        ("identities", "adapters"),
+        ("identities", "adapters", "generator"),
         code=("sample:run", "{handed}", BASE_MODEL),
         branches={
             "gate": ("diffusion.sampling.gate:Gate",),
@@ -160,7 +168,7 @@ ARTEFACTS: dict[str, Artefact] = {
         },
     ),
     "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),
-    "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter",)),
+    "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter", "image")),
     # evidence
     "aligned": A("aligned/{source}/manifest.parquet", "align", ALL, ("samples", "manifest")),
     "aligned_in_the_wild": A("aligned/wild/{file}", "align", NONE),

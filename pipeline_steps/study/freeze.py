@@ -32,7 +32,16 @@ JsonObject = dict[str, Any]
 Entry = tuple[str, JsonObject]
 
 # Steps whose settings differ between base models, methods, extractors, ...: a file for each.
-VARIED = ("prior", "finetune", "sample", "export", "features", "score", "recognise")
+VARIED = (
+    "prior",
+    "finetune",
+    "train_generator",
+    "sample",
+    "export",
+    "features",
+    "score",
+    "recognise",
+)
 
 # What the database should hold is asked by check_dataset alone.
 UNCHECKED = ExpectedSettings(
@@ -154,13 +163,24 @@ def _of_generation(
                 tuning = study.finetune.resolved(base_model, method)
                 guides = weights | (guide if tuning.needs_faces(method) else {})
                 yield _entry(study, "finetune", tuning, variant=of_method, weights=guides)
-            networks = weights | _sample_weights(study, models, method)
+            given = {}
+            if METHODS[method].family.trains == "weights":
+                given = _generator(study, models, base_model)
+                if not given:
+                    own = {"weights": {}, "images": ""}  # what they hold counts, not their place
+                    generator = study.train_generator.model_copy(update=own)
+                    yield _entry(
+                        study, "train_generator", generator, variant=of_method, weights=weights
+                    )
+            networks = weights | given | _sample_weights(study, models, method)
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}
                 sampling = study.sample.with_prompts(prompt_sets[name])
                 sampling = sampling.judged_by(study.align, code_hash(judging))
                 if not METHODS[method].family.shows_people:
                     sampling = sampling.model_copy(update={"identity_guidance": None})
+                if METHODS[method].family.trains != "weights":
+                    sampling = sampling.model_copy(update={"references": None})
                 yield _entry(study, "sample", sampling, variant=variant, weights=networks)
                 if METHODS[method].family.shows_people:
                     guides = weights | (guide if uses_guide(study, method) else {})
@@ -204,6 +224,14 @@ def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[En
     yield _entry(study, "explore", study.explore, weights=guide)
     judge_of_figures = pick(models, shown, "figures.recogniser", "recogniser")
     yield _entry(study, "report", study.report, weights=guide | {"figures": judge_of_figures})
+
+
+def _generator(study: Study, models: Mapping[str, Weights], base_model: str) -> dict[str, Weights]:
+    """Weights of a whole method that were trained before, if the study names any."""
+    name = study.train_generator.weights.get(base_model)
+    if name is None:
+        return {}
+    return {"generator": pick(models, name, "train_generator.weights", "generator")}
 
 
 def freeze_world(study: Study) -> JsonObject:

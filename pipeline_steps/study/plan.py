@@ -136,16 +136,32 @@ class Plan:
             *self.photographs,
             self.study.in_the_wild,
             *self.study.external_sets.values(),
+            *([self.study.train_generator.images] if self.generators else []),
             *self.verified,
             *self.study.template_sets,
         ]
 
     def lora_flag(self, base_model: str, method: str) -> list[str]:
-        """The sample step's flag for fine-tuned weights; none for the untuned model."""
-        if not self.tuned(method):
-            return []
-        adapters = self.at("adapters", base_model=base_model, method=method)
-        return ["--loras", Path(adapters).parents[1].as_posix()]
+        """The sample step's flag for weights of the study's own; none for the untuned model."""
+        of = {"base_model": base_model, "method": method}
+        if self.tuned(method):
+            return ["--loras", Path(self.at("adapters", **of)).parents[1].as_posix()]
+        own = Path(self.at("generator", **of)).parent
+        return ["--loras", own.as_posix()] if self.generates(**of) else []
+
+    def generates(self, base_model: str, method: str) -> bool:
+        """Whether the study trains a method's one set of weights for a base model itself."""
+        given = self.study.train_generator.weights
+        return METHODS[method].family.trains == "weights" and base_model not in given
+
+    @property
+    def generators(self) -> list[str]:
+        """Records of what the study trains once for a base model."""
+        return [
+            self.at("generator", base_model=base_model, method=method)
+            for base_model, method in product(self.study.base_models, self.study.methods)
+            if self.generates(base_model, method)
+        ]
 
     def aligned(self, training_set: str) -> list[str]:
         """Manifests of the aligned images of a training set, by its folder name."""
@@ -300,6 +316,7 @@ class Plan:
             "align_in_the_wild": [self.at("aligned", source=WILD)],
             "align_external": self.all("aligned", source=study.external),
             "align": self.all("aligned", source=study.variants),
+            "train_generator": self.generators,
             "sample": self.all("samples_of_share", variant=study.variants, share=self.shares),
             "gather": self.all("samples", variant=study.variants),
             "features_of_reference": list(dict.fromkeys(of_references)),

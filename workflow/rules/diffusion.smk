@@ -65,6 +65,33 @@ rule finetune:
         " --share {wildcards.share} --shares {wildcards.shares} &> {log:q}"
 
 
+rule train_generator:
+    input:
+        config=conf("train_generator/{base_model}/{method}"),
+        images=listed(STUDY.train_generator.images),
+    output:
+        at("generator"),
+    log:
+        "<logs>/train_generator/{base_model}/{method}.log",
+    benchmark:
+        "<benchmarks>/train_generator/{base_model}/{method}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=24000,
+        runtime=2880,
+    params:
+        images=STUDY.train_generator.images,
+        out=subpath(output[0], parent=True),
+    message:
+        "{wildcards.base_model}/{wildcards.method}: train the weights for everybody"
+    shell:
+        "exec python -m pipeline_steps.train_generator --config {input.config:q}"
+        " --images {params.images:q} --out {params.out:q} &> {log:q}"
+
+
 rule sample:
     input:
         config=conf("sample/{base_model}/{method}/{prompts}"),
@@ -72,6 +99,10 @@ rule sample:
         identities=rules.prepare.output.identities,
         loras=branch(
             lambda wildcards: PLAN.tuned(wildcards.method), then=rules.finetune.output
+        ),
+        generator=branch(
+            lambda wildcards: PLAN.generates(wildcards.base_model, wildcards.method),
+            then=rules.train_generator.output,
         ),
         embeddings=branch(
             lambda wildcards: PLAN.compared(wildcards.method), then=rules.embed.output

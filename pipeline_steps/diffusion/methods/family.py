@@ -43,6 +43,7 @@ class Family:
     handed: str
 
 
+REFERENCES = Family("weights", True, False, "diffusion.sampling.references:References")
 UNTUNED = Family("nothing", False, False, "diffusion.sampling.plan:BaseAlone")
 ADAPTERS = Family("adapters", True, True, "diffusion.sampling.plan:Adapters")
 
@@ -65,8 +66,8 @@ class Method:
 
     @property
     def trains(self) -> bool:
-        """Whether anything has to be trained before images can be sampled."""
-        return self.family.trains != "nothing"
+        """Whether every person has to be trained before images can be sampled."""
+        return self.family.trains == "adapters"
 
     def needs_faces(self, settings: Choosing) -> bool:
         """Whether its training looks at faces: in its objective, or to choose a step."""

@@ -14,10 +14,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-from torch import nn
 
 from pipeline_steps.diffusion.lora import FILE_NAME, load_bank
 from pipeline_steps.diffusion.methods import METHODS
@@ -33,8 +32,12 @@ from pipeline_steps.study.key import key, weights_hash
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import PromptSet, SampleSettings
 
+if TYPE_CHECKING:
+    from pipeline_steps.diffusion.base_models.base import BaseModel
+
 Row = dict[str, Any]  # of a manifest
 Origin = tuple[str, str]  # hash of the weights, and their source: a row's weights_source
+GENERATOR = "generator"  # role of weights of a whole method that a study does not train itself
 BASE_MODEL, FINE_TUNED, FOREIGN = "base model", "finetune", "foreign"
 AGAIN = "make it again with snakemake --forcerun finetune, which keeps whatever is whole"
 
@@ -257,7 +260,14 @@ def _tidy(text: str) -> str:
 
 
 class Handed(Protocol):
-    """What one family hands the sampler; made with the folder of what was trained, if any."""
+    """What one family hands the sampler; made of the arguments of :func:`hand`.
+
+    Attributes:
+        at_once: Identities on the network together, by device. With others it is compiled anew,
+            which on a GPU takes as long as hundreds of images.
+    """
+
+    at_once: ClassVar[Mapping[str, int]]
 
     def origin(self, identity: str, token: str) -> Origin | None:
         """Hash and source of what an identity's images are made with beside the base model.
@@ -267,50 +277,59 @@ class Handed(Protocol):
         """
 
     def on(
-        self, network: nn.Module, identities: Sequence[str]
+        self, base: BaseModel, identities: Sequence[str]
     ) -> AbstractContextManager[OnNetwork | None]:
         """Put it on the network for the length of a block; None: there is nothing to choose."""
 
 
-def hand(method: str, folder: Path | None) -> Handed:
+def hand(frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> Handed:
     """What a method hands the sampler.
 
     Args:
-        method: A key of ``methods.METHODS``.
-        folder: Of what was trained; None where nothing is.
+        frozen: Configuration of the sample step; the variant says which of ``methods.METHODS``.
+        dataset: Folder of the dataset.
+        folder: Of what the study has trained; None where nothing is.
 
     Raises:
         StepError: the method is unknown, or a folder is missing, or one too many.
     """
+    method = frozen.variant.get("method", "")
     if method not in METHODS:
         raise StepError(f"variant.method is {method!r}; {', '.join(METHODS)} expected")
-    if (folder is not None) != METHODS[method].trains:
+    trained = METHODS[method].trains or METHODS[method].family.trains == "weights"
+    if (folder is not None) != (trained and GENERATOR not in frozen.weights):
         raise StepError(
-            f"method {method!r}: pass --loras for fine-tuned methods, and only for them"
+            f"method {method!r}: pass --loras for methods that the study trains, and only for them"
         )
     module, _, name = METHODS[method].family.handed.partition(":")
-    handed: Handed = getattr(import_module(f"pipeline_steps.{module}"), name)(folder)
+    kind = getattr(import_module(f"pipeline_steps.{module}"), name)
+    handed: Handed = kind(frozen, dataset, folder)
     return handed
 
 
 class BaseAlone:
     """The base model as it is."""
 
-    def __init__(self, folder: None) -> None:
+    at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 128}
+
+    def __init__(self, *_: object) -> None:
         pass
 
     def origin(self, identity: str, token: str) -> Origin | None:
         return None
 
     @contextmanager
-    def on(self, network: nn.Module, identities: Sequence[str]) -> Iterator[None]:
+    def on(self, base: BaseModel, identities: Sequence[str]) -> Iterator[None]:
         yield None
 
 
 class Adapters:
     """An adapter per identity, ``<folder>/<identity>/pytorch_lora_weights.safetensors``."""
 
-    def __init__(self, folder: Path) -> None:
+    # 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
+    at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 128}
+
+    def __init__(self, frozen: object, dataset: object, folder: Path) -> None:
         self._folder = folder
 
     def origin(self, identity: str, token: str) -> Origin:
@@ -337,8 +356,8 @@ class Adapters:
         return digest, FINE_TUNED
 
     @contextmanager
-    def on(self, network: nn.Module, identities: Sequence[str]) -> Iterator[Any]:
-        bank = load_bank(network, [self._folder / identity for identity in identities])
+    def on(self, base: BaseModel, identities: Sequence[str]) -> Iterator[Any]:
+        bank = load_bank(base.unet, [self._folder / identity for identity in identities])
         try:
             yield bank
         finally:

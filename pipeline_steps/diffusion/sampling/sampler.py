@@ -87,10 +87,19 @@ class Sampling:
 
 
 class OnNetwork(Protocol):
-    """What lies on the network while images of some identities are sampled."""
+    """What lies on the network while images of some identities are sampled.
 
-    def activate(self, rows: Sequence[int] | None) -> None:
-        """Choose who the groups of the following batches are, by place among the identities."""
+    Attributes:
+        compiles: Whether the network can be compiled with it.
+    """
+
+    compiles: bool
+
+    def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
+        """Choose who the groups of the following batches are, by place among the identities.
+
+        A group holds so many images; guided: before them as many without the prompt.
+        """
 
 
 # A batch: groups of requests, one group per adapter, all groups equally long.
@@ -163,8 +172,9 @@ def sample_latents(
         with torch.inference_mode() if likeness is None else torch.no_grad():
             if fold:
                 layers = folded(base.unet, None if bank is None else _row(batch[0][0]))
-            elif bank is not None:
-                bank.activate([_row(group[0]) for group in filled])
+            if bank is not None:
+                rows = [_row(group[0]) for group in filled]
+                bank.activate(rows, len(filled[0]), how.guidance > 1.0)
             with layers:
                 latents = _denoise(base, filled, how, predict or base.predict, likeness)
             latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]

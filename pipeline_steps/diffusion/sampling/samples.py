@@ -33,10 +33,6 @@ from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import PriorSettings, SampleSettings
 from pipeline_steps.study.store import Item, Store
 
-# Identities on the network together. With others it is compiled anew, which on a GPU takes as long
-# as hundreds of images; 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
-AT_ONCE = {"cpu": 16, "cuda": 128}
-
 BLANK = "one colour"  # reason against an image, whether anybody checks images or not
 MOST_BLANK = 8  # so many of them, and more than every tenth, end the step
 
@@ -107,12 +103,12 @@ class Painter:
         label = "/".join(variant[name] for name in VARIANT if name in variant)
         how = Sampling(settings.steps, settings.guidance, settings.scheduler, self._batch_size)
         identities = list(dict.fromkeys(row["identity"] for row in rows))
-        at_once = AT_ONCE.get(self._device, AT_ONCE["cpu"])
+        at_once = self._handed.at_once[self._device]
         with progress(range(0), description=label, total=len(rows), unit="image") as bar:
             for start in range(0, len(identities), at_once):
                 part = identities[start : start + at_once]
                 wanted = [row for row in rows if row["identity"] in part]
-                with self._handed.on(self._base.unet, part) as bank:
+                with self._handed.on(self._base, part) as bank:
                     places = {} if bank is None else {name: k for k, name in enumerate(part)}
                     asked = [
                         ImageRequest(
@@ -121,7 +117,8 @@ class Painter:
                         )
                         for row in wanted
                     ]
-                    predict = compiled_predict(self._base, self._compile)
+                    switch = self._compile if bank is None or bank.compiles else "off"
+                    predict = compiled_predict(self._base, switch)
                     likeness = None if self._likeness is None else self._likeness()
                     for requests, images in sample(
                         self._base, asked, how, bank=bank, predict=predict, likeness=likeness

@@ -177,6 +177,51 @@ class FinetuneSettings(Section):
         return " ".join(self.instance_prompt.format(token=self.token, gender=word).split())
 
 
+class GeneratorSettings(Section):
+    """How weights that show anybody from photographs are trained, once for a base model."""
+
+    weights: dict[str, str] = Field(
+        default_factory=dict,
+        description="Base model to weights trained before, by their name in config/models.yaml, "
+        "e.g. {demo: demo_facefusion}; for any other they are trained here.",
+    )
+    images: str = Field(
+        default="data/in_the_wild_captioned",
+        description="Images with captions to train on: a folder, a zip, or a folder of tar shards; "
+        "a caption is the text file of the image's name. Images of one folder show one person; "
+        "those that lie in none are each somebody else's, and their own reference. The paper has "
+        "80 000 of LAION-face.",
+    )
+    caption: str = Field(
+        default="photo of a person", description="Caption of an image that has none."
+    )
+    steps: int = Field(default=80_000, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(default=2, ge=1, description="Images per step (paper: 1 on 2 GPUs).")
+    references: int = Field(
+        default=4, ge=1, le=16, description="Most references of an image; each step draws how many."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="AdamW's peak learning rate.")
+    warm_up: int = Field(default=500, ge=0, description="Steps in which it rises.")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="Learning rate over the steps; cosine ends at zero."
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="AdamW's moment decays.")
+    weight_decay: float = Field(default=1e-2, ge=0, description="AdamW's decoupled weight decay.")
+    clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    drop_text: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of captions that are left out, for guidance."
+    )
+    snr_cap: float | None = Field(
+        default=5.0,
+        gt=0,
+        description="Weights each timestep by min(SNR, cap) / SNR (Hang et al., ICCV 2023); null: "
+        "all alike, as in the paper.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Type of the frozen weights; what is trained stays in fp32."
+    )
+
+
 class ChoiceSettings(Section):
     """Which step's weights are kept: images are sampled at a few, and the best step is taken.
 
@@ -371,6 +416,28 @@ class IdentityGuidanceSettings(Section):
         return self
 
 
+class ReferenceSettings(Section):
+    """Which photographs show a method that needs no training for a person whom to paint."""
+
+    count: int = Field(
+        default=4, ge=1, le=16, description="References of a person; photographs in turn if fewer."
+    )
+    frontal: bool = Field(
+        default=True,
+        description="Take the most frontal photographs; false: the first ones by file name.",
+    )
+    named: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Identity to the file names of the prepared photographs to take instead, e.g. "
+        "{ID_1: [0003.png]}.",
+    )
+    guide_away: bool = Field(
+        default=True,
+        description="Guidance's other side sees no reference, so that likeness is guided, too; "
+        "false: it sees them.",
+    )
+
+
 class SampleSettings(Section):
     """How images are sampled; defaults are the paper's."""
 
@@ -396,6 +463,10 @@ class SampleSettings(Section):
         default=None,
         description="Lean every denoising step towards the identity's face: {} for the defaults; "
         "not for untuned, which shows nobody. null: none, as in ID-Booth.",
+    )
+    references: ReferenceSettings | None = Field(
+        default=ReferenceSettings(),
+        description="Photographs that methods look at which train nothing for a person.",
     )
     prompt_set: PromptSet | None = Field(
         default=None,
@@ -433,5 +504,6 @@ class GenerationSections(Section):
     """Generation: prior images, fine-tuning, sampling."""
 
     prior: PriorSettings = Field(default=PriorSettings())
+    train_generator: GeneratorSettings = Field(default=GeneratorSettings())
     finetune: FinetuneSettings = Field(default=FinetuneSettings())
     sample: SampleSettings = Field(default=SampleSettings())

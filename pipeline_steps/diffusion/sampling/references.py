@@ -1,0 +1,172 @@
+"""Face Fusion for the sampler: whose photographs an image looks at, read once and kept.
+
+References are clean (t = 0), so what the frozen network makes of them is the same at every step of
+every image: their keys are computed once for a person. At the width of SD-2.1 a reference's take
+some 90 MB in single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
+from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Keys, Look
+from pipeline_steps.diffusion.sampling.plan import GENERATOR, Origin
+from pipeline_steps.io.hashes import sha256_file, sha256_json
+from pipeline_steps.io.images import noted_bytes, read_image, resized
+from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.weights import locate
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import ReferenceSettings, SampleSettings
+
+OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
+
+
+class References:
+    """Arguments are those of ``plan.hand``."""
+
+    at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 8}
+
+    def __init__(self, frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> None:
+        self._settings = frozen.settings.references or ReferenceSettings()
+        given = frozen.weights.get(GENERATOR)
+        place = locate(given) if given is not None else folder
+        if place is None or not (path := place / FILE_NAME if place.is_dir() else place).is_file():
+            raise StepError(
+                f"weights {place}/{FILE_NAME} are missing: run train_generator, or name them in "
+                "train_generator.weights"
+            )
+        self._path, self._dataset = path, dataset
+        self._chosen: dict[str, dict[str, str]] = {}  # identity -> file -> sha256
+        manifest = read_manifest(dataset / "manifest.parquet", ["identity", "file", "kept"])
+        for identity, own in manifest[manifest["kept"].astype(bool)].groupby("identity"):
+            rows = own.sort_values("file").to_dict("records")
+            self._chosen[str(identity)] = choose(rows, str(identity), self._settings)
+
+    def origin(self, identity: str, token: str) -> Origin:
+        """Of the weights and the references together."""
+        how = self._settings.model_dump(mode="json", include={"count", "guide_away"})
+        digests = list(self._references(identity).values())
+        return sha256_json([sha256_file(self._path), digests, how]), OF_REFERENCES
+
+    def _references(self, identity: str) -> dict[str, str]:
+        if not self._chosen.get(identity):
+            raise StepError(f"{identity} has no usable photograph: there is nothing to look at")
+        return self._chosen[identity]
+
+    @contextmanager
+    def on(self, base: BaseModel, identities: Sequence[str]) -> Iterator[OnePersonEach]:
+        fusion = FaceFusion(base.unet)
+        try:
+            try:
+                fusion.load(load_file(self._path))
+            except (SafetensorError, ValueError) as error:
+                raise StepError(f"{self._path} does not fit {base.name!r}: {error}") from error
+            images = [self._read(identity, base.resolution) for identity in identities]
+            with torch.no_grad():  # identity guidance may ask for gradients beside them
+                keys = [keys_of(base, fusion, own.to(base.device)) for own in images]
+            yield OnePersonEach(fusion, joined(keys), self._settings.guide_away)
+        finally:
+            fusion.remove()
+
+    def _read(self, identity: str, side: int) -> Tensor:
+        """References uint8 [count, 3, side, side], in turn where there are fewer."""
+        noted = self._references(identity)
+        contents = [
+            noted_bytes(self._dataset / f, digest, "prepare") for f, digest in noted.items()
+        ]
+        images = [resized(read_image(content), side) for content in contents]
+        repeated = [images[k % len(images)] for k in range(self._settings.count)]
+        return torch.from_numpy(np.stack(repeated)).permute(0, 3, 1, 2)
+
+
+def choose(
+    rows: Sequence[Mapping[Any, Any]], identity: str, settings: ReferenceSettings
+) -> dict[str, str]:
+    """Files and hashes of the photographs that an identity is shown by, the best first.
+
+    Args:
+        rows: Of the dataset's manifest, kept and of this identity.
+
+    Raises:
+        StepError: a photograph that the settings name is none of the identity's.
+    """
+    found = {str(row["file"]): str(row["sha256"]) for row in rows}
+    if named := settings.named.get(identity):
+        files = [file for name in named for file in found if Path(file).name == name]
+        if len(files) != len(named):
+            known, asked = ", ".join(sorted(Path(file).name for file in found)), " or ".join(named)
+            raise StepError(
+                f"sample.references.named: {identity} has no {asked}; there are {known}"
+            )
+        return {file: found[file] for file in files}
+    turned = {str(row["file"]): _turned(row.get("landmarks")) for row in rows}
+    files = sorted(found, key=lambda file: turned[file] if settings.frontal else 0.0)
+    return {file: found[file] for file in files[: settings.count]}
+
+
+def _turned(landmarks: object) -> float:
+    """How far a face looks aside: the nose from between the eyes, in distances of the eyes."""
+    if landmarks is None:
+        return 0.0
+    left, right, nose = np.reshape(np.asarray(landmarks, dtype=np.float64), (5, 2))[:3]
+    return float(abs(nose[0] - (left[0] + right[0]) / 2) / max(np.linalg.norm(right - left), 1e-6))
+
+
+def keys_of(base: BaseModel, fusion: FaceFusion, images: Tensor) -> Keys:
+    """Keys of one person's references uint8 [n, 3, side, side]; of equal ones bit for bit equal."""
+    clean, _ = base.encode_images(to_signed(images))
+    return fusion.keys({name: hidden[None] for name, hidden in fusion.read(base, clean).items()})
+
+
+def joined(people: Sequence[Keys]) -> Keys:
+    """Keys of several people, in their order."""
+    return {
+        name: (
+            torch.cat([keys[name][0] for keys in people]),
+            torch.cat([keys[name][1] for keys in people]),
+        )
+        for name in people[0]
+    }
+
+
+class OnePersonEach:
+    """What lies on the network: whose references each image looks at.
+
+    Args:
+        fusion: On the network.
+        keys: Of the people, in the order of the identities.
+        guide_away: Whether guidance leads away from what the network makes without references.
+    """
+
+    compiles = False  # a recorded graph would go on looking at the first batch's people
+
+    def __init__(self, fusion: FaceFusion, keys: Keys, guide_away: bool) -> None:
+        self._fusion, self._keys, self._guide_away = fusion, keys, guide_away
+
+    def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
+        """See ``sampler.OnNetwork``."""
+        people, device = len(next(iter(self._keys.values()))[0]), self._device
+        who = torch.arange(people) if rows is None else torch.tensor(list(rows))
+        whom = who[:, None].expand(-1, length * (1 + guided))
+        looks = torch.ones_like(whom, dtype=torch.bool)
+        if guided and self._guide_away:
+            looks[:, :length] = False
+        places = looks.flatten().nonzero()[:, 0]
+        self._fusion.look(
+            Look(self._keys, rows=places.to(device), whom=whom.flatten()[places].to(device))
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._keys.values()))[0].device
