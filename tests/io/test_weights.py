@@ -142,3 +142,6 @@ def test_hashes_cover_what_is_pinned_what_is_not_and_components(tmp_path: Path) 
     for check in (verify, verified_hashes):
         with pytest.raises(StepError, match="has SHA-256"):
             check(whole.model_copy(update={"components": {"vae": wrong}}))
+    frozen = whole.with_contents().frozen()
+    (tmp_path / "b.json").write_text("replaced")  # pinned nowhere
+    assert whole.with_contents().frozen() != frozen
