@@ -11,10 +11,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from pipeline_steps.io.atomic import write_text
+from pipeline_steps.io.images import write_png
 from pipeline_steps.study.plan import make_plan
 from tests.workflow.small_study import bare_environment
 
@@ -163,8 +165,10 @@ def of_folders(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """The finished study with folders as sources and large files, and its configuration."""
     folder = tmp_path_factory.mktemp("folders") / "study"
     shutil.copytree(finished, folder)
-    for name in ("photos/ID_1/0.jpg", "photos/ID_2/0.jpg", "wild/deep/0.png", "ijb/faces/0.png"):
-        write_text(folder / name, name)
+    for name in ("photos/ID_1/0.jpg", "photos/ID_2/0.jpg", "wild/deep/0.png", "ijb/images/0.png"):
+        write_png(folder / name, np.zeros((64, 64, 3), np.uint8))
+    write_text(folder / "ijb/templates.csv", "template,media,file\n1,1,0.png\n")
+    write_text(folder / "ijb/pairs.csv", "template_a,template_b,same\n1,1,1\n")
     sources = {"prepare__sources": ["photos"], "in_the_wild": "wild", "template_sets": ["ijb"]}
     config = write_config(folder / "folders.yaml", **sources)
     write_text(folder / LARGE, "large" * 300_000)
@@ -184,7 +188,7 @@ JUDGED = {"align_in_the_wild", "features_of_reference", "score", "score_referenc
 OTHER_CONTENTS = [
     (["photos/ID_1/1.jpg"], PREPARED, {"align_in_the_wild", "prior"}),
     (["wild/deep/0.png"], JUDGED, PREPARED | {"figures", "verify_templates"}),
-    (["ijb/faces/0.png", LARGE], {"verify_templates", "score"}, {*PREPARED, "verify", "features"}),
+    (["ijb/images/0.png", LARGE], {"verify_templates", "score"}, {*PREPARED, "verify", "features"}),
 ]
 
 
