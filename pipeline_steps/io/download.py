@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import gzip
 import http.client
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 import urllib.error
@@ -31,6 +34,7 @@ PAUSE = 2.0  # seconds before another attempt, doubled each time
 PASSING = (408, 429, 500, 502, 503, 504)  # answers that another attempt may better
 GONE = (401, 403, 404, 410)
 ARCHIVES = (".zip", ".tar.gz")
+PINNED = re.compile(r"[\w.-]+==[\w.]+ --hash=sha256:[0-9a-f]{64}")
 BROKEN = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
     *(NotImplementedError, RuntimeError),  # of zipfile: compression, encryption
@@ -82,6 +86,36 @@ def download(
             raise StepError(f"{url} gave {why}: it was thrown away. Use another source")
         part.replace(target)
         _forget(part)
+
+
+def download_package(requirement: str, folder: Path) -> Path:
+    """Fetch the source archive of a Python package from the index that pip is set up for.
+
+    Args:
+        requirement: ``<name>==<version> --hash=sha256:<hash of the archive>``, as pip reads it. The
+            hash is needed: pip runs what it has fetched to learn the package's name.
+        folder: Where the archive goes, an empty one.
+
+    Raises:
+        StepError: the requirement has no version or hash, or pip cannot fetch the archive.
+    """
+    if not PINNED.fullmatch(requirement):
+        raise StepError(
+            f"pypi:{requirement} is no source: pypi:<name>==<version> --hash=sha256:<hash> expected"
+        )
+    wanted = folder / "requirements.txt"
+    wanted.write_text(requirement, "utf-8")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    pip += ["--no-input", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"]
+    done = subprocess.run(
+        [*pip, "--dest", str(folder), "--requirement", str(wanted)], capture_output=True, text=True
+    )
+    wanted.unlink()
+    found = [path for path in folder.iterdir() if path.name.endswith(ARCHIVES)]
+    if done.returncode or len(found) != 1:
+        told = " ".join((done.stderr.partition("ERROR: ")[2] or done.stderr).split())
+        raise StepError(f"pip cannot fetch {requirement.split()[0]}: {told}")
+    return found[0]
 
 
 def extract(

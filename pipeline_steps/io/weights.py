@@ -199,9 +199,10 @@ def weights_folder() -> Path:
 
 
 def source_kind(source: str) -> tuple[str, str]:
-    """A source as ("hub", owner/name), ("url", address) or ("local", path)."""
-    if source.startswith("hub:"):
-        return "hub", source.removeprefix("hub:")
+    """A source as ("hub", owner/name), ("pypi", requirement), ("url", address), ("local", path)."""
+    kind, colon, place = source.partition(":")
+    if colon and kind in ("hub", "pypi"):
+        return kind, place
     if source.startswith(("https://", "http://")):
         return "url", source
     return "local", source
@@ -211,8 +212,8 @@ def expected_place(weights: Weights) -> Path:
     """Where the weights of an entry are looked for first, whether they are there or not.
 
     A local source's path, where ``resources/weights`` means the folder of fetched weights. A hub
-    source's folder ``<weights folder>/<name>``. A URL's file in that folder, or the folder itself
-    where the entry needs several files.
+    source's folder ``<weights folder>/<name>``. A URL's or a package's file in that folder, or the
+    folder itself where the entry needs several files.
     """
     kind, place = source_kind(weights.source)
     if kind == "local":

@@ -68,6 +68,8 @@ def local_server() -> Iterator[LocalServer]:
                 self.send_response(200)
             body = content[start:]
             self.send_header("Content-Length", str(len(body)))
+            if self.path.endswith("/"):
+                self.send_header("Content-Type", "text/html")
             if state.versions:
                 self.send_header("ETag", version)
             self.end_headers()
