@@ -31,7 +31,7 @@ from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import SampleSettings
+from pipeline_steps.study.settings.sampling import SampleSettings
 from pipeline_steps.study.store import Store
 from pipeline_steps.study.versions import made_with, versions_behind
 

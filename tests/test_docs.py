@@ -21,7 +21,7 @@ from pipeline_steps.identities.participants import read_participants
 from pipeline_steps.preflight.costs import costs_of
 from pipeline_steps.study.plan import make_plan
 from pipeline_steps.study.registry import read_models
-from pipeline_steps.study.settings.diffusion import read_prompt_set
+from pipeline_steps.study.settings.sampling import read_prompt_set
 from pipeline_steps.study.settings.study import read_configs
 
 ROOT = Path(__file__).parents[1]

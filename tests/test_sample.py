@@ -27,7 +27,7 @@ from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import SampleSettings, read_prompt_set
+from pipeline_steps.study.settings.sampling import SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"

@@ -18,7 +18,7 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import (
+from pipeline_steps.study.settings.sampling import (
     GateSettings,
     IdentityGuidanceSettings,
     SampleSettings,

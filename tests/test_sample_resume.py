@@ -23,7 +23,7 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.study.settings.base import load_frozen
-from pipeline_steps.study.settings.diffusion import SampleSettings, read_prompt_set
+from pipeline_steps.study.settings.sampling import SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"

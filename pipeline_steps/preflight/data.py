@@ -40,6 +40,7 @@ KNOWN = {
 }
 LOOKED_AT = 8  # images, of which one has to be readable
 FIRST_LINES = 1000  # of tables of templates
+Look = Callable[[Plan, Path, Path], None]  # of a path that lies below the root
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def unfit_data(plan: Plan, root: Path = Path(), read: Iterable[str] | None = Non
     found = {
         path: Missing(what, path, how=why)
         for path, what in kinds.items()
-        if path in wanted and what in LOOKS and (why := _refusal(LOOKS[what], plan, root / path))
+        if path in wanted and what in LOOKS and (why := _refusal(LOOKS[what], plan, root, path))
     }
     sources = plan.study.prepare.sources
     whole = all(path in kinds and path not in found for path in plan.photographs)
-    if whole and wanted & {*sources} and (why := _refusal(_look_at_photographs, plan, root)):
+    if whole and wanted & {*sources} and (why := _refusal(_look_at_photographs, plan, root, "")):
         found[sources[0]] = Missing(PHOTOGRAPHS, ", ".join(sources), how=why)
     return list(found.values())
 
@@ -118,15 +119,15 @@ def _advice(path: str, what: str, address: str, root: Path) -> str:
     return "put it there, or write its path into the study"
 
 
-def _refusal(look: Callable[[Plan, Path], None], plan: Plan, place: Path) -> str:
+def _refusal(look: Look, plan: Plan, root: Path, path: str) -> str:
     try:
-        look(plan, place)
+        look(plan, root, root / path)
     except (StepError, OSError) as error:
         return str(error)
     return ""
 
 
-def _look_at_photographs(plan: Plan, root: Path) -> None:
+def _look_at_photographs(plan: Plan, root: Path, place: Path) -> None:
     from pipeline_steps.identities.candidates import collect
     from pipeline_steps.identities.participants import read_participants
 
@@ -145,13 +146,13 @@ def _look_at_photographs(plan: Plan, root: Path) -> None:
         raise StepError(f"no photograph can be used: {reasons}")
 
 
-def _look_at_table(plan: Plan, place: Path) -> None:
+def _look_at_table(plan: Plan, root: Path, place: Path) -> None:
     from pipeline_steps.identities.participants import read_participants
 
     read_participants(place)
 
 
-def _look_at_wild(plan: Plan, place: Path) -> None:
+def _look_at_wild(plan: Plan, root: Path, place: Path) -> None:
     from pipeline_steps.identities.photographs import list_photographs
 
     lazily = place.is_dir() or place.suffix.lower() == ".tar"
@@ -187,11 +188,11 @@ def _first_files(place: Path) -> Iterator[Callable[[], bytes]]:
         raise StepError(f"{place} is no whole, uncompressed tar archive ({error})") from error
 
 
-def _look_at_external(plan: Plan, place: Path) -> None:
+def _look_at_external(plan: Plan, root: Path, place: Path) -> None:
     from pipeline_steps.identities.labelled_sets import identity_of_label, parts_of
     from pipeline_steps.identities.participants import read_withdrawn
 
-    refused = read_withdrawn(Path(plan.study.prepare.withdrawn_table))
+    refused = read_withdrawn(root / plan.study.prepare.withdrawn_table)
     records = chain.from_iterable(part() for part in parts_of(place))
     readers = (one.read for one in records if identity_of_label(one.label) not in refused)
     _require_an_image(readers, f"no image of the external set {place} can be read")
@@ -215,7 +216,7 @@ def _require_an_image(readers: Iterable[Callable[[], bytes]], otherwise: str) ->
     raise StepError(otherwise + (f" (the first ones: {', '.join(reasons)})" if reasons else ""))
 
 
-def _look_at_templates(plan: Plan, place: Path) -> None:
+def _look_at_templates(plan: Plan, root: Path, place: Path) -> None:
     from pipeline_steps.recognition.protocol import read_template_set
 
     files = [place / "images" / name for name in read_template_set(place, FIRST_LINES).files]
@@ -223,7 +224,7 @@ def _look_at_templates(plan: Plan, place: Path) -> None:
     _require_an_image(readers, f"{place}/images has none of the images that templates names")
 
 
-def _look_at_benchmark(plan: Plan, place: Path) -> None:
+def _look_at_benchmark(plan: Plan, root: Path, place: Path) -> None:
     from pipeline_steps.recognition.benchmarks import count_pairs
 
     pairs, folds = count_pairs(place), plan.study.verify.folds
@@ -231,7 +232,7 @@ def _look_at_benchmark(plan: Plan, place: Path) -> None:
         raise StepError(f"{place} has {pairs} pairs, fewer than verify.folds, which is {folds}")
 
 
-LOOKS: dict[str, Callable[[Plan, Path], None]] = {
+LOOKS: dict[str, Look] = {
     TABLE: _look_at_table,
     WILD: _look_at_wild,
     EXTERNAL: _look_at_external,

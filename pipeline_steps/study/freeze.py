@@ -16,9 +16,10 @@ from pipeline_steps.study.artefacts import ARTEFACTS, code_of
 from pipeline_steps.study.code import code_hash, libraries_behind
 from pipeline_steps.study.registry import guide_of, pick
 from pipeline_steps.study.settings.base import COMPUTING, Section, validated
-from pipeline_steps.study.settings.diffusion import FinetuneSettings, PromptSet
+from pipeline_steps.study.settings.diffusion import FinetuneSettings
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
 from pipeline_steps.study.settings.photographs import ExpectedSettings
+from pipeline_steps.study.settings.sampling import PromptSet
 from pipeline_steps.study.settings.study import (
     Study,
     audit_recogniser,

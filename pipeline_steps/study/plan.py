@@ -20,8 +20,8 @@ from pipeline_steps.naming import REAL, WILD
 from pipeline_steps.study.artefacts import ARTEFACTS, at, entry_of
 from pipeline_steps.study.freeze import asks_likeness, freeze, freeze_world, uses_guide
 from pipeline_steps.study.registry import read_models
-from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
 from pipeline_steps.study.settings.evidence import SCORE_KINDS
+from pipeline_steps.study.settings.sampling import PromptSet, read_prompt_set
 from pipeline_steps.study.settings.study import (
     Study,
     audit_recogniser,

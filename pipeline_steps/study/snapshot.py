@@ -13,7 +13,7 @@ from pipeline_steps.io.hashes import folder_listing, sha256_bytes
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.study.plan import Plan, make_plan
 from pipeline_steps.study.settings.base import validated
-from pipeline_steps.study.settings.diffusion import PromptSet
+from pipeline_steps.study.settings.sampling import PromptSet
 from pipeline_steps.study.settings.study import read_configs, read_study
 
 SNAPSHOT_VARIABLE = "CONSENTED_FACES_STUDY"  # path of the plan that the running workflow follows

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline_steps.demo_world.pretraining.captions import MAX_TOKENS, build_tokenizer, names
 from pipeline_steps.diffusion.sampling.plan import prompts_of
-from pipeline_steps.study.settings.diffusion import PromptSet
+from pipeline_steps.study.settings.sampling import PromptSet
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -26,8 +26,8 @@ from pipeline_steps.io.weights import PROJECT_ROOT
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.registry import read_models
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
 from pipeline_steps.study.settings.photographs import AlignSettings
+from pipeline_steps.study.settings.sampling import GateSettings, SampleSettings
 from tests.diffusion.tiny_study import recogniser_weights
 from tests.registry import entry
 

@@ -16,7 +16,7 @@ from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.objectives import cosine_similarity, id_weight, predict_x0
 from pipeline_steps.diffusion.sampling.guidance import SCHEDULES, IdentityGuidance
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample_latents
-from pipeline_steps.study.settings.diffusion import IdentityGuidanceSettings
+from pipeline_steps.study.settings.sampling import IdentityGuidanceSettings
 from tests.diffusion.toy_fleet import CentreFace
 
 T, WEIGHT = 400, 3.0

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline_steps.diffusion.sampling.plan import prompts_of
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.settings.diffusion import PromptSet, read_prompt_set
+from pipeline_steps.study.settings.sampling import PromptSet, read_prompt_set
 from tests.published import PLACES
 
 FOLDER = Path(__file__).parents[2] / "config" / "prompts"

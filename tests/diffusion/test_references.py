@@ -20,11 +20,7 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import (
-    PromptSet,
-    ReferenceSettings,
-    SampleSettings,
-)
+from pipeline_steps.study.settings.sampling import PromptSet, ReferenceSettings, SampleSettings
 from tests.diffusion.tiny_study import base_weights, write_dataset
 
 HOW = Sampling(steps=2, guidance=3.0, scheduler="ddim", batch_size=8)

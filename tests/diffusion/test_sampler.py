@@ -34,7 +34,7 @@ from pipeline_steps.diffusion.training.data import encode_files
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import write_png
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.settings.diffusion import MOST_STEPS, SampleSettings, Scheduler
+from pipeline_steps.study.settings.sampling import MOST_STEPS, SampleSettings, Scheduler
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 NEGATIVE = "cartoon, cgi"

@@ -20,7 +20,7 @@ from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.study.key import weights_hash
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import GateSettings, SampleSettings
+from pipeline_steps.study.settings.sampling import GateSettings, SampleSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.faces.detection import Detection

@@ -31,7 +31,7 @@ from pipeline_steps.diffusion.sampling.gate import centres, embeddings_of
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import IdentityGuidanceSettings, SampleSettings
+from pipeline_steps.study.settings.sampling import IdentityGuidanceSettings, SampleSettings
 
 # t of each sample and T -> float64 [n]
 SCHEDULES: Mapping[str, Callable[[Tensor, int], Tensor]] = {
@@ -49,7 +49,6 @@ class IdentityGuidance:
         settings: Weight, schedule, interval, and through what the gradient goes.
         guide: Detector and recogniser.
         targets: Identity to y, float [d] on the CPU; NaN: that identity is not guided.
-
     """
 
     settings: IdentityGuidanceSettings

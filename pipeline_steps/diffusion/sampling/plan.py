@@ -30,13 +30,15 @@ from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator, seed_for
 from pipeline_steps.study.key import key, weights_hash
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import PromptSet, SampleSettings
+from pipeline_steps.study.settings.sampling import PromptSet, SampleSettings
 
 if TYPE_CHECKING:
     from pipeline_steps.diffusion.base_models.base import BaseModel
 
 Row = dict[str, Any]  # of a manifest
 Origin = tuple[str, str]  # hash of the weights, and their source: a row's weights_source
+# 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
+AT_ONCE: Mapping[str, int] = {"cpu": 16, "cuda": 128}
 GENERATOR = "generator"  # role of weights of a whole method that a study does not train itself
 BASE_MODEL, FINE_TUNED, FOREIGN = "base model", "finetune", "foreign"
 AGAIN = "make it again with snakemake --forcerun finetune, which keeps whatever is whole"
@@ -173,10 +175,10 @@ def keys_of(
 
     def of(row: Row) -> str:
         planned = {name: row[name] for name in row if name != "weights_source"}
-        led = {}
-        if guidance is not None and faces is not None:
-            led = {"led": [guidance.model_dump(mode="json"), faces[row["identity"]]]}
-        return key(own, precision=precision, row=planned, **led)
+        if guidance is None:
+            return key(own, precision=precision, row=planned)
+        led = [guidance.model_dump(mode="json"), (faces or {})[row["identity"]]]
+        return key(own, precision=precision, row=planned, led=led)
 
     return [of(row) for row in rows]
 
@@ -296,7 +298,7 @@ def hand(frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> 
     method = frozen.variant.get("method", "")
     if method not in METHODS:
         raise StepError(f"variant.method is {method!r}; {', '.join(METHODS)} expected")
-    trained = METHODS[method].trains or METHODS[method].family.trains == "weights"
+    trained = METHODS[method].family.trains != "nothing"
     if (folder is not None) != (trained and GENERATOR not in frozen.weights):
         raise StepError(
             f"method {method!r}: pass --loras for methods that the study trains, and only for them"
@@ -310,7 +312,7 @@ def hand(frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> 
 class BaseAlone:
     """The base model as it is."""
 
-    at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 128}
+    at_once = AT_ONCE
 
     def __init__(self, *_: object) -> None:
         pass
@@ -326,8 +328,7 @@ class BaseAlone:
 class Adapters:
     """An adapter per identity, ``<folder>/<identity>/pytorch_lora_weights.safetensors``."""
 
-    # 128 adapters of the paper take 0.4 GB (SD-2.1) or 3 GB (SDXL).
-    at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 128}
+    at_once = AT_ONCE
 
     def __init__(self, frozen: object, dataset: object, folder: Path) -> None:
         self._folder = folder

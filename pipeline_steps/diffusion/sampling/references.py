@@ -27,7 +27,7 @@ from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.weights import locate
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import ReferenceSettings, SampleSettings
+from pipeline_steps.study.settings.sampling import ReferenceSettings, SampleSettings
 
 OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +31,8 @@ from pipeline_steps.runtime.errors import Interrupted, StepError
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.runtime.signals import StopRequest
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.diffusion import PriorSettings, SampleSettings
+from pipeline_steps.study.settings.diffusion import PriorSettings
+from pipeline_steps.study.settings.sampling import SampleSettings
 from pipeline_steps.study.store import Item, Store
 
 BLANK = "one colour"  # reason against an image, whether anybody checks images or not
@@ -103,7 +105,7 @@ class Painter:
         label = "/".join(variant[name] for name in VARIANT if name in variant)
         how = Sampling(settings.steps, settings.guidance, settings.scheduler, self._batch_size)
         identities = list(dict.fromkeys(row["identity"] for row in rows))
-        at_once = self._handed.at_once[self._device]
+        at_once = self._handed.at_once[torch.device(self._device).type]
         with progress(range(0), description=label, total=len(rows), unit="image") as bar:
             for start in range(0, len(identities), at_once):
                 part = identities[start : start + at_once]

@@ -147,8 +147,8 @@ class Training:
         self._optimiser.step()
         self.losses.append(float(loss.detach()))
 
-    def loss(self, at: Sequence[int], stream: torch.Generator, *, blind: bool = False) -> Tensor:
-        """Weighted noise prediction error on images, a scalar; blind: without any reference.
+    def loss(self, at: Sequence[int], stream: torch.Generator) -> Tensor:
+        """Weighted noise prediction error on images, a scalar.
 
         Args:
             at: Places of the images.
@@ -170,14 +170,10 @@ class Training:
         captions = [self.pictures.captions[place] for place in at]
         texts = [text if kept else None for text, kept in zip(captions, told, strict=True)]
         condition = base.encode_prompts(texts)
-        if blind:
-            self.fusion.look(None)
-        else:
-            references, _ = self._encode([image for own in chosen for image in own])
-            hidden = self.fusion.read(base, references)
-            self.fusion.look(
-                Look(self.fusion.keys({k: h.unflatten(0, (n, count)) for k, h in hidden.items()}))
-            )
+        references, _ = self._encode([image for own in chosen for image in own])
+        hidden = self.fusion.read(base, references)
+        by_image = {name: states.unflatten(0, (n, count)) for name, states in hidden.items()}
+        self.fusion.look(Look(self.fusion.keys(by_image)))
         output = base.predict(noisy, timesteps, condition)
         target = prediction_target(clean, draws[1], abar, base.prediction_type)
         weights = torch.ones_like(abar)

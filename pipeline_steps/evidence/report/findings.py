@@ -66,8 +66,8 @@ def judge_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     judges, guide = [str(judge) for judge in dict.fromkeys(identity["recogniser"])], names.guide
     if judges == [guide]:
         return [
-            f"The only judge is {names(guide)}, the guide of training or sampling, which "
-            "methods were made to please. Name an independent recogniser under "
+            f"The only judge is {names(guide)}, the guide of training or sampling: methods "
+            "that it guided were made to please it. Name an independent recogniser under "
             "score.identity.recognisers to have both."
         ]
     if len(judges) < 2:

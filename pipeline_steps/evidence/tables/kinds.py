@@ -127,7 +127,9 @@ def identity_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
             ", an independent judge, which took no part in making the images" if names.guide else ""
         )
         if judge == names.guide:
-            role = ", the guide of training or sampling, which methods were made to please"
+            role = (
+                ", the guide of training or sampling: methods that it guided were made to please it"
+            )
         caption = (
             "Identity consistency and separability, cosine similarity judged by "
             f"{names(str(judge))}{role}. {LEGEND}{_why_empty(own, names)}"
