@@ -84,6 +84,28 @@ def id_weight(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
     return 0.5 * (-timesteps.double() / train_timesteps).sigmoid()
 
 
+def reconstruction_loss(clean: Tensor, estimate: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """ID3's one-step reconstruction, abar mean (z_0 - x0)^2 of each sample, float [n].
+
+    The factor abar is inferred: of a noise prediction the term is (1 - abar) times its error, so
+    that estimates from pure noise, which nobody can expect to be right, do not count for all.
+    """
+    return alphas_cumprod.to(clean.dtype) * noise_prediction_loss(estimate, clean)
+
+
+def likeness_loss(embedding: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """ID3's inner product term, -weights <y, phi(x0)> of unit vectors, float [n].
+
+    A von Mises-Fisher log-likelihood of y without its constant, with the concentration `weights`.
+
+    Args:
+        embedding: phi of the decoded estimates, float [n, d] of any length.
+        wanted: y, float [n, d] of any length.
+        weights: float [n], e.g. :func:`id_weight`.
+    """
+    return -weights.to(embedding.dtype) * cosine_similarity(wanted, embedding)
+
+
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between rows of [n, d], float [n] in [-1, 1]; rows of any length."""
     return (_unit(a) * _unit(b)).sum(dim=-1)

@@ -1,0 +1,130 @@
+"""ID3's objective on a batch of images whose embeddings and attributes are known.
+
+    |eps - eps'|^2 + r abar_t |z_0 - x0|^2 - k lambda(t) <y, phi(x0)>
+
+x0 is the one-step estimate of the clean latents, phi the recogniser on the face of the decoded
+estimate, found where the image itself has it. lambda is ``objectives.id_weight``; r, k and abar_t
+are inferred, as is a copy of y with noise in the place of y, which teaches the network what the
+anchors of people who do not exist will ask: embeddings beside those of faces.
+
+Source: ID3 (Xu et al., NeurIPS 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.id3 import Id3
+from pipeline_steps.diffusion.objectives import (
+    add_noise,
+    id_weight,
+    likeness_loss,
+    noise_prediction_loss,
+    predict_x0,
+    prediction_target,
+    reconstruction_loss,
+)
+
+TERMS = ("noise", "reconstruction", "likeness")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of a step, all on the device.
+
+    Attributes:
+        clean, noise: z_0 and eps, float [n, c, h, w].
+        timesteps: int64 [n].
+        embeddings: y, float [n, d].
+        attributes: s, float [n, 4], NaN where not known.
+        boxes: of the faces, pixels, [n, 4].
+    """
+
+    clean: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    embeddings: Tensor
+    attributes: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How the terms count, and what is left out.
+
+    Attributes:
+        reconstruction: r.
+        likeness: k.
+        looked_at: images of a batch, the first, whose estimates are decoded for the inner product.
+        snr_cap: weights the noise's error by min(SNR, cap) / SNR; None: all times alike.
+        nearest: least cosine of y with noise to y; 1: without noise.
+        drop: share of embeddings that are left out, and of each attribute.
+    """
+
+    reconstruction: float
+    likeness: float
+    looked_at: int
+    snr_cap: float | None
+    nearest: float
+    drop: float
+
+    def told(self, batch: Batch, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        """y and s as the network is told them; draws on the device of the stream."""
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=stream, device=stream.device).to(batch.clean.device)
+
+        y = torch.nn.functional.normalize(batch.embeddings)
+        beside = torch.randn(y.shape, generator=stream, device=stream.device).to(y)
+        beside = torch.nn.functional.normalize(beside - (beside * y).sum(1, keepdim=True) * y)
+        cosine = self.nearest + (1 - self.nearest) * draw(len(y), 1)
+        y = cosine * y + (1 - cosine**2).clamp(min=0).sqrt() * beside
+        # Both at once, too: guidance leads away from anybody of any age.
+        nothing = draw(len(y), 1) < self.drop
+        y = torch.where(nothing | (draw(len(y), 1) < self.drop), torch.nan, y)
+        hidden = nothing | (draw(*batch.attributes.shape) < self.drop)
+        return y, torch.where(hidden, torch.nan, batch.attributes)
+
+    def of(
+        self,
+        base: BaseModel,
+        network: Id3,
+        embed: Callable[[Tensor, Tensor], Tensor],
+        batch: Batch,
+        stream: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar, and its terms without their factors, detached.
+
+        Args:
+            base: schedule, text encoders and autoencoder.
+            network: in training.
+            embed: images [n, 3, h, w] in [-1, 1] and boxes -> embeddings, differentiable.
+            batch: the images.
+            stream: of what is left out.
+        """
+        abar = base.alphas_cumprod[batch.timesteps]
+        noisy = add_noise(batch.clean, batch.noise, abar)
+        condition = network.tell(base, *self.told(batch, stream))
+        output = base.predict(noisy, batch.timesteps, condition, network.unet)
+        target = prediction_target(batch.clean, batch.noise, abar, base.prediction_type)
+        errors = noise_prediction_loss(output, target)
+        estimate = predict_x0(noisy, output, abar, base.prediction_type)
+        rebuilt = reconstruction_loss(batch.clean, estimate, abar)
+        weights = torch.ones_like(errors)
+        if self.snr_cap is not None:
+            snr = abar / (1 - abar)
+            weights = (snr.clamp(max=self.snr_cap) / snr).to(errors)
+        total = (weights * errors + self.reconstruction * rebuilt).mean()
+        terms = {"noise": errors.mean(), "reconstruction": rebuilt.mean()}
+        if self.likeness and (n := min(self.looked_at, len(batch.clean))):
+            faces = embed(base.decode(estimate[:n]).clamp(-1, 1), batch.boxes[:n]).float()
+            factor = id_weight(batch.timesteps[:n], base.train_timesteps)
+            likeness = likeness_loss(faces, batch.embeddings[:n], factor).mean()
+            total = total + self.likeness * likeness
+            terms["likeness"] = likeness
+        return total, {name: value.detach() for name, value in terms.items()}
