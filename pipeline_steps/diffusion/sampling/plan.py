@@ -312,7 +312,7 @@ def hand(frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> 
 class BaseAlone:
     """The base model as it is."""
 
-    at_once = AT_ONCE
+    at_once: ClassVar[Mapping[str, int]] = AT_ONCE
 
     def __init__(self, *_: object) -> None:
         pass
@@ -328,7 +328,7 @@ class BaseAlone:
 class Adapters:
     """An adapter per identity, ``<folder>/<identity>/pytorch_lora_weights.safetensors``."""
 
-    at_once = AT_ONCE
+    at_once: ClassVar[Mapping[str, int]] = AT_ONCE
 
     def __init__(self, frozen: object, dataset: object, folder: Path) -> None:
         self._folder = folder
