@@ -131,7 +131,8 @@ def run(
     behind = versions_behind(*(path for path in records if path.is_file()))
     versions = sorted(samples.versions(done) | {*behind})
     place_of_share = out / "shares" / f"{share}-of-{shares}.parquet"
-    write_manifest(place_of_share, done, COLUMNS, versions=versions)
+    columns = (*COLUMNS, *handed.columns)
+    write_manifest(place_of_share, done, columns, versions=versions)
     return done
 
 

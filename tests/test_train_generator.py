@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from benchmarks.random_models import write_random_pipeline
 from pipeline_steps import train_generator
 from pipeline_steps.diffusion.face_fusion import FILE_NAME
+from pipeline_steps.diffusion.training import id3
 from pipeline_steps.diffusion.training.generator import Training
+from pipeline_steps.diffusion.training.weights import WeightsTraining
+from pipeline_steps.faces.detection import Detection
 from pipeline_steps.io.images import write_png
 from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import GeneratorSettings
 from tests.diffusion.tiny_study import base_weights
+from tests.registry import entry
 
 VARIANT = {"base_model": "tiny", "method": "facefusion"}
 
@@ -37,9 +43,15 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def run(weights: dict[str, Weights], images: Path, out: Path, **settings: object) -> dict:
+def run(
+    weights: dict[str, Weights],
+    images: Path,
+    out: Path,
+    variant: dict[str, str] = VARIANT,
+    **settings: object,
+) -> dict:
     asked = GeneratorSettings.model_validate({"steps": 4, "warm_up": 1, **settings})
-    frozen = Frozen("test", "train_generator", 7, asked, weights, VARIANT)
+    frozen = Frozen("test", "train_generator", 7, asked, weights, variant)
     train_generator.run(frozen, images=images, out=out, checkpoint_minutes=0)
     record: dict = json.loads((out / "training.json").read_text())
     return record
@@ -71,6 +83,98 @@ def test_a_killed_training_goes_on_bit_for_bit(
     assert len(steps) == 2  # finished: kept
     content = load_file(tmp_path / "again" / FILE_NAME)
     assert all(name.endswith("_face.weight") and ".attn2.processor." in name for name in content)
+
+
+class Finder:
+    """Finds a face in the middle of every image but the third, and counts what it is shown."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def faces(self, images: torch.Tensor) -> list[Detection | None]:
+        places = range(self.seen, self.seen + len(images))
+        self.seen += len(images)
+        return [None if place == 2 else Detection(BOX, MARKS, 1.0) for place in places]
+
+    def embed(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images[:, :, 8:24, 8:24], 4).flatten(1)
+
+
+BOX = np.array([8, 8, 24, 24], dtype=np.float32)
+MARKS = np.array([[12, 13], [20, 13], [16, 17], [13, 20], [19, 20]], dtype=np.float32)
+OF_ID3 = {
+    "average": 0.9,
+    "embeddings": {"hidden": 8, "tokens": 2, "trains": "attention", "embedding_of": "person"},
+}
+
+
+@pytest.fixture
+def people(images: Path) -> Path:
+    """Three images of a person, of which one shows no face, and one image of another."""
+    shutil.copy(images / "alone.png", images / "anna" / "2.png")
+    (images / "anna" / "0.json").write_text('{"age": 40, "yaw": -30, "place": "beach"}')
+    return images
+
+
+def test_id3_learns_from_faces_that_are_known_once(
+    weights: dict[str, Weights], people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finder = Finder()
+    judge = entry("recogniser", "iresnet", people)
+    monkeypatch.setattr(id3, "load_guide", lambda *_: finder)
+    monkeypatch.setattr(id3, "weights_hash", lambda of: of.name)
+    variant = VARIANT | {"method": "id3"}
+
+    def trained(out: str, **more: object) -> dict:
+        both = weights | {"recogniser": judge}
+        return run(both, people, tmp_path / out, variant=variant, **(OF_ID3 | more))
+
+    whole = trained("whole")
+    step = WeightsTraining.step
+
+    def killed(self: WeightsTraining) -> None:
+        if self.step_number == 2:
+            raise SystemExit("killed")
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightsTraining, "step", killed)
+        finder.seen = 0
+        with pytest.raises(SystemExit):
+            trained("again")
+    assert finder.seen == 4
+    assert trained("again") == whole
+    assert finder.seen == 4  # known, and not looked for again
+    assert not (tmp_path / "again" / "checkpoints").exists()  # embeddings of people
+    assert {name: len(curve) for name, curve in whole["terms"].items()} == dict.fromkeys(
+        ("noise", "reconstruction", "likeness"), 4
+    )
+    content = load_file(tmp_path / "whole" / id3.FILE_NAME)
+    facts = content.pop(id3.TRAINED_ON)
+    assert len(facts) == 3 and any(
+        torch.equal(row[[0, 2]], torch.tensor([40.0, -30.0])) for row in facts
+    )
+    assert facts[:, 0].isnan().sum() == 2 and facts[:, 1:].isfinite().all()
+    prefixes = {name.split(".")[0] for name in content}
+    assert prefixes == {"unet", "condition"}
+    assert trained("last", average=None)["weights_sha256"] != whole["weights_sha256"]
+
+
+def test_broken_facts_and_images_without_faces_are_told(
+    weights: dict[str, Weights], people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finder = Finder()
+    monkeypatch.setattr(id3, "load_guide", lambda *_: finder)
+    monkeypatch.setattr(id3, "weights_hash", lambda of: of.name)
+    both = weights | {"recogniser": entry("recogniser", "iresnet", people)}
+    variant = VARIANT | {"method": "id3"}
+    (people / "anna" / "0.json").write_text("[1, 2]")
+    with pytest.raises(StepError, match=r"anna/0\.json holds no attributes"):
+        run(both, people, tmp_path / "out", variant=variant, **OF_ID3)
+    monkeypatch.setattr(finder, "faces", lambda images: [None] * len(images))
+    (people / "anna" / "0.json").unlink()
+    with pytest.raises(StepError, match="no training image shows a face"):
+        run(both, people, tmp_path / "out", variant=variant, **OF_ID3)
 
 
 def test_what_cannot_be_trained_is_told(

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline_steps.diffusion.base_models.base import to_signed, to_uint8
-from pipeline_steps.faces.detection import Detector, crop_and_resize
+from pipeline_steps.faces.detection import Detection, Detector, crop_and_resize
 from pipeline_steps.faces.iresnet import IResidualBlock, IResNet
 from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.io.tensors import send
@@ -48,9 +48,12 @@ class FaceGuide:
         self._detector = detector
         self._network = frozen_copy(recogniser.network)
 
+    def faces(self, images: Tensor) -> list[Detection | None]:
+        """Largest face of each of uint8 [n, 3, h, w]."""
+        return self._detector.detect_tensor(images)
+
     def boxes(self, images: Tensor) -> list[NDArray[np.float32] | None]:
-        found = self._detector.detect_tensor(images)
-        return [None if face is None else face.box for face in found]
+        return [None if face is None else face.box for face in self.faces(images)]
 
     def embed(self, images: Tensor, boxes: Tensor) -> Tensor:
         return self._network(crop_and_resize(images, boxes, self._network.input_size))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 
 FILE_NAME = "id3.safetensors"
+TRAINED_ON = "trained_on"  # attributes of training images [m, 4], beside the weights in the file
 ATTRIBUTES = {"age": 100.0, "pitch": 90.0, "yaw": 90.0, "roll": 90.0}
 """Attributes of an image and the largest absolute value of each: years, degrees."""
 WAVES = 4  # sines and cosines by which the MLP sees an attribute

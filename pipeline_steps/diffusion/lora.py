@@ -181,6 +181,7 @@ class AdapterBank:
                 self.weights[k, up.columns] = 0.0
 
     compiles = True
+    condition = None
 
     def activate(self, rows: Sequence[int] | None, *_: object) -> None:
         """Choose the adapters of the groups of the following batches; None: all K in order."""

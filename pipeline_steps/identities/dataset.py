@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline_steps.identities.candidates import Collection
 
 AGAIN = "delete it and run again"
+TARGETS = "targets.safetensors"  # anchors of people who do not exist, a row for each identity
 
 Row = dict[str, Any]
 

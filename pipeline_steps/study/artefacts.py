@@ -150,7 +150,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "generators/{base_model}/{method}/training.json",
         "train_generator",
         NONE,
-        code=("train_generator:run", BASE_MODEL),
+        code=("train_generator:run", "{trained_by}", BASE_MODEL),
     ),
     "generator_files": A("generators/{base_model}/{method}/{file}", "train_generator", NONE),
     "samples_of_share": A(
@@ -262,8 +262,9 @@ def code_of(step: str, taken: Iterable[str] = (), **fields: str) -> tuple[list[s
     """
     made = [artefact for artefact in ARTEFACTS.values() if artefact.step == step]
     if "method" in fields:  # what its family hands the sampler
-        fields["handed"] = METHODS[fields["method"]].family.handed
-    roots = dict.fromkeys(root.format(**fields) for of in made for root in of.code)
+        family = METHODS[fields["method"]].family
+        fields |= {"handed": family.handed, "trained_by": family.trained_by}
+    roots = dict.fromkeys(filter(None, (root.format(**fields) for of in made for root in of.code)))
     branches = {name: roots for of in made for name, roots in of.branches.items()}
     without = [root for name in branches.keys() - set(taken) for root in branches[name]]
     return list(roots) or [f"{step}:run"], sorted(without)

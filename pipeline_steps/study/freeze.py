@@ -166,12 +166,13 @@ def _of_generation(
                 yield _entry(study, "finetune", tuning, variant=of_method, weights=guides)
             given = {}
             if METHODS[method].family.trains == "weights":
-                given = _generator(study, models, base_model)
+                given = _generator(study, models, base_model, method)
                 if not given:
                     own = {"weights": {}, "images": ""}  # what they hold counts, not their place
-                    generator = study.train_generator.model_copy(update=own)
+                    generator = study.train_generator.resolved(method).model_copy(update=own)
+                    guides = weights | (guide if METHODS[method].family.embeds else {})
                     yield _entry(
-                        study, "train_generator", generator, variant=of_method, weights=weights
+                        study, "train_generator", generator, variant=of_method, weights=guides
                     )
             networks = weights | given | _sample_weights(study, models, method)
             for name in study.prompt_sets:
@@ -180,8 +181,8 @@ def _of_generation(
                 sampling = sampling.judged_by(study.align, code_hash(judging))
                 if not METHODS[method].family.shows_people:
                     sampling = sampling.model_copy(update={"identity_guidance": None})
-                if METHODS[method].family.trains != "weights":
-                    sampling = sampling.model_copy(update={"references": None})
+                others = {"references", "embeddings"} - {METHODS[method].family.reads}
+                sampling = sampling.model_copy(update=dict.fromkeys(others))
                 yield _entry(study, "sample", sampling, variant=variant, weights=networks)
                 if METHODS[method].family.shows_people:
                     guides = weights | (guide if uses_guide(study, method) else {})
@@ -227,9 +228,11 @@ def _of_presentation(study: Study, models: Mapping[str, Weights]) -> Iterator[En
     yield _entry(study, "report", study.report, weights=guide | {"figures": judge_of_figures})
 
 
-def _generator(study: Study, models: Mapping[str, Weights], base_model: str) -> dict[str, Weights]:
+def _generator(
+    study: Study, models: Mapping[str, Weights], base_model: str, method: str
+) -> dict[str, Weights]:
     """Weights of a whole method that were trained before, if the study names any."""
-    name = study.train_generator.weights.get(base_model)
+    name = study.train_generator.resolved(method).weights.get(base_model)
     if name is None:
         return {}
     return {"generator": pick(models, name, "train_generator.weights", "generator")}
@@ -257,10 +260,11 @@ def uses_guide(study: Study, method: str) -> bool:
 
 
 def asks_likeness(study: Study, method: str) -> bool:
-    """Whether sampling compares images with their identity; the untuned model knows none."""
+    """Whether sampling asks for an identity's embedding; the untuned model knows none."""
     gate, guidance = study.sample.gate, study.sample.identity_guidance
     asked = guidance is not None or (gate is not None and gate.min_similarity is not None)
-    return asked and METHODS[method].family.shows_people
+    family = METHODS[method].family
+    return family.embeds or (asked and family.shows_people)
 
 
 def _sample_weights(study: Study, models: Mapping[str, Weights], method: str) -> dict[str, Weights]:

@@ -136,7 +136,7 @@ class Plan:
             *self.photographs,
             self.study.in_the_wild,
             *self.study.external_sets.values(),
-            *([self.study.train_generator.images] if self.generators else []),
+            *self.trained_on,
             *self.verified,
             *self.study.template_sets,
         ]
@@ -151,8 +151,15 @@ class Plan:
 
     def generates(self, base_model: str, method: str) -> bool:
         """Whether the study trains a method's one set of weights for a base model itself."""
-        given = self.study.train_generator.weights
+        given = self.study.train_generator.resolved(method).weights
         return METHODS[method].family.trains == "weights" and base_model not in given
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Images that the study trains weights of whole methods on."""
+        of = self.study.train_generator
+        pairs = product(self.study.base_models, self.study.methods)
+        return list(dict.fromkeys(of.resolved(m).images for b, m in pairs if self.generates(b, m)))
 
     @property
     def generators(self) -> list[str]:
@@ -299,7 +306,7 @@ class Plan:
             fields = artefact.pattern.groupindex
             if artefact.wanted_by(study) and fields.keys() <= values.keys():
                 found[artefact.step] = self.all(name, **{of: values[of] for of in fields})
-        if not any(map(self.guided, tuned)):
+        if not any(self.guided(method) or self.compared(method) for method in study.methods):
             found["embed"] = []
         identity = self.all("scores", kind=["identity"], variant=study.compared)
         of_references = [

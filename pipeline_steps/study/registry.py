@@ -118,8 +118,10 @@ def needed_weights(study: Study, models: Mapping[str, Weights]) -> list[Weights]
     named = [pick(models, name, "base_models", "base_model") for name in study.base_models]
     named.append(guide_of(study, models))
     named.extend(pick(models, name, "score") for name in extractors(study))
-    if any(METHODS[method].family.trains == "weights" for method in study.methods):
-        given = study.train_generator.weights
+    for method in study.methods:
+        given = study.train_generator.resolved(method).weights
+        if METHODS[method].family.trains != "weights":
+            continue
         own = [given[name] for name in study.base_models if name in given]
         named.extend(pick(models, name, "train_generator.weights", "generator") for name in own)
     return once(entry for whole in named for entry in whole.with_components())

@@ -68,7 +68,7 @@ rule finetune:
 rule train_generator:
     input:
         config=conf("train_generator/{base_model}/{method}"),
-        images=listed(STUDY.train_generator.images),
+        images=lambda wildcards: listed(STUDY.train_generator.resolved(wildcards.method).images),
     output:
         at("generator"),
     log:
@@ -83,7 +83,7 @@ rule train_generator:
         mem_mb=24000,
         runtime=2880,
     params:
-        images=STUDY.train_generator.images,
+        images=lambda wildcards: STUDY.train_generator.resolved(wildcards.method).images,
         out=subpath(output[0], parent=True),
     message:
         "{wildcards.base_model}/{wildcards.method}: train the weights for everybody"

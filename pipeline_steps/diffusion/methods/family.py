@@ -35,15 +35,40 @@ class Family:
         handed: ``<module below the package>:<definition>`` of what the sampler is handed, a
             ``sampling.plan.Handed``; by name, for it loads torch. It is a root of the code that
             samples stand on.
+        trained_by: Likewise of what trains its one set of weights, a
+            ``training.weights.WeightsTraining``; empty: none.
+        reads: The section of the sample step's settings that is the family's own; empty: none.
     """
 
     trains: Literal["adapters", "weights", "nothing"]
     shows_people: bool
     named: bool
     handed: str
+    trained_by: str = ""
+    reads: Literal["", "references", "embeddings"] = ""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a person enters as a face embedding, so also somebody who does not exist."""
+        return self.reads == "embeddings"
 
 
-REFERENCES = Family("weights", True, False, "diffusion.sampling.references:References")
+REFERENCES = Family(
+    "weights",
+    True,
+    False,
+    "diffusion.sampling.references:References",
+    "diffusion.training.generator:Training",
+    "references",
+)
+EMBEDDINGS = Family(
+    "weights",
+    True,
+    False,
+    "diffusion.sampling.embeddings:Embeddings",
+    "diffusion.training.id3:Training",
+    "embeddings",
+)
 UNTUNED = Family("nothing", False, False, "diffusion.sampling.plan:BaseAlone")
 ADAPTERS = Family("adapters", True, True, "diffusion.sampling.plan:Adapters")
 

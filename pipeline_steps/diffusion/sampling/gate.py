@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_steps.diffusion.methods import METHODS
-from pipeline_steps.identities.dataset import Subject, embeddings_file
+from pipeline_steps.identities.dataset import TARGETS, Subject, embeddings_file
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.study.key import weights_hash
@@ -198,7 +198,9 @@ def _key(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> str
 
 
 def embeddings_of(frozen: Frozen[SampleSettings], dataset: Path, subject: Subject) -> Path:
-    """Embeddings of a person's photographs at the base model's resolution."""
+    """Embeddings of a person's photographs at the base model's resolution, or anchors."""
+    if (made_up := dataset / TARGETS).is_file():
+        return made_up
     return embeddings_file(dataset, subject, frozen.weights["base_model"].resolution())
 
 
@@ -207,7 +209,7 @@ def centres(
 ) -> dict[str, NDArray[np.float32]]:
     """Mean direction of each identity's photographs, by the role recogniser, of length 1.
 
-    NaN where no photograph has an embedding.
+    Of people who do not exist it is the anchor. NaN where no photograph has an embedding.
 
     Raises:
         StepError: embeddings are missing, or by another network.
@@ -215,6 +217,10 @@ def centres(
     from pipeline_steps.faces.recogniser import embedded_by
 
     how = embedded_by(frozen.weights["recogniser"])
+    if (made_up := dataset / TARGETS).is_file():
+        found = load_features(made_up, key="embeddings", made_by=how)
+        anchors = dict(zip(found.files, found.features, strict=True))
+        return {subject.identity: anchors[subject.identity] for subject in subjects}
     return {
         subject.identity: _centre(embeddings_of(frozen, dataset, subject), how)
         for subject in subjects

@@ -89,7 +89,8 @@ def plan_images(
             token=settings.token if METHODS[method].family.named else None,
             gender=subject.gender,
         )
-        for index, prompt in enumerate(prompts):
+        asked = handed.asked(subject.identity) or [{}] * len(prompts)
+        for index, (prompt, own) in enumerate(zip(prompts, asked, strict=True)):
             place = base_model.name, subject.identity, index
             rows.append(
                 {
@@ -107,6 +108,7 @@ def plan_images(
                     "prompts": settings.prompt_set.name,
                     "weights_sha256": weights_sha256,
                     "weights_source": source,
+                    **own,
                 }
             )
     return rows
@@ -267,9 +269,11 @@ class Handed(Protocol):
     Attributes:
         at_once: Identities on the network together, by device. With others it is compiled anew,
             which on a GPU takes as long as hundreds of images.
+        columns: Of the rows, beside ``COLUMNS``.
     """
 
     at_once: ClassVar[Mapping[str, int]]
+    columns: ClassVar[tuple[str, ...]]
 
     def origin(self, identity: str, token: str) -> Origin | None:
         """Hash and source of what an identity's images are made with beside the base model.
@@ -277,6 +281,9 @@ class Handed(Protocol):
         Raises:
             StepError: it is missing or broken, or answers to another word than the token.
         """
+
+    def asked(self, identity: str) -> Sequence[Row]:
+        """What each of an identity's images is asked, for its row; nothing where prompts ask."""
 
     def on(
         self, base: BaseModel, identities: Sequence[str]
@@ -309,7 +316,16 @@ def hand(frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> 
     return handed
 
 
-class BaseAlone:
+class PromptsAsk:
+    """The part of ``Handed`` of families that are asked by prompts."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    def asked(self, identity: str) -> Sequence[Row]:
+        return ()
+
+
+class BaseAlone(PromptsAsk):
     """The base model as it is."""
 
     at_once: ClassVar[Mapping[str, int]] = AT_ONCE
@@ -325,7 +341,7 @@ class BaseAlone:
         yield None
 
 
-class Adapters:
+class Adapters(PromptsAsk):
     """An adapter per identity, ``<folder>/<identity>/pytorch_lora_weights.safetensors``."""
 
     at_once: ClassVar[Mapping[str, int]] = AT_ONCE

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
 from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Keys, Look
-from pipeline_steps.diffusion.sampling.plan import GENERATOR, Origin
+from pipeline_steps.diffusion.sampling.plan import GENERATOR, Origin, PromptsAsk
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.images import noted_bytes, read_image, resized
 from pipeline_steps.io.manifests import read_manifest
@@ -32,7 +32,7 @@ from pipeline_steps.study.settings.sampling import ReferenceSettings, SampleSett
 OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
 
 
-class References:
+class References(PromptsAsk):
     """Arguments are those of ``plan.hand``."""
 
     at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 8}
@@ -150,6 +150,7 @@ class OnePersonEach:
     """
 
     compiles = False  # a recorded graph would go on looking at the first batch's people
+    condition = None
 
     def __init__(self, fusion: FaceFusion, keys: Keys, guide_away: bool) -> None:
         self._fusion, self._keys, self._guide_away = fusion, keys, guide_away

@@ -91,9 +91,14 @@ class OnNetwork(Protocol):
 
     Attributes:
         compiles: Whether the network can be compiled with it.
+        condition: What the network is told in the place of prompts, of images and, for guidance's
+            other side, of None; None: the prompts.
     """
 
     compiles: bool
+
+    @property
+    def condition(self) -> Callable[[Sequence[ImageRequest | None]], Conditioning] | None: ...
 
     def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
         """Choose who the groups of the following batches are, by place among the identities.
@@ -176,7 +181,8 @@ def sample_latents(
                 rows = [_row(group[0]) for group in filled]
                 bank.activate(rows, len(filled[0]), how.guidance > 1.0)
             with layers:
-                latents = _denoise(base, filled, how, predict or base.predict, likeness)
+                condition = _conditioning(base, filled, how.guidance > 1.0, bank)
+                latents = _denoise(base, filled, how, condition, predict or base.predict, likeness)
             latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]
         return latents.flatten(0, 1)
 
@@ -246,13 +252,13 @@ def _denoise(
     base: BaseModel,
     batch: Batch,
     how: Sampling,
+    condition: Conditioning,
     predict: Predict,
     likeness: IdentityGuidance | None,
 ) -> Tensor:
     """Latents [groups * length, c, h, w] of a batch's images, in the batch's order."""
     groups, length = len(batch), len(batch[0])
     guided = how.guidance > 1.0
-    condition = _conditioning(base, batch, guided)
     requests = [request for group in batch for request in group]
     identities = [request.identity for request in requests]
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
@@ -288,8 +294,15 @@ def _denoise(
     return latents
 
 
-def _conditioning(base: BaseModel, batch: Batch, guided: bool) -> Conditioning:
-    """Prompts in the order of the network's batch."""
+def _conditioning(
+    base: BaseModel, batch: Batch, guided: bool, bank: OnNetwork | None
+) -> Conditioning:
+    """What the network is told, in the order of its batch."""
+    if bank is not None and bank.condition is not None:
+        asked: list[ImageRequest | None] = []
+        for group in batch:
+            asked += [*([None] * len(group) if guided else []), *group]
+        return bank.condition(asked)
     prompts: list[str | None] = []
     for group in batch:
         if guided:

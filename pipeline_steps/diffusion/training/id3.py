@@ -12,14 +12,16 @@ Source: ID3 (Xu et al., NeurIPS 2024).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.id3 import Id3
+from pipeline_steps.diffusion.guide import load_guide
+from pipeline_steps.diffusion.id3 import FILE_NAME, TRAINED_ON, ConditionNetwork, Id3
 from pipeline_steps.diffusion.objectives import (
     add_noise,
     id_weight,
@@ -29,8 +31,17 @@ from pipeline_steps.diffusion.objectives import (
     prediction_target,
     reconstruction_loss,
 )
+from pipeline_steps.diffusion.training.faces import KnownFaces
+from pipeline_steps.diffusion.training.generator import Pictures
+from pipeline_steps.diffusion.training.weights import PURPOSE, Terms, WeightsTraining
+from pipeline_steps.io.hashes import sha256_json
+from pipeline_steps.runtime.signals import StopRequest
+from pipeline_steps.seeds import torch_generator
+from pipeline_steps.study.key import weights_hash
+from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.diffusion import EmbeddingTrainingSettings, GeneratorSettings
 
-TERMS = ("noise", "reconstruction", "likeness")
+MOST_FACTS = 1000  # training images whose attributes stand beside the weights
 
 
 @dataclass(frozen=True)
@@ -128,3 +139,76 @@ class Objective:
             total = total + self.likeness * likeness
             terms["likeness"] = likeness
         return total, {name: value.detach() for name, value in terms.items()}
+
+
+class Training(WeightsTraining):
+    """ID3's network in training.
+
+    Args:
+        base: Base model; its autoencoder stays as it is.
+        pictures: What is trained on.
+        frozen: The step's configuration, with the role recogniser.
+        scratch: Folder for what is known of the images.
+        stop: Asked while that is made.
+    """
+
+    file_name = FILE_NAME
+
+    def __init__(
+        self,
+        base: BaseModel,
+        pictures: Pictures,
+        frozen: Frozen[GeneratorSettings],
+        scratch: Path,
+        stop: StopRequest,
+    ) -> None:
+        self._how = how = frozen.settings.embeddings or EmbeddingTrainingSettings()
+        guide = load_guide(frozen.weights["recogniser"], str(base.device), how.min_face_size)
+        networks = [weights_hash(frozen.weights[role]) for role in ("base_model", "recogniser")]
+        key = sha256_json([pictures.sha256(), networks, how.min_face_size])
+        self._faces = faces = KnownFaces(base, pictures, guide, scratch, key, stop)
+        self._embed = guide.embed
+        seed = torch_generator(frozen.seed, *PURPOSE, base.name, "weights").initial_seed()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            width = base.unet.config.cross_attention_dim
+            condition = ConditionNetwork(faces.embeddings.shape[1], width, how.hidden, how.tokens)
+            denoiser = base.unet
+            if how.start == "nothing":
+                denoiser = type(base.unet).from_config(base.unet.config)
+        self._network = Id3(denoiser, condition, how.trains).to(base.device)
+        self._objective = Objective(
+            reconstruction=how.reconstruction,
+            likeness=how.likeness,
+            looked_at=how.looked_at,
+            snr_cap=frozen.settings.snr_cap,
+            nearest=how.nearest,
+            drop=how.drop,
+        )
+        named = {n: p for n, p in self._network.named_parameters() if p.requires_grad}
+        super().__init__(base, frozen, named, len(faces))
+
+    def loss(self, at: Sequence[int], stream: torch.Generator) -> tuple[Tensor, Terms]:
+        """See the module."""
+        faces, device, n = self._faces, self.base.device, len(at)
+        whose = [[k] if self._how.embedding_of == "image" else faces.of_person(k) for k in at]
+        picks = torch.rand(n, generator=stream).tolist()
+        of = [rows[int(pick * len(rows))] for rows, pick in zip(whose, picks, strict=True)]
+        t = torch.randint(self.base.train_timesteps, (n,), generator=stream).to(device)
+        noise = torch.randn(2, n, *self.base.latent_shape, generator=stream).to(device)
+        mean, std = faces.latents(at)
+        batch = Batch(
+            mean + std * noise[0],
+            noise[1],
+            t,
+            faces.embeddings[of].to(device),
+            faces.attributes[list(at)].to(device),
+            faces.boxes[list(at)].to(device),
+        )
+        return self._objective.of(self.base, self._network, self._embed, batch, stream)
+
+    def beside(self) -> dict[str, Tensor]:
+        """Attributes of some training images, from which sampling draws."""
+        stream = torch_generator(self.seed, *PURPOSE, self.base.name, "facts")
+        chosen = torch.randperm(len(self._faces), generator=stream)[:MOST_FACTS]
+        return {TRAINED_ON: self._faces.attributes[chosen]}

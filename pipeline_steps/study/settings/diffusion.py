@@ -161,8 +161,57 @@ class FinetuneSettings(Section):
         return " ".join(self.instance_prompt.format(token=self.token, gender=word).split())
 
 
+class EmbeddingTrainingSettings(Section):
+    """How a denoiser learns to be told a face embedding and attributes; the paper leaves some of it
+    open.
+    """
+
+    start: Literal["base_model", "nothing"] = Field(
+        default="nothing",
+        description="Weights at the start: the base model's, or random ones, as in the paper.",
+    )
+    trains: Literal["all", "attention"] = Field(
+        default="all", description="Train the whole denoiser, or its attention blocks alone."
+    )
+    hidden: int = Field(default=256, ge=1, description="Hidden width of the MLP (paper: 256).")
+    tokens: int = Field(
+        default=4, ge=1, description="Tokens that an embedding becomes (not in the paper)."
+    )
+    embedding_of: Literal["image", "person"] = Field(
+        default="image",
+        description="Whose embedding is told: the image's own, as in the paper, or that of any "
+        "image of the same person, which says nothing of the image's pose.",
+    )
+    nearest: float = Field(
+        default=1.0,
+        ge=-1,
+        le=1,
+        description="Embeddings are told with noise, at a cosine between this and 1 to their own; "
+        "1: without, as in the paper.",
+    )
+    drop: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of embeddings that are left out, and of each attribute, for guidance "
+        "(not in the paper).",
+    )
+    reconstruction: float = Field(
+        default=1.0, ge=0, description="Weight of the one-step reconstruction (not in the paper)."
+    )
+    likeness: float = Field(
+        default=1.0, ge=0, description="Weight of the inner product term, beside its own by time."
+    )
+    looked_at: int = Field(
+        default=16,
+        ge=1,
+        description="Images of a batch whose estimates are decoded for that term; fewer is faster.",
+    )
+    min_face_size: int = Field(default=20, ge=10, description="Smallest face looked for, pixels.")
+
+
 class GeneratorSettings(Section):
-    """How weights that show anybody from photographs are trained, once for a base model."""
+    """How weights that show anybody are trained, once for a base model."""
 
     weights: dict[str, str] = Field(
         default_factory=dict,
@@ -201,9 +250,36 @@ class GeneratorSettings(Section):
         description="Weights each timestep by min(SNR, cap) / SNR (Hang et al., ICCV 2023); null: "
         "all alike, as in the paper.",
     )
+    average: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of the running average that is kept in the place of the last weights, "
+        "e.g. 0.9999; null: the last weights.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Type of the frozen weights; what is trained stays in fp32."
     )
+    embeddings: EmbeddingTrainingSettings | None = Field(
+        default=EmbeddingTrainingSettings(),
+        description="Of methods that know a person by a face embedding.",
+    )
+    overrides: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        description="Method to the settings that differ for it, e.g. id3: {steps: 500000, "
+        "batch_size: 16, average: 0.9999}.",
+    )
+
+    def resolved(self, method: str) -> GeneratorSettings:
+        """The settings of one method.
+
+        Raises:
+            ValueError: an override is unfit.
+        """
+        values = self.model_dump() | self.overrides.get(method, {}) | {"overrides": {}}
+        if not METHODS[method].family.embeds:
+            values["embeddings"] = None
+        return type(self).model_validate(values)
 
 
 class ChoiceSettings(Section):

@@ -27,6 +27,7 @@ Scheduler = Literal[
     "pndm",
 ]
 Precision = Literal["fp32", "bf16", "fp16"]
+Attribute = Literal["age", "pitch", "yaw", "roll"]
 # With more, some schedulers of 1000 trained times ask for one that was never trained.
 MOST_STEPS = 998
 RESERVED = ("token", "gender")  # filled per identity, not drawn
@@ -193,6 +194,31 @@ class ReferenceSettings(Section):
     )
 
 
+class EmbeddingSettings(Section):
+    """What methods are told of each image that know a person by a face embedding."""
+
+    likeness: tuple[float, float] = Field(
+        default=(0.7, 0.9),
+        description="Cosine of an image's embedding to the person's, drawn uniformly between the "
+        "two; the paper has [0.5, 0.7] and [0.7, 0.9].",
+    )
+    attributes: dict[Attribute, tuple[float, float]] | None = Field(
+        default={},
+        description="Attributes drawn uniformly from a range, e.g. {age: [20, 60], yaw: [-60, 60]} "
+        "in years and degrees; the others are those of a training image, together. null: none is "
+        "told.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EmbeddingSettings:
+        if not -1 <= self.likeness[0] <= self.likeness[1] <= 1:
+            raise ValueError("likeness must be two cosines, -1 <= first <= second <= 1")
+        for name, (low, high) in (self.attributes or {}).items():
+            if low > high:
+                raise ValueError(f"attributes.{name}: [{low:g}, {high:g}] is no range")
+        return self
+
+
 class SampleSettings(Section):
     """How images are sampled; defaults are the paper's."""
 
@@ -222,6 +248,10 @@ class SampleSettings(Section):
     references: ReferenceSettings | None = Field(
         default=ReferenceSettings(),
         description="Photographs that methods look at which train nothing for a person.",
+    )
+    embeddings: EmbeddingSettings | None = Field(
+        default=EmbeddingSettings(),
+        description="What methods are told that know a person by a face embedding.",
     )
     prompt_set: PromptSet | None = Field(
         default=None,
