@@ -12,7 +12,8 @@ Out: one CSV with the columns of its kind:
                distance of the extractor that `extractors` names (FID only with inception_v3).
                face_quality_* and vendi_within_identity are over all kept images.
      identity  rows versus synthetic and, where the set shows people of the photographs, versus
-               real, one per recogniser, with intervals of EER and FDR by leaving out identities.
+               real, or, where it shows people who do not exist, versus target, their anchors,
+               one per recogniser, with intervals of EER and FDR by leaving out identities.
      pose      pitch, yaw and roll in degrees, number of images, and the estimator's name.
      Where a number cannot be computed its cell is empty, and `reasons` says why.
      Beside it <name>.record.json: the hashes of what it was computed from.
@@ -23,7 +24,7 @@ pipeline_steps.metrics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -42,9 +43,10 @@ from pipeline_steps.evidence.scores.quality import (
     pose_row,
     quality_row,
 )
-from pipeline_steps.evidence.scores.sets import Loaded, Scored
+from pipeline_steps.evidence.scores.sets import ImageSet, Loaded, Scored
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tables import write_csv
+from pipeline_steps.io.tensors import load_features
 from pipeline_steps.naming import REASONS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -59,6 +61,7 @@ from pipeline_steps.study.source import Source
 COLUMNS = {"quality": QUALITY_COLUMNS, "identity": IDENTITY_COLUMNS, "pose": POSE_COLUMNS}
 
 Row = dict[str, Any]
+Header = tuple[Path, dict[str, str]]
 
 
 def run(
@@ -69,6 +72,7 @@ def run(
     variant_features: Sequence[Path] = (),
     real: Sequence[Path] = (),
     wild: Sequence[Path] = (),
+    targets: Path | None = None,
     replicates: Path | None = None,
 ) -> list[Row]:
     """Score one set and write its CSV.
@@ -81,6 +85,8 @@ def run(
         variant_features: Features of the set; none scores the reference sets.
         real: Features of the consented photographs.
         wild: Features of the in-the-wild reference.
+        targets: Kind identity only: directions of people who do not exist; images are compared
+            with them, too, by the recogniser in whose space they lie.
         replicates: Kind identity only: Parquet file for the bootstrap replicates, from which
             differences between methods get paired intervals.
 
@@ -107,7 +113,8 @@ def run(
         if kind == "quality":
             rows = _quality(frozen, variant, references)
         elif kind == "identity":
-            rows, draws = _identity(frozen, variant, references)
+            anchors = {} if targets is None else _anchors(targets, loaded.headers)
+            rows, draws = _identity(frozen, variant, references, anchors)
         else:
             rows = _pose(frozen.settings.pose.extractor, variant, references)
     except ValueError as error:
@@ -117,7 +124,8 @@ def run(
     if replicates is not None:
         write_manifest(replicates, draws, REPLICATE_COLUMNS)
     made = [out] if replicates is None else [out, replicates]
-    write_record(record_place(out), frozen, made, [path for path, _ in loaded.headers])
+    read = [path for path, _ in loaded.headers] + ([] if targets is None else [targets])
+    write_record(record_place(out), frozen, made, read)
     log = get_logger("score")
     for row in rows:
         if row.get(REASONS):
@@ -153,7 +161,10 @@ def _quality(
 
 
 def _identity(
-    frozen: Frozen[ScoreSettings], variant: Scored | None, references: Sequence[Scored]
+    frozen: Frozen[ScoreSettings],
+    variant: Scored | None,
+    references: Sequence[Scored],
+    anchors: Mapping[str, ImageSet],
 ) -> tuple[list[Row], list[Row]]:
     """One row per (versus, recogniser), and the bootstrap replicates behind them."""
     if not references:
@@ -167,10 +178,12 @@ def _identity(
     shared = not set(images.identities).isdisjoint(photographs.identities)
     opponents = ("real", "synthetic") if shared or not len(images) else ("synthetic",)
     for recogniser in settings.recognisers:
-        for versus in opponents if variant else ("real",):
+        others = {"real": photographs if variant else None, "target": anchors.get(recogniser)}
+        targets = ("target",) if recogniser in anchors else ()
+        for versus in (*targets, *opponents) if variant else ("real",):
             numbers, replicates = identity_numbers(
                 images,
-                photographs if variant and versus == "real" else None,
+                others.get(versus),
                 recogniser,
                 settings,
                 impostor_rng=numpy_generator(
@@ -183,6 +196,17 @@ def _identity(
             rows.append(names | numbers)
             draws.extend(names | row for row in replicates)
     return rows, draws
+
+
+def _anchors(targets: Path, headers: Sequence[Header]) -> dict[str, ImageSet]:
+    """The anchors, by the recogniser of the features that they are directions of."""
+    found = load_features(targets, key="embeddings")
+    network = found.metadata.get("weights_sha256")
+    return {
+        path.stem: ImageSet(found.files, found.files, {path.stem: found.features})
+        for path, header in headers
+        if header.get("weights_sha256") == network
+    }
 
 
 def _pose(extractor: str, variant: Scored | None, references: Sequence[Scored]) -> list[Row]:

@@ -13,7 +13,7 @@ from pyeer.eer_info import get_eer_stats
 from pipeline_steps.evidence.scores import identity
 from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS, pose_row
-from pipeline_steps.io.tensors import save_features
+from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.metrics.frechet import frechet_distance
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.score import main
@@ -133,6 +133,24 @@ def test_a_set_of_others_meets_the_photographs_where_it_shows_their_people(world
         assert table["versus"].tolist() == 2 * versus
         names = table[["base_model", "method", "prompts"]].drop_duplicates().to_numpy().tolist()
         assert names == [["external", name.split("/")[1], "-"]]
+
+
+def test_people_who_do_not_exist_meet_their_anchors(world: World) -> None:
+    files = [f"MU_{who}/{number}.png" for who in (1, 2, 3) for number in range(4)]
+    world.write(VARIANT, files, 0.0)
+    header = {"weights_sha256": "judge a"}
+    for source in ("real", VARIANT):
+        path = world.root / "features" / source / "judge_a.safetensors"
+        rows = load_features(path)
+        save_features(path, rows.features, rows.files, **rows.metadata | header)
+    anchors, names = rows.features[::4], ["MU_1", "MU_2", "MU_3"]
+    place = world.root / "targets.safetensors"
+    save_features(place, anchors, names, key="embeddings", **header)
+    sources = {"variant-features": VARIANT, "real": "real"}
+    table = world.score("identity", sources, "out.csv", "--targets", str(place))
+    keys = list(zip(table["recogniser"], table["versus"], strict=True))
+    assert keys == [("judge_a", "target"), ("judge_a", "synthetic"), ("judge_b", "synthetic")]
+    assert (table["n_genuine"][0], table["n_impostor"][0]) == (12, 24)
 
 
 def test_identity_has_a_row_per_judge_and_opponent_as_pyeer_computes_it(world: World) -> None:

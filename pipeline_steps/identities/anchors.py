@@ -6,6 +6,8 @@ faces' embeddings). The paper does not say how its anchors were found; what is h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -110,6 +112,37 @@ def perturb(
     u -= (u * w).sum(axis=2, keepdims=True) * w
     u /= np.linalg.norm(u, axis=2, keepdims=True)
     return np.asarray(v * w + np.sqrt(1 - v**2) * u)
+
+
+def refused(
+    anchors: ArrayLike, faces: ArrayLike, names: Sequence[str], most: float
+) -> dict[int, str]:
+    """Anchors that are too much like a real person, or like an anchor before them.
+
+    Args:
+        anchors: float [n, d], of any length.
+        faces: embeddings of real people, float [m, d], of any length.
+        names: whose these are, [m].
+        most: largest cosine that is allowed.
+
+    Returns:
+        Row of each refused anchor to why, in words.
+    """
+    rows = unit_rows(feature_rows(anchors, name="anchor"), name="anchor")
+    real = unit_rows(feature_rows(faces, name="face"), name="face")
+    found: dict[int, str] = {}
+    for part in blocks(len(rows), TILE):
+        alike = rows[part] @ real.T
+        among = np.tril(rows[part] @ rows.T, part.start - 1)
+        for k, row in enumerate(range(len(rows))[part]):
+            nearest = int(alike[k].argmax())
+            if alike[k, nearest] > most:
+                found[row] = f"is as close as {alike[k, nearest]:.2f} to {names[nearest]}"
+                continue
+            allowed = [other for other in np.flatnonzero(among[k] > most) if other not in found]
+            if allowed:
+                found[row] = f"is as close as {among[k, allowed[0]]:.2f} to anchor {allowed[0] + 1}"
+    return found
 
 
 def largest_cosine(anchors: ArrayLike) -> float:

@@ -95,6 +95,11 @@ def amounts_of(plan: Plan, root: Path = Path()) -> Amounts:
     return Amounts(people, photographs, people * each, wild, external, basis)
 
 
+def shown(plan: Plan, amounts: Amounts) -> int:
+    """How many people generated images show."""
+    return plan.study.invent.people if plan.study.made_up else amounts.people
+
+
 def _bytes(place: Path) -> int:
     files = place.rglob("*") if place.is_dir() else [place]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -107,7 +112,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
     architecture and ``@`` its resolution.
     """
     study = plan.study
-    sampled = amounts.people * study.sample.images_per_identity
+    sampled = shown(plan, amounts) * study.sample.images_per_identity
     found: dict[str, dict[str, float]] = {
         "prepare": {"prepare": amounts.photographs},
         "embed": {"embed": amounts.images},
@@ -145,7 +150,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
 def disk(plan: Plan, amounts: Amounts) -> dict[str, float]:
     """Bytes of the whole study: rule to what its results take."""
     study = plan.study
-    sampled = amounts.people * study.sample.images_per_identity
+    sampled = shown(plan, amounts) * study.sample.images_per_identity
     of_variants = sampled * len(study.variants)
     rows = amounts.images + amounts.wild + amounts.external + of_variants
     found = {

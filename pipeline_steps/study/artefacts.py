@@ -110,6 +110,16 @@ ARTEFACTS: dict[str, Artefact] = {
     ),
     "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
     "embeddings_half_written": A("dataset/embeddings/.{identity}.{file}", "embed", ONE),
+    "invented": A(
+        "invented/identities.csv",
+        "invent",
+        ALL,
+        ("features",),
+        only_with="made_up",
+        what="lists people who do not exist",
+    ),
+    "targets": A("invented/targets.safetensors", "invent", ALL, only_with="made_up"),
+    "invented_files": A("invented/{file}", "invent", ALL, only_with="made_up"),
     # generation
     "prior": A(
         "prior/{base_model}/manifest.parquet",
@@ -157,7 +167,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "samples/{variant}/shares/{share}.parquet",
         "sample",
         ALL,
-        ("identities", "adapters", "generator"),
+        ("identities", "adapters", "generator", "invented"),
         code=("sample:run", "{handed}", BASE_MODEL),
         branches={
             "gate": ("diffusion.sampling.gate:Gate",),

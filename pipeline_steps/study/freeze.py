@@ -148,6 +148,8 @@ def _of_generation(
     shrunk = tuple(sorted(side for side in sides if side < prepared))
     embed = study.embed.model_copy(update={"resolutions": shrunk})
     yield _entry(study, "embed", embed, weights=guide)
+    if study.made_up:
+        yield _entry(study, "invent", study.invent, weights=guide)
     for base_model, entry in entries.items():
         if entry.resolution() > prepared:
             raise StepError(

@@ -162,6 +162,16 @@ class Plan:
         return list(dict.fromkeys(of.resolved(m).images for b, m in pairs if self.generates(b, m)))
 
     @property
+    def people(self) -> str:
+        """The table of those whom generated images show; beside it lies what is known of them."""
+        return self.at("invented" if self.study.made_up else "identities")
+
+    def targets_of(self, variant: str) -> list[str]:
+        """The sample's own directions, which its images are compared with, if it has any."""
+        made_up = self.study.made_up and variant in self.study.tuned_variants
+        return [self.at("targets")] if made_up else []
+
+    @property
     def generators(self) -> list[str]:
         """Records of what the study trains once for a base model."""
         return [
@@ -271,7 +281,7 @@ class Plan:
 
     def compared(self, method: str) -> bool:
         """Whether sampling needs the embeddings of the photographs."""
-        return asks_likeness(self.study, method)
+        return asks_likeness(self.study, method) and not self.study.made_up
 
     def guided(self, method: str) -> bool:
         """Whether a method's fine-tuning needs face embeddings."""

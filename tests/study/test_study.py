@@ -33,6 +33,16 @@ def test_every_shipped_configuration_makes_a_plan_of_its_own_name(path: Path) ->
     assert plan.study.name == path.stem
 
 
+def test_people_who_do_not_exist_are_shown_by_methods_that_need_no_photograph() -> None:
+    of_id3 = {"methods": ["untuned", "id3"], "training_sets": ["real", "demo/id3/base"]}
+    plan = make_plan(demo(identities="made_up", **of_id3), "demo")
+    assert plan.people == "results/demo/invented/identities.csv"
+    assert len(plan.jobs["invent"]) == 1 and not plan.jobs.keys() & {"embed", "finetune", "prior"}
+    assert plan.targets_of("demo/id3/base") and not plan.targets_of("demo/untuned/base")
+    with pytest.raises(StepError, match=r"methods: dreambooth needs photographs .*: id3"):
+        make_plan(demo(identities="made_up"), "demo")
+
+
 def test_the_paper_presets_have_the_papers_values() -> None:
     """Facts of the publication, written down once more, independent of the models' defaults."""
     for name, steps, resolution in (("paper_sd21", 6400, 512), ("paper_sdxl", 1000, 1024)):

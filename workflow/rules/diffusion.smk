@@ -92,11 +92,38 @@ rule train_generator:
         " --images {params.images:q} --out {params.out:q} &> {log:q}"
 
 
+rule invent:
+    input:
+        config=conf("invent"),
+        faces=PLAN.all("features", source=["wild", "real"], extractor=[STUDY.recogniser]),
+    output:
+        people=at("invented"),
+        targets=at("targets"),
+    log:
+        "<logs>/invent.log",
+    benchmark:
+        "<benchmarks>/invent.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 2
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        out=subpath(output[0], parent=True),
+    message:
+        "Made-up people: directions for {STUDY.invent.people} of them"
+    shell:
+        "python -m pipeline_steps.invent --config {input.config:q} --faces {input.faces:q}"
+        " --out {params.out:q} &> {log:q}"
+
+
 rule sample:
     input:
         config=conf("sample/{base_model}/{method}/{prompts}"),
         manifest=rules.prepare.output.manifest,
-        identities=rules.prepare.output.identities,
+        identities=PLAN.people,
         loras=branch(
             lambda wildcards: PLAN.tuned(wildcards.method), then=rules.finetune.output
         ),
@@ -121,7 +148,7 @@ rule sample:
         mem_mb=16000,
         runtime=720,
     params:
-        dataset=subpath(input.manifest, parent=True),
+        dataset=subpath(input.identities, parent=True),
         out=subpath(output[0], ancestor=2),
         loras=lambda wildcards: PLAN.lora_flag(wildcards.base_model, wildcards.method),
     message:

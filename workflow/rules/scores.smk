@@ -35,6 +35,7 @@ rule score_identity:
         config=conf("score/identity"),
         variant=lambda wildcards: PLAN.features(wildcards.variant, "identity"),
         real=PLAN.features("real", "identity"),
+        targets=lambda wildcards: PLAN.targets_of(wildcards.variant),
     output:
         table=at("scores", kind="identity"),
         replicates=at("replicates", kind="identity"),
@@ -49,11 +50,13 @@ rule score_identity:
         gpu=0,
         mem_mb=8000,
         runtime=120,
+    params:
+        targets=lambda wildcards, input: ["--targets", *input.targets] if input.targets else [],
     message:
         "{wildcards.variant}: score identity"
     shell:
         "python -m pipeline_steps.score --config {input.config:q} --kind identity"
-        " --variant-features {input.variant:q} --real {input.real:q}"
+        " --variant-features {input.variant:q} --real {input.real:q} {params.targets:q}"
         " --out {output.table:q} --replicates {output.replicates:q} &> {log:q}"
 
 

@@ -10,6 +10,7 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.study.settings.base import Section
 from pipeline_steps.study.settings.sampling import (
     MOST_STEPS,
+    InventSettings,
     Precision,
     SampleSettings,
     Scheduler,
@@ -340,4 +341,5 @@ class GenerationSections(Section):
     prior: PriorSettings = Field(default=PriorSettings())
     train_generator: GeneratorSettings = Field(default=GeneratorSettings())
     finetune: FinetuneSettings = Field(default=FinetuneSettings())
+    invent: InventSettings = Field(default=InventSettings())
     sample: SampleSettings = Field(default=SampleSettings())

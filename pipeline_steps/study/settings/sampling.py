@@ -219,6 +219,27 @@ class EmbeddingSettings(Section):
         return self
 
 
+class InventSettings(Section):
+    """People who do not exist, of a study with identities: made_up."""
+
+    people: int = Field(default=10_000, ge=1, description="How many (paper: 10 000).")
+    anchors: Literal["tammes", "random", "manifold"] = Field(
+        default="tammes",
+        description="Directions as far apart as can be, as in the paper; random ones; or as far "
+        "apart and pulled towards the embeddings of the in-the-wild faces.",
+    )
+    pull: float = Field(
+        default=0.5, ge=0, lt=1, description="Share of that pull in each movement of a direction."
+    )
+    most_alike: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Largest cosine of a direction to the embedding of a real person, in the wild "
+        "or photographed, and to another direction; what is closer is refused.",
+    )
+
+
 class SampleSettings(Section):
     """How images are sampled; defaults are the paper's."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,6 +30,11 @@ class Compared(Section):
 
     name: Name = Field(description="Name of the study; its results lie in results/<name>.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
+    identities: Literal["consented", "made_up"] = Field(
+        default="consented",
+        description="Whom generated images show: the people of the photographs, or people who do "
+        "not exist, from the step invent. The photographs stay what images are compared with.",
+    )
     base_models: tuple[Name, ...] = Field(
         default=("sd21",),
         min_length=1,
@@ -125,6 +130,17 @@ class Study(
         if taken or EXTERNAL in self.base_models:
             name = min(taken, default=EXTERNAL)
             raise ValueError(f"external_sets: {name!r} already means something else; rename it")
+        needing = [
+            name
+            for name in self.methods
+            if METHODS[name].family.shows_people and not METHODS[name].family.embeds
+        ]
+        if self.made_up and needing:
+            can = ", ".join(name for name, of in METHODS.items() if of.family.embeds)
+            raise ValueError(
+                f"methods: {needing[0]} needs photographs of the people whom it shows, and "
+                f"identities: made_up has none; methods for them: {can}"
+            )
         known = [REAL, *self.tuned_variants, *self.external]
         for source in [part for name in self.training_sets for part in parts_of(name)]:
             if source not in known:
@@ -156,6 +172,11 @@ class Study(
             raise ValueError(
                 f"recognise.validation: {chosen!r} has the name of a benchmark; rename the file"
             )
+
+    @property
+    def made_up(self) -> bool:
+        """Whether images show people who do not exist."""
+        return self.identities == "made_up"
 
     @property
     def validation(self) -> str:
@@ -242,6 +263,7 @@ def extractors(study: Study) -> tuple[str, ...]:
     """Names of all extractors of a study."""
     names = [name for kind in SCORE_KINDS for name in study.score.extractors(kind)]
     names += [audit_recogniser(study), figures_recogniser(study), study.groups.skin_tone]
+    names += [study.recogniser] if study.made_up else []
     return tuple(dict.fromkeys(names))
 
 
