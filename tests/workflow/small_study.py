@@ -5,10 +5,12 @@ It runs in a copy of the project, so that a test may change anything of it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -68,6 +70,8 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start the workflow of a project.
 
+    Without words before and without a cluster, a fork server runs Snakemake and the steps.
+
     Args:
         folder: of the project, as make_project leaves it.
         arguments: of snakemake, targets first; without --workflow-profile, --cores 2 is given.
@@ -80,6 +84,8 @@ def start(
     if "--workflow-profile" in arguments:
         cores = []
         del environment["SLURM_CONF"]
+    elif not before and "PYTHONPATH" not in variables:
+        environment |= quick()
     return subprocess.Popen(
         [*before, program, *arguments, *cores, "--configfile", CONFIG],
         cwd=folder,
@@ -106,6 +112,23 @@ def bare_environment() -> dict[str, str]:
     """
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     return kept | {"SLURM_CONF": "/dev/null"}
+
+
+@cache
+def quick() -> dict[str, str]:
+    """Variables by which Snakemake and steps need not load their libraries (fork_server)."""
+    folder = Path(__file__).with_name("fork_server")
+    address = Path(tempfile.mkdtemp()) / "socket"
+    atexit.register(shutil.rmtree, address.parent)
+    server = subprocess.Popen(
+        [sys.executable, folder / "server.py", address],
+        env=bare_environment() | {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    atexit.register(server.communicate)  # it ends with its input
+    assert server.stdout and server.stdout.readline() == b"listening\n"
+    return {"FORK_SERVER": str(address), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 @cache

@@ -18,7 +18,7 @@ import yaml
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import write_png
 from pipeline_steps.study.plan import make_plan
-from tests.workflow.small_study import bare_environment
+from tests.workflow.small_study import bare_environment, quick
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [program, *place, "--cores", "2", *arguments],
         cwd=ROOT,
-        env=bare_environment() | {"OMP_NUM_THREADS": "1"},
+        env=bare_environment() | quick(),
         capture_output=True,
         text=True,
         check=False,

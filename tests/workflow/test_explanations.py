@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 
 from pipeline_steps.io.hashes import sha256_file
+from tests.workflow.small_study import bare_environment, quick
 
 TABLE = "results/demo/tables/identity.csv"
 
@@ -24,7 +24,7 @@ def explain(study: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipeline_steps.explain", *arguments],
         cwd=study,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
+        env=bare_environment() | quick(),
         capture_output=True,
         text=True,
         check=False,

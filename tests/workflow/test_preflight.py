@@ -10,7 +10,7 @@ from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.weights import FOLDER_VARIABLE
 from pipeline_steps.study.plan import make_plan
 from pipeline_steps.study.settings.study import read_configs
-from tests.workflow.small_study import bare_environment
+from tests.workflow.small_study import bare_environment, quick
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "config" / "paper_sd21.yaml"
@@ -23,8 +23,7 @@ def test_a_run_without_weights_stops_before_its_first_job_and_a_dry_run_does_not
         write_text(tmp_path / path, "")
     program = Path(sys.executable).with_name("snakemake")
     place = ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--configfile", PAPER]
-    environment = bare_environment() | {FOLDER_VARIABLE: str(tmp_path / "weights")}
-    environment["OMP_NUM_THREADS"] = "1"
+    environment = bare_environment() | quick() | {FOLDER_VARIABLE: str(tmp_path / "weights")}
     target = "results/paper_sd21/prior/sd21/manifest.parquet"
     outputs = {}
     for flags in ([], ["-n"]):

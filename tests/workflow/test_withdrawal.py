@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from tests.workflow.small_study import CONFIG, snakemake
+from tests.workflow.small_study import CONFIG, bare_environment, quick, snakemake
 
 IDENTITY = "ID_2"
 RESULTS = "results/demo"
@@ -39,7 +38,7 @@ def step(study: Path, name: str, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, "-m", f"pipeline_steps.{name}", *arguments],
         cwd=study,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
+        env=bare_environment() | quick(),
         capture_output=True,
         text=True,
         check=False,
