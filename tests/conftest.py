@@ -47,13 +47,16 @@ def finished_study(
 ) -> Path:
     """A project with a finished small study, made without a network; tests leave it as it is.
 
-    It is made once: of several processes each gets a copy.
+    It is made once, in the folder that FINISHED_STUDY names: each process gets a copy.
     """
     folder = tmp_path_factory.mktemp("study") / "project"
-    if not hasattr(request.config, "workerinput"):
+    beside = tmp_path_factory.getbasetemp().parent / "finished_study"  # of xdist's processes
+    alone = not hasattr(request.config, "workerinput")
+    named = os.environ.get("FINISHED_STUDY")
+    if alone and not named:
         make_study(folder)
         return folder
-    made = tmp_path_factory.getbasetemp().parent / "finished_study"
+    made = Path(named or beside)
     with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():

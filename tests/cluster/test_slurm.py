@@ -21,13 +21,34 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_profile(tmp_path_factory.mktemp("profile"), retries=0)
 
 
+# Made through SLURM: all that follows from these, which are those of the finished study, and one
+# set of features, so that each kind of job is submitted but for what comes before training.
+KEPT = (
+    "config",
+    "dataset",
+    "prior",
+    "features/real",
+    "features/wild",
+    "aligned/real",
+    "aligned/wild",
+)
+AGAIN = "features/real/demo_quality.safetensors"
+
+
 @pytest.fixture(scope="module")
 def study(finished_study: Path, tmp_path_factory: pytest.TempPathFactory, profile: Path) -> Path:
-    """A project as that of the finished study, whose study went through SLURM."""
+    """A project as that of the finished study, whose study went through SLURM from training on."""
     folder = tmp_path_factory.mktemp("cluster") / "project"
-    made = shutil.ignore_patterns("results", "data", ".snakemake")
-    shutil.copytree(finished_study, folder, symlinks=True, ignore=made)
-    run(folder, profile)
+    shutil.copytree(finished_study, folder, symlinks=True)
+    results = folder / "results/demo"
+    shutil.move(results, folder / "before")
+    for name in KEPT:
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / "before" / name, results / name)
+    shutil.rmtree(folder / "before")
+    (results / AGAIN).unlink()
+    output = run(folder, profile)
+    assert not re.search(r"^(prepare|prior|render_demo_world) ", output, re.MULTILINE)
     return folder
 
 
