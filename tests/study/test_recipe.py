@@ -44,6 +44,8 @@ def value_of(plan: Plan, path: str, base_model: str) -> Any:
     part: Any = plan.study
     if section == "finetune":
         part, path = part.finetune.resolved(base_model, "idbooth"), rest
+    if section == "train_generator":
+        part, path = part.train_generator.resolved("id3"), rest
     for name in path.split("."):
         part = getattr(part, name)
     return part
@@ -56,6 +58,13 @@ def same(found: Any, stated: str) -> bool:
     if isinstance(expected, (int, float)) and not isinstance(expected, bool):
         return math.isclose(found, expected, rel_tol=1e-12)
     return bool(found == expected)
+
+
+@pytest.mark.parametrize("row", table("ID³"), ids=lambda row: row[0])
+def test_every_value_of_id3_is_that_of_its_preset(row: list[str]) -> None:
+    path, stated, _ = row
+    found = value_of(preset("id3_10k"), path, "sd21")
+    assert same(found, stated), f"{path} is {found!r}, the recipe says {stated}"
 
 
 @pytest.mark.parametrize("row", table("Settings"), ids=lambda row: row[0])
