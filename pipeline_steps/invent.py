@@ -9,7 +9,9 @@ Out: <out>/identities.csv          MU_1, MU_2, ..., the contract of prepare's ta
      An anchor that is too much like a real person, or like another anchor, is refused and another
      one taken in its place.
 
-Source: ID3 (Xu et al., NeurIPS 2024): anchors by Tammes' problem. Not in the paper: the refusals.
+Source: ID3 (Xu et al., NeurIPS 2024): anchors by Tammes' problem. Not in the paper: the refusals,
+and anchors that are pulled towards faces. These are mixtures of several people, since those of one
+are somebody's.
 """
 
 from __future__ import annotations
@@ -36,12 +38,14 @@ from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
+from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.sampling import InventSettings
 
 PREFIX = "MU_"  # no photograph's identity begins so
-ROUNDS = 8
+ROUNDS = 4
+MIXTURES = 8  # of faces, for each anchor; they go to the nearest ones
 
 
 def run(frozen: Frozen[InventSettings], *, faces: Sequence[Path], out: Path) -> None:
@@ -71,8 +75,10 @@ def run(frozen: Frozen[InventSettings], *, faces: Sequence[Path], out: Path) -> 
         kept = [row for row in range(drawn) if row not in reasons]
         if len(kept) >= wanted:
             break
+        if len(kept) < wanted / 2:  # more of the same would not do
+            break
         drawn += 2 * (wanted - len(kept))
-    else:
+    if len(kept) < wanted:
         row, why = next(iter(reasons.items()))
         raise StepError(
             f"only {len(kept)} of {wanted} people are nobody else, e.g. anchor {row + 1} {why}: "
@@ -107,7 +113,11 @@ def directions(
     if settings.anchors == "random":
         return random_anchors(count, width, seed)
     spread = tammes(count, width, seed)
-    return spread if settings.anchors == "tammes" else on_manifold(spread, faces, settings.pull)
+    if settings.anchors == "tammes":
+        return spread
+    rng = numpy_generator(seed, "invent", "mixtures")
+    mixed = faces[rng.integers(len(faces), size=(MIXTURES * count, settings.mixed))].mean(axis=1)
+    return on_manifold(spread, mixed, settings.pull)
 
 
 def table(people: Sequence[str]) -> str:

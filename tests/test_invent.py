@@ -61,7 +61,7 @@ def test_people_are_nobody_else_and_described_as_photographed_ones_are(
     judge: Weights, faces: list[Path], tmp_path: Path, kind: str
 ) -> None:
     out = tmp_path / "out"
-    told = invented(judge, faces, out, anchors=kind, most_alike=0.45)
+    told = invented(judge, faces, out, anchors=kind, most_alike=0.6)
     people = read_subjects(out)
     assert [one.identity for one in people] == [f"MU_{k}" for k in range(1, 13)]
     assert not any(one.files for one in people)
@@ -69,9 +69,11 @@ def test_people_are_nobody_else_and_described_as_photographed_ones_are(
     assert anchors.files == [one.identity for one in people]
     np.testing.assert_allclose(np.linalg.norm(anchors.features, axis=1), 1, rtol=1e-6)
     real = np.concatenate([load_features(path).features for path in faces])
-    assert (anchors.features @ real.T).max() <= 0.45 + 1e-6
+    nearest = (anchors.features @ real.T).max(axis=1)
+    assert nearest.max() <= 0.6 + 1e-6
+    assert (nearest.mean() > 0.4) == (kind == "manifold")  # these are more like faces
     others = anchors.features @ anchors.features.T - 2 * np.eye(12)
-    assert others.max() <= 0.45 + 1e-6
+    assert others.max() <= 0.6 + 1e-6
     assert told["largest_cosine_to_another"] == pytest.approx(others.max(), abs=1e-4)
 
 

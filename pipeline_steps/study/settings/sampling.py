@@ -226,7 +226,10 @@ class InventSettings(Section):
     anchors: Literal["tammes", "random", "manifold"] = Field(
         default="tammes",
         description="Directions as far apart as can be, as in the paper; random ones; or as far "
-        "apart and pulled towards the embeddings of the in-the-wild faces.",
+        "apart and pulled towards mixtures of in-the-wild faces.",
+    )
+    mixed: int = Field(
+        default=6, ge=1, description="Faces of a mixture; those of 1 are somebody's, and refused."
     )
     pull: float = Field(
         default=0.5, ge=0, lt=1, description="Share of that pull in each movement of a direction."
