@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,24 @@ from pipeline_steps.study.settings.diffusion import GeneratorSettings
 from tests.diffusion.tiny_study import base_weights
 from tests.registry import entry
 
+ROOT = Path(__file__).parents[1]
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from pipeline_steps import train_generator
+from pipeline_steps.diffusion.training.generator import Training
+from pipeline_steps.study.settings.base import load_frozen
+from pipeline_steps.study.settings.diffusion import GeneratorSettings
+config, images, out = map(Path, sys.argv[1:])
+step = Training.step
+def dying(self):
+    if self.step_number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self)
+Training.step = dying
+frozen = load_frozen(config, GeneratorSettings)
+train_generator.run(frozen, images=images, out=out, checkpoint_minutes=0)
+"""
 VARIANT = {"base_model": "tiny", "method": "facefusion"}
 
 
@@ -43,6 +64,13 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+def asked(
+    weights: dict[str, Weights], variant: dict[str, str] = VARIANT, **settings: object
+) -> Frozen[GeneratorSettings]:
+    own = GeneratorSettings.model_validate({"steps": 4, "warm_up": 1, **settings})
+    return Frozen("test", "train_generator", 7, own, weights, variant)
+
+
 def run(
     weights: dict[str, Weights],
     images: Path,
@@ -50,8 +78,7 @@ def run(
     variant: dict[str, str] = VARIANT,
     **settings: object,
 ) -> dict:
-    asked = GeneratorSettings.model_validate({"steps": 4, "warm_up": 1, **settings})
-    frozen = Frozen("test", "train_generator", 7, asked, weights, variant)
+    frozen = asked(weights, variant, **settings)
     train_generator.run(frozen, images=images, out=out, checkpoint_minutes=0)
     record: dict = json.loads((out / "training.json").read_text())
     return record
@@ -60,18 +87,13 @@ def run(
 def test_a_killed_training_goes_on_bit_for_bit(
     weights: dict[str, Weights], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(weights, images, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        step = Training.step
-
-        def killed(self: Training) -> None:
-            if self.step_number == 2:
-                raise SystemExit("killed")
-            step(self)
-
-        patch.setattr(Training, "step", killed)
-        with pytest.raises(SystemExit):
-            run(weights, images, tmp_path / "again")
+    frozen, config = asked(weights), tmp_path / "config.json"
+    parts = vars(frozen) | {"settings": frozen.settings.model_dump(mode="json")}
+    parts["weights"] = {role: own.model_dump(mode="json") for role, own in weights.items()}
+    config.write_text(json.dumps(parts))
+    told = [sys.executable, "-c", DYING, *map(str, (config, images, tmp_path / "again"))]
+    assert subprocess.run(told, cwd=ROOT).returncode == -signal.SIGKILL
+    whole, step = run(weights, images, tmp_path / "whole"), Training.step
     assert not (tmp_path / "again" / FILE_NAME).exists()
     steps = []
     monkeypatch.setattr(Training, "step", lambda self: (steps.append(1), step(self)))

@@ -4,7 +4,8 @@
     python -m pipeline_steps.demo_world.pretrain --device cpu --minutes 30
 
 Everything is rendered; no photograph of a real person is involved. Stages: photographs, rendered on
-all cores; autoencoder; recognisers; attribute network; denoiser with its text encoder. Each goes on
+all cores; autoencoder; recognisers; attribute network; denoiser with its text encoder;
+Face Fusion's weights, for the base model and judges of config/models.yaml. Each goes on
 until it has seen as many images as its plan says (pretraining/plan.py), or its share of --minutes
 is over where the plan gives shares; then comes the next.
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from pipeline_steps.demo_world.pretraining.denoiser import Encoded
     from pipeline_steps.demo_world.pretraining.training import Run, Stage
 
-TRAININGS = ("autoencoder", "recogniser", "recogniser_b", "attributes", "denoiser")
+TRAININGS = ("autoencoder", "recogniser", "recogniser_b", "attributes", "denoiser", "face_fusion")
 UNSEEN_EACH = 6  # photographs of each unseen person
 SAVE_EVERY = {"cpu": 300.0, "cuda": 60.0}  # seconds
 
@@ -158,10 +159,35 @@ def stage_of(name: str, call: Call, run: Run) -> Stage:
     if name == "denoiser":
         latents, unseen_latents = encoded(call, run)
         return denoiser.stage(latents, unseen_latents, run, seed=plan.seed, amounts=plan.denoiser)
+    if name == "face_fusion":
+        return face_fusion_stage(call, run)
     kind = next(kind for kind in plan.recognisers if kind.name == name)
     seen, unseen = call.columns("crops", "identity", seed_offset=kind.seed_offset)
     seed = plan.seed + kind.seed_offset
     return recogniser.stage(kind, seen, unseen, run, seed=seed, amounts=plan.recogniser)
+
+
+def face_fusion_stage(call: Call, run: Run) -> Stage:
+    """The training of Face Fusion's weights, on the weights that are shipped by now."""
+    from pipeline_steps.demo_world.pretraining import face_fusion
+    from pipeline_steps.diffusion.base_models import load_base_model
+    from pipeline_steps.faces.recogniser import load_recogniser
+    from pipeline_steps.io.weights import PROJECT_ROOT
+    from pipeline_steps.study.registry import read_models
+
+    models = read_models(PROJECT_ROOT / "config" / "models.yaml")
+    judges = [models[f"demo_{kind.name}"] for kind in call.plan.recognisers]
+    seen, unseen = call.columns(*face_fusion.COLUMNS)
+    return face_fusion.stage(
+        load_base_model(models["demo"], run.device),
+        [load_recogniser(judge, run.device) for judge in judges],
+        seen,
+        unseen,
+        run,
+        each=[what.each for what in call.photographs()],
+        seed=call.plan.seed,
+        amounts=call.plan.face_fusion,
+    )
 
 
 def encoded(call: Call, run: Run) -> list[Encoded]:
@@ -210,9 +236,10 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
     """
     from diffusers import AutoencoderKL
 
-    from pipeline_steps.demo_world.pretraining import autoencoder, denoiser
+    from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, face_fusion
 
     weights: Any = average
+    half: dict[str, Tensor]
     out = call.work / "weights"
     if name == "autoencoder":
         sample = call.columns("pictures")[0]["pictures"][: autoencoder.MOMENT_SAMPLE]
@@ -226,9 +253,12 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
             weights["text"],
             call.work / "tokenizer",
         )
+    elif name == "face_fusion":
+        half = {k: v.half() for k, v in face_fusion.by_layer(weights).items()}
+        save_tensors(out / name / face_fusion.FILE_NAME, half)
     else:
         network = weights.network if name.startswith("recogniser") else weights
-        half: dict[str, Tensor] = {
+        half = {
             k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
             for k, v in network.state_dict().items()
         }

@@ -4,25 +4,34 @@ At every cross-attention layer (`attn2`) of the frozen network, the hidden state
 reference image has *at that very layer* gives face keys W_kf h_f and face values W_vf h_f, which
 stand behind the text's in one softmax. W_kf and W_vf are all that is trained. Source: "Fusion is
 all you need: Face Fusion for customized identity-preserving image synthesis" (Eq. 1-7).
+
+The module goes into packages as it is, see ``packaging``: it needs PyTorch and `fused_attention`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline_steps.diffusion.fused_attention import fused_attention
-
-if TYPE_CHECKING:
-    from pipeline_steps.diffusion.base_models.base import BaseModel
+from pipeline_steps.diffusion.fused_attention import allowed, fused_attention
 
 SMALL = 0.02  # standard deviation of the initial W_vf
 FILE_NAME = "face_fusion.safetensors"
+
+
+class Base(Protocol):
+    """What is needed of a BaseModel."""
+
+    def encode_prompts(self, prompts: Sequence[str | None]) -> Any: ...
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Any) -> Tensor: ...
+
+
 Hidden = dict[str, Tensor]  # layer -> hidden states of images there, [n, tokens, width]
 Keys = dict[str, tuple[Tensor, Tensor]]  # layer -> face keys and values, [n, heads, n_face, d]
 
@@ -170,7 +179,7 @@ class FaceFusion:
                 layer.seen = None
 
     @torch.no_grad()
-    def read(self, base: BaseModel, clean: Tensor) -> Hidden:
+    def read(self, base: Base, clean: Tensor) -> Hidden:
         """Hidden states of clean latents [n, c, h, w] at t = 0, under the empty prompt."""
         nothing, zero = base.encode_prompts([None] * len(clean)), clean.new_zeros(len(clean))
         return self.hidden_of(lambda: base.predict(clean, zero.long(), nothing))
@@ -183,3 +192,35 @@ class FaceFusion:
         """Choose what the images of the next batches look at; None: at the text alone."""
         for layer in self.layers.values():
             layer.look = look
+
+
+def together(people: Sequence[Keys], masks: Tensor | None) -> Look:
+    """Several people in one image (Eq. 6, 7), for all images of a batch.
+
+    Args:
+        people: keys of each, of one person's references each.
+        masks: where each one's face is, [people, h, w], see ``fused_attention.allowed``; None: all
+            look at everybody, which gives a morph.
+
+    Raises:
+        ValueError: there are not as many masks as people.
+    """
+    if masks is not None and len(masks) != len(people):
+        raise ValueError(f"{len(people)} people but {len(masks)} masks: give each person a mask")
+    keys = {
+        name: (
+            torch.cat([own[name][0] for own in people], 2),
+            torch.cat([own[name][1] for own in people], 2),
+        )
+        for name in people[0]
+    }
+    if masks is None:
+        return Look(keys)
+    shares = [next(iter(own.values()))[0].shape[2] for own in people]  # alike in all layers
+
+    def may_attend(queries: int, tokens: int) -> Tensor:
+        counts = torch.tensor([tokens * share // sum(shares) for share in shares])
+        whose = torch.arange(len(people)).repeat_interleave(counts).to(masks.device)
+        return allowed(masks, whose, queries)[None]
+
+    return Look(keys, may_attend=may_attend)

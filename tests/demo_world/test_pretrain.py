@@ -38,6 +38,7 @@ PLAN = Plan(
     recogniser=replace(SMALL, images=16, batch=8),
     attributes=SMALL,
     denoiser=SMALL,
+    face_fusion=SMALL,
 )
 
 

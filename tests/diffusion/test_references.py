@@ -132,7 +132,9 @@ def test_references_are_chosen_by_name_or_the_most_frontal(inputs: Path) -> None
     assert [*choose(rows, "ID_1", ReferenceSettings(count=2))] == [second, first]
     named = ReferenceSettings(count=2, named={"ID_1": (Path(third).name,)})
     assert [*choose(rows, "ID_1", named)] == [third]
-    with pytest.raises(StepError, match=r"ID_1 has no nose\.png; there are 0\.png, 1\.png"):
+    with pytest.raises(
+        StepError, match=r"no nose\.png in which a face was found; there are 0\.png"
+    ):
         choose(rows, "ID_1", ReferenceSettings(named={"ID_1": ("nose.png",)}))
 
 

@@ -78,7 +78,7 @@ class Plan:
         unseen: people of the held-out population, on whom training is measured.
         named: people that carry a name of their own in captions.
         recognisers: which.
-        autoencoder, recogniser, attributes, denoiser: lengths.
+        autoencoder, recogniser, attributes, denoiser, face_fusion: lengths.
         shares: of a call's minutes, after which a training makes way for the next although it is
             not complete.
     """
@@ -93,6 +93,7 @@ class Plan:
     recogniser: Amounts
     attributes: Amounts
     denoiser: Amounts
+    face_fusion: Amounts
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -107,6 +108,7 @@ _CPU = Plan(
     recogniser=Amounts(400_000, 64, 1.5e-3),
     attributes=Amounts(200_000, 64, 2e-3),
     denoiser=Amounts(20_000_000, 32, 6e-4),
+    face_fusion=Amounts(400_000, 8, 2e-3),
 )
 PLANS = {
     "cpu": _CPU,
@@ -118,6 +120,7 @@ PLANS = {
         recogniser=Amounts(800_000, 512, 3e-3),
         attributes=Amounts(400_000, 512, 3e-3),
         denoiser=Amounts(20_000_000, 1024, 1.5e-3),
+        face_fusion=Amounts(2_000_000, 128, 2e-3),
         shares={"autoencoder": 0.2, "recogniser": 0.1, "recogniser_b": 0.08, "attributes": 0.05},
     ),
 }

@@ -107,7 +107,8 @@ def choose(
         if len(files) != len(named):
             known, asked = ", ".join(sorted(Path(file).name for file in found)), " or ".join(named)
             raise StepError(
-                f"sample.references.named: {identity} has no {asked}; there are {known}"
+                f"sample.references.named: {identity} has no {asked} in which a face was found; "
+                f"there are {known}"
             )
         return {file: found[file] for file in files}
     turned = {str(row["file"]): _turned(row.get("landmarks")) for row in rows}
