@@ -15,7 +15,17 @@ from pipeline_steps.study.plan import Plan, is_rendered
 
 STEP_TIMES = Path(__file__).with_name("step_times.yaml")
 ON_A_CARD = frozenset(
-    {"prepare", "embed", "prior", "finetune", "sample", "recognise", "verify", "features"}
+    {
+        "prepare",
+        "embed",
+        "prior",
+        "finetune",
+        "train_generator",
+        "sample",
+        "recognise",
+        "verify",
+        "features",
+    }
     | {"verify_templates"}
     | {"features_of_reference", "align", "align_photographs", "align_in_the_wild"}
     | {"align_external"}
@@ -49,6 +59,8 @@ EXTERNAL_IMAGE = 10_000  # in a published set, between small JPEGs and PNGs
 THUMBNAIL = 4_000
 FEATURE_ROW = 4_096
 LORA_NUMBERS = {"stable-diffusion": 829_952, "stable-diffusion-xl": 5_806_080}  # at rank 4
+# Face Fusion's; a network of another family is larger.
+GENERATOR_NUMBERS = {"stable-diffusion": 24_780_800, "stable-diffusion-xl": 204_800_000}
 RECOGNISER_BYTES = {"iresnet18": 96, "iresnet34": 137, "iresnet50": 175, "iresnet100": 261}  # MB
 
 
@@ -132,6 +144,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
         "prior": defaultdict(float),
         "sample": defaultdict(float),
         "finetune": defaultdict(float),
+        "train_generator": defaultdict(float),
     }
     for base_model in study.base_models:
         entry = plan.models[base_model]
@@ -144,6 +157,12 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
             judged = "finetune_judged" if plan.guided(method) else "finetune"
             work = amounts.people * settings.steps * settings.batch_size
             found["finetune"][f"{judged}:{kind}"] += work
+        for method in study.methods:
+            if plan.generates(base_model, method):
+                # An image and its references take about what an image and a prior image take.
+                generator = study.train_generator.resolved(method)
+                work = generator.steps * generator.batch_size
+                found["train_generator"][f"finetune:{kind}"] += work
     return found
 
 
@@ -166,6 +185,7 @@ def disk(plan: Plan, amounts: Amounts) -> dict[str, float]:
         "explore": (amounts.images + amounts.external + of_variants) * THUMBNAIL,
         "finetune": 0.0,
         "sample": 0.0,
+        "train_generator": 0.0,
         "prior": 0.0,
     }
     for base_model in study.base_models:
@@ -177,6 +197,8 @@ def disk(plan: Plan, amounts: Amounts) -> dict[str, float]:
             rank = study.finetune.resolved(base_model, method).rank
             numbers = LORA_NUMBERS.get(entry.architecture, 0) * rank / 4
             found["finetune"] += amounts.people * numbers * 4
+        own = sum(plan.generates(base_model, method) for method in study.methods)
+        found["train_generator"] += own * GENERATOR_NUMBERS.get(entry.architecture, 0) * 2
     return found
 
 

@@ -42,6 +42,11 @@ def test_the_papers_work_is_counted(tmp_path):
     assert disk(sdxl, amounts)["finetune"] == 3 * 105 * 5_806_080 * 4
     assert units(sdxl, amounts)["finetune"]["finetune:stable-diffusion-xl@1024"] == 105 * 1000
 
+    fused = plan_of("facefusion_sd21")
+    kind = "finetune:stable-diffusion@512"  # about as long as a step of fine-tuning
+    assert units(fused, amounts)["train_generator"] == {kind: 2 * 80_000}
+    assert disk(fused, amounts)["train_generator"] == 24_780_800 * 2
+
 
 def test_hours_follow_from_units_and_seconds(tmp_path):
     times = {"hardware": "a card", "source": "a guess"}

@@ -45,7 +45,7 @@ def value_of(plan: Plan, path: str, base_model: str) -> Any:
     if section == "finetune":
         part, path = part.finetune.resolved(base_model, "idbooth"), rest
     if section == "train_generator":
-        part, path = part.train_generator.resolved("id3"), rest
+        part, path = part.train_generator.resolved(part.methods[-1]), rest
     for name in path.split("."):
         part = getattr(part, name)
     return part
@@ -64,6 +64,14 @@ def same(found: Any, stated: str) -> bool:
 def test_every_value_of_id3_is_that_of_its_preset(row: list[str]) -> None:
     path, stated, _ = row
     found = value_of(preset("id3_10k"), path, "sd21")
+    assert same(found, stated), f"{path} is {found!r}, the recipe says {stated}"
+
+
+@pytest.mark.parametrize("base_model", ["sd21", "sdxl"])
+@pytest.mark.parametrize("row", table("Face Fusion"), ids=lambda row: row[0])
+def test_every_value_of_face_fusion_is_that_of_its_presets(row: list[str], base_model: str) -> None:
+    path, stated, _ = row
+    found = value_of(preset(f"facefusion_{base_model}"), path, base_model)
     assert same(found, stated), f"{path} is {found!r}, the recipe says {stated}"
 
 
