@@ -75,7 +75,7 @@ def run(frozen: Frozen[InventSettings], *, faces: Sequence[Path], out: Path) -> 
         kept = [row for row in range(drawn) if row not in reasons]
         if len(kept) >= wanted:
             break
-        if len(kept) < wanted / 2:  # more of the same would not do
+        if len(kept) < wanted / 8:  # more of the same would not do
             break
         drawn += 2 * (wanted - len(kept))
     if len(kept) < wanted:
