@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pipeline_steps.demo_world.pretraining.training import Run, Stage
 
 TRAININGS = ("autoencoder", "recogniser", "recogniser_b", "attributes", "denoiser", "face_fusion")
+FURTHER = ("id3",)  # only when asked for
 UNSEEN_EACH = 6  # photographs of each unseen person
 SAVE_EVERY = {"cpu": 300.0, "cuda": 60.0}  # seconds
 
@@ -159,17 +161,16 @@ def stage_of(name: str, call: Call, run: Run) -> Stage:
     if name == "denoiser":
         latents, unseen_latents = encoded(call, run)
         return denoiser.stage(latents, unseen_latents, run, seed=plan.seed, amounts=plan.denoiser)
-    if name == "face_fusion":
-        return face_fusion_stage(call, run)
+    if name in ("face_fusion", "id3"):
+        return stage_on_shipped(name, call, run)
     kind = next(kind for kind in plan.recognisers if kind.name == name)
     seen, unseen = call.columns("crops", "identity", seed_offset=kind.seed_offset)
     seed = plan.seed + kind.seed_offset
     return recogniser.stage(kind, seen, unseen, run, seed=seed, amounts=plan.recogniser)
 
 
-def face_fusion_stage(call: Call, run: Run) -> Stage:
-    """The training of Face Fusion's weights, on the weights that are shipped by now."""
-    from pipeline_steps.demo_world.pretraining import face_fusion
+def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:
+    """The training of a whole method's weights, on the weights that are shipped by now."""
     from pipeline_steps.diffusion.base_models import load_base_model
     from pipeline_steps.faces.recogniser import load_recogniser
     from pipeline_steps.io.weights import PROJECT_ROOT
@@ -177,8 +178,9 @@ def face_fusion_stage(call: Call, run: Run) -> Stage:
 
     models = read_models(PROJECT_ROOT / "config" / "models.yaml")
     judges = [models[f"demo_{kind.name}"] for kind in call.plan.recognisers]
-    seen, unseen = call.columns(*face_fusion.COLUMNS)
-    return face_fusion.stage(
+    module: Any = import_module(f"pipeline_steps.demo_world.pretraining.{name}")
+    seen, unseen = call.columns(*module.COLUMNS)
+    stage: Stage = module.stage(
         load_base_model(models["demo"], run.device),
         [load_recogniser(judge, run.device) for judge in judges],
         seen,
@@ -186,8 +188,9 @@ def face_fusion_stage(call: Call, run: Run) -> Stage:
         run,
         each=[what.each for what in call.photographs()],
         seed=call.plan.seed,
-        amounts=call.plan.face_fusion,
+        amounts=getattr(call.plan, name),
     )
+    return stage
 
 
 def encoded(call: Call, run: Run) -> list[Encoded]:
@@ -236,7 +239,8 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
     """
     from diffusers import AutoencoderKL
 
-    from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, face_fusion
+    from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, face_fusion, id3
+    from pipeline_steps.diffusion.id3 import ATTRIBUTES
 
     weights: Any = average
     half: dict[str, Tensor]
@@ -253,6 +257,9 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
             weights["text"],
             call.work / "tokenizer",
         )
+    elif name == "id3":
+        told = id3.weights_of(average, call.columns(*ATTRIBUTES)[0])
+        save_tensors(out / name / "id3.safetensors", {k: v.cpu() for k, v in told.items()})
     elif name == "face_fusion":
         half = {k: v.half() for k, v in face_fusion.by_layer(weights).items()}
         save_tensors(out / name / face_fusion.FILE_NAME, half)
@@ -296,7 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = Path("resources/pretraining")
     parser.add_argument("--start", type=Path, default=start, metavar="FOLDER")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write small states there")
-    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=TRAININGS)
+    parser.add_argument("--trainings", nargs="+", choices=[*TRAININGS, *FURTHER])
+    parser.set_defaults(trainings=TRAININGS)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args(argv)
     end = time.monotonic() + 60 * args.minutes

@@ -157,6 +157,20 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
         assert torch.equal(whole[key], resumed[key]), key
 
 
+def test_id3_learns_on_the_embedded_weights_and_leaves_what_sampling_reads(work: Path) -> None:
+    from pipeline_steps.diffusion.id3 import FILE_NAME, TRAINED_ON
+
+    call = Call(replace(PLAN, id3=replace(SMALL, images=2)), work, work / "none")
+    assert pretrain.train("id3", call)
+    assert set(state(work, "id3")[1]["curve"][-1]) >= {"unseen", "like_0", "like_1"}
+    tensors = load_file(work / "weights" / "id3" / FILE_NAME)
+    assert tensors.pop(TRAINED_ON).shape == (PLAN.people * PLAN.each, 4)
+    average = state(work, "id3")[0]
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, average[f"average/{name}"].half())
+    assert {name.split(".")[0] for name in tensors} == {"condition", "unet"}
+
+
 def call_length(name: str) -> int:
     return (PLAN.recogniser if name.startswith("recogniser") else SMALL).images
 

@@ -78,7 +78,7 @@ class Plan:
         unseen: people of the held-out population, on whom training is measured.
         named: people that carry a name of their own in captions.
         recognisers: which.
-        autoencoder, recogniser, attributes, denoiser, face_fusion: lengths.
+        autoencoder, recogniser, attributes, denoiser, face_fusion, id3: lengths.
         shares: of a call's minutes, after which a training makes way for the next although it is
             not complete.
     """
@@ -95,6 +95,7 @@ class Plan:
     denoiser: Amounts
     face_fusion: Amounts
     shares: Mapping[str, float] = field(default_factory=dict)
+    id3: Amounts = Amounts(10_000_000, 8, 1e-3)
 
 
 _CPU = Plan(
