@@ -108,7 +108,7 @@ rule invent:
     threads: 2
     resources:
         gpu=0,
-        mem_mb=8000,
+        mem_mb=4000,
         runtime=60,
     params:
         out=subpath(output[0], parent=True),
