@@ -12,7 +12,11 @@ import yaml
 
 from tests.workflow.small_study import ROOT, snakemake
 
-CPU = {"CONSENTED_FACES_DEVICE": "cpu"}  # the cluster's cards are none
+# The cluster's cards are none, and it has no other users.
+CPU = {
+    "CONSENTED_FACES_DEVICE": "cpu",
+    "PYTHONPATH": str(Path(__file__).with_name("impatient")),
+}
 
 
 def slurm(*command: str) -> str:
@@ -43,7 +47,7 @@ def write_profile(folder: Path, *, uncommented: Sequence[str] = (), **changes: o
         text = text.replace(block[0], re.sub(r"^# ", "", block[0], flags=re.MULTILINE))
     settings = yaml.safe_load(text)
     settings["default-resources"] |= {"slurm_account": "test", "slurm_partition": "test"}
-    settings |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 2}
+    settings |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}
     settings |= {key.replace("_", "-"): value for key, value in changes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
