@@ -26,6 +26,7 @@ import pandas as pd
 from pipeline_steps.evidence.figures.grids import (
     Gallery,
     GridRow,
+    Tile,
     distinct_words,
     grid_figure,
     unit_embeddings,
@@ -183,7 +184,8 @@ def _samples(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figur
     models = sorted({source.base_model for source in gallery.samples}, key=order_key)
     rows: list[GridRow] = []
     for identity in _identities(settings, gallery, settings.samples_identities):
-        rows.append(GridRow("Photographs", tuple(gallery.photograph_tiles(identity, count))))
+        photographs = tuple(gallery.photograph_tiles(identity, count))
+        rows += [GridRow("Photographs", photographs)] if photographs else []
         for base_model in models:
             sources = _shown(settings, gallery, base_model)
             # All methods got the same prompts, so they stand once, above the first one's images.
@@ -205,13 +207,15 @@ def _samples(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figur
 def _overview(settings: FiguresSettings, gallery: Gallery, names: Names) -> Figure:
     sources = _shown(settings, gallery, list(by_setting(gallery.samples))[-1][0])
     source = next((s for s in sources if s.method == settings.overview_method), sources[-1])
-    headers = "Photograph", f"{names.method(source.method)}, {names(source.prompts)}"
+    shown = f"{names.method(source.method)}, {names(source.prompts)}"
     rows: list[GridRow] = []
+    portrait: list[Tile] = []
     for identity in _identities(settings, gallery, settings.overview_identities):
         tiles = gallery.sample_tiles(source, identity, settings.overview_columns)
-        portrait = gallery.portrait_tile(identity)
-        rows.append(GridRow("", (portrait, *tiles), () if rows else headers))
-    return grid_figure(rows, width=settings.width, gap_after_first=True)
+        portrait = gallery.portrait_tiles(identity)
+        headers = (*(["Photograph"] if portrait else []), shown)
+        rows.append(GridRow("", (*portrait, *tiles), () if rows else headers))
+    return grid_figure(rows, width=settings.width, gap_after_first=bool(portrait))
 
 
 def _pose(poses: Mapping[Source, Features], names: Names, look: Mapping[str, Any]) -> Figure:

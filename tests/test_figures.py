@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -192,7 +193,15 @@ def test_people_come_in_natural_order_and_the_portrait_is_the_middle_position(st
     gallery = study.gallery()
     assert gallery.identities() == ["ID_1", "ID_2", "ID_10"]
     portrait = np.asarray(Image.open(study.root / "dataset/images/ID_2/4.png"))
-    assert np.array_equal(gallery.portrait_tile("ID_2").image, portrait)
+    assert np.array_equal(gallery.portrait_tiles("ID_2")[0].image, portrait)
+
+
+def test_people_who_do_not_exist_are_shown_without_photographs(study: Study) -> None:
+    gallery = study.gallery()
+    made_up = gallery.photographs.assign(identity="ID_99")
+    gallery = dataclasses.replace(gallery, photographs=made_up)
+    assert gallery.identities() == ["ID_1", "ID_2", "ID_10"]
+    assert gallery.portrait_tiles("ID_1") == gallery.photograph_tiles("ID_1", 3) == []
 
 
 def test_headers_show_only_what_differs() -> None:

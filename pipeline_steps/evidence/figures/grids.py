@@ -116,11 +116,15 @@ class Gallery:
     external: Mapping[Source, pd.DataFrame] = field(default_factory=dict)  # aligned faces
 
     def identities(self) -> list[str]:
-        """Identities with photographs and samples of every variant, or of any, in natural order."""
+        """Identities with photographs and samples of every variant, or of any, in natural order.
+
+        Of people who do not exist, those with samples of every variant.
+        """
         with_samples = [set(frame["identity"].astype(str)) for frame in self.samples.values()]
         photographed = set(self.photographs["identity"].astype(str))
         names = photographed.intersection(*with_samples)
         names = names or photographed.intersection(chain.from_iterable(with_samples))
+        names = names or set.intersection(*(with_samples or [set()]))
         return sorted(names, key=natural_key)
 
     def photograph_tiles(self, identity: str, count: int) -> list[Tile]:
@@ -137,10 +141,11 @@ class Gallery:
             for file in (files[index] for index in chosen)
         ]
 
-    def portrait_tile(self, identity: str) -> Tile:
-        """The photograph from the middle of the capture positions, without caption."""
+    def portrait_tiles(self, identity: str) -> list[Tile]:
+        """The photograph from the middle of the capture positions, without caption, if any."""
         files = self._photographs_of(identity)
-        return Tile(_read(self.dataset / files[(len(files) - 1) // 2]), framed=True)
+        middle = files[(len(files) - 1) // 2 :][:1] if files else []
+        return [Tile(_read(self.dataset / file), framed=True) for file in middle]
 
     def sample_tiles(self, source: Source, identity: str, count: int) -> list[Tile]:
         """The first samples of an identity with their similarity to its photographs."""
