@@ -15,9 +15,11 @@ from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.face_fusion import FaceFusion, Look
 from pipeline_steps.diffusion.training.generator import Pictures, Training, list_pictures
 from pipeline_steps.io.images import write_png
+from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.diffusion import GeneratorSettings
 
 SETTINGS = GeneratorSettings(steps=4, batch_size=2, references=2, warm_up=0, learning_rate=1e-2)
+FROZEN = Frozen("test", "train_generator", 0, SETTINGS)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_references_are_other_images_of_the_same_folder(pictures: Pictures) -> N
 
 def test_a_step_changes_face_weights_alone(base: BaseModel, pictures: Pictures) -> None:
     before = {name: p.clone() for name, p in base.unet.named_parameters()}
-    training = Training(base, pictures, SETTINGS, 0)
+    training = Training(base, pictures, FROZEN)
     first = {name: p.clone() for name, p in training.fusion.state().items()}
     training.step()
     assert all(not torch.equal(first[name], p) for name, p in training.fusion.state().items())
@@ -54,7 +56,7 @@ def test_a_step_changes_face_weights_alone(base: BaseModel, pictures: Pictures) 
 
 def test_training_goes_on_bit_for_bit(base: BaseModel, pictures: Pictures) -> None:
     def trained(steps: int, state: dict[str, Tensor] | None = None) -> Training:
-        training = Training(base, pictures, SETTINGS, 0)
+        training = Training(base, pictures, FROZEN)
         if state is not None:
             training.load_state(state)
         for _ in range(steps):

@@ -104,7 +104,7 @@ def test_its_masks_give_each_half_its_person(made: Path, base: BaseModel) -> Non
     look = together(people, masks)
 
     class Together:
-        compiles = False
+        compiles, condition = False, None
 
         def activate(self, *_: object, **__: object) -> None:
             one = torch.tensor([1])
