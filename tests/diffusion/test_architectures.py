@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -224,12 +225,23 @@ def test_the_command_for_full_width_tells_what_it_found(capsys: pytest.CaptureFi
     assert "finite False" not in said
 
 
+GENERATORS = {
+    resolve_name(f"pipeline_steps.{method.family.trained_by}").file_name
+    for method in METHODS.values()
+    if method.family.trained_by
+}
+"""Files of weights that methods train once for a base model."""
+
+
 def test_every_entry_of_the_registry_has_code_that_opens_it() -> None:
     for entry in read_models(ROOT / "config" / "models.yaml").values():
         if entry.task == "base_model":
             assert entry.architecture in ARCHITECTURES, entry.name
             assert entry.options["resolution"], entry.name
             assert set(entry.components) <= {"vae"}, entry.name
+        elif entry.task == "generator":
+            file = f"{entry.architecture.replace('-', '_')}.safetensors"
+            assert file in GENERATORS and set(entry.sha256) == {file}, entry.name
         elif entry.task != "autoencoder":
             assert (entry.task, entry.architecture) in EXTRACTORS, entry.name
 
