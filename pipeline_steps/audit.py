@@ -11,10 +11,12 @@ al., "Extracting Training Data from Diffusion Models", USENIX Security 2023.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline_steps.evidence.audit.checks import (
     GENERATED,
@@ -42,6 +44,7 @@ from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.tables import write_csv
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.metrics.arrays import Undefined, similarity_to_own
+from pipeline_steps.metrics.references import Fidelity, fidelity
 from pipeline_steps.naming import REAL, WILD, identities_of, identity_of
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -51,6 +54,7 @@ from pipeline_steps.study.record import check_same_extractor, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import AuditSettings
 
+Picture = NDArray[np.uint8]
 ENDINGS = (".csv", ".pairs.csv", ".summary.csv", ".html")
 
 
@@ -103,7 +107,9 @@ def run(
         result = not_audited(f"not audited: {error}", settings.fmr)
         log.warning("%s", result.summary["sentence"])
     else:
-        patches, photograph_patches = _patches(images, aligned), _patches(photographs, real_aligned)
+        pictures = _pictures(photographs, real_aligned)
+        photograph_patches = {file: band_passed(one[None])[0] for file, one in pictures.items()}
+        patches, agreement = _compared(images, aligned, pictures)
         pixels = np.asarray(list(photograph_patches.values()), np.float32).reshape(-1, SIDE, SIDE)
         nearest = nearest_photographs(pixels, identities_of(list(photograph_patches)))
         evidence = Evidence(
@@ -113,6 +119,7 @@ def run(
             patches=patches,
             photograph_patches=photograph_patches,
             thresholds=limits,
+            fidelity=agreement,
             pixel_threshold=copy_threshold(nearest, settings.copy_ratio),
             **rates,
         )
@@ -154,17 +161,43 @@ def _faces(path: Path) -> Faces:
         raise StepError(f"{path} cannot be audited: {error}") from error
 
 
-def _patches(faces: Faces, folder: Path) -> dict[str, Patches]:
-    """Pixels of each image for the search for copies; what cannot be read is left out and said."""
-    found: dict[str, Patches] = {}
+def _pictures(faces: Faces, folder: Path) -> dict[str, Picture]:
+    """Pixels of each image; what cannot be read is left out and said."""
+    read = ((file, _read(folder, file)) for file in faces.files)
+    return {file: image for file, image in read if image is not None}
+
+
+def _compared(
+    faces: Faces, folder: Path, photographs: Mapping[str, Picture]
+) -> tuple[dict[str, Patches], dict[str, Fidelity]]:
+    """Pixels of each image for the search for copies, and how well it agrees with a photograph."""
+    of_person: dict[str, list[Picture]] = {}
+    for file, picture in photographs.items():
+        of_person.setdefault(identity_of(file), []).append(picture)
+    stacked = {name: np.stack(pictures) for name, pictures in of_person.items()}
+    patches: dict[str, Patches] = {}
+    agreement: dict[str, Fidelity] = {}
     for file in faces.files:
-        try:
-            image = read_image(folder / file)
-            found[file] = band_passed(image[None])[0]
-        except (BadImage, OSError, ValueError) as error:
-            what = f"{identity_of(file)}: {folder / file}"
-            get_logger("audit").warning("%s is not compared for copies: %s", what, error)
-    return found
+        if (image := _read(folder, file)) is None:
+            continue
+        patches[file] = band_passed(image[None])[0]
+        if (own := stacked.get(identity_of(file))) is not None:
+            agreement[file] = fidelity(image, own)
+    return patches, agreement
+
+
+def _read(folder: Path, file: str) -> Picture | None:
+    """An aligned face uint8 [112, 112, 3]; None, and a warning, where it cannot be read."""
+    try:
+        image = read_image(folder / file)
+        if image.shape == (SIDE, SIDE, 3):
+            return image
+        error: object = f"{image.shape[1]}x{image.shape[0]} pixels"
+    except (BadImage, OSError) as problem:
+        error = problem
+    what = f"{identity_of(file)}: {folder / file}"
+    get_logger("audit").warning("%s is not compared for copies: %s", what, error)
+    return None
 
 
 main = command(run)

@@ -171,7 +171,8 @@ def test_identity_has_one_table_per_recogniser_and_ranks_each_direction(study: S
     row = next(line for line in text.splitlines() if "real | SD-2.1 | Base | ID-Booth" in line)
     cells = row.strip("| ").split(" | ")[4:]
     lowest = ["**0.000**"] * 3 + ["**0.000 ± 0.000**"]
-    assert cells == [*lowest, "0.000 ± 0.000", "0.000"]  # worst genuine mean and FDR
+    # Worst genuine mean and FDR, best distance.
+    assert cells == [*lowest, "0.000 ± 0.000", "0.000", "**0.000**"]
 
 
 def test_recognition_averages_seeds_then_tests_and_leaves_validation_out(study: Study) -> None:

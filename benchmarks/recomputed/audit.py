@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
@@ -29,6 +30,7 @@ class Consented:
     Attributes:
         people: whose each photograph is [n].
         rows: embeddings of length 1 [n, d].
+        photographs: of each person, uint8 [n, 112, 112, 3].
         windows: of each person, all shifts of all photographs, a row each.
         wild: embeddings of the reference set, or None.
         image, person, search, pixel: the thresholds; NaN where there is none.
@@ -36,6 +38,7 @@ class Consented:
 
     people: Array
     rows: Array
+    photographs: dict[str, Array]
     windows: dict[str, Array]
     wild: Array | None
     image: float
@@ -60,9 +63,10 @@ def consented(settings: Row, photographs: Faces, wild: Faces | None = None) -> C
         strangers = lengths_one(wild[1])
         search = lowest_threshold((rows @ strangers.T).max(axis=1), settings["search_rate"])
         search = max(image, search)
-    nearest, windows = [], {}
+    nearest, windows, pictures = [], {}, {}
     for name in names:
-        patches = [band_passed(images.pixels(i)) for i in np.flatnonzero(owner == name)]
+        pictures[name] = np.stack([images.pixels(i) for i in np.flatnonzero(owner == name)])
+        patches = [band_passed(picture) for picture in pictures[name]]
         shifted = [shifts(patch) for patch in patches]
         windows[name] = np.concatenate(shifted)
         for i, patch in enumerate(patches):
@@ -72,7 +76,7 @@ def consented(settings: Row, photographs: Faces, wild: Faces | None = None) -> C
     pixel = math.nan
     if nearest:
         pixel = 1 - settings["copy_ratio"] * float(np.quantile(1 - np.array(nearest), 0.01))
-    return Consented(owner, rows, windows, strangers, image, person, search, pixel)
+    return Consented(owner, rows, pictures, windows, strangers, image, person, search, pixel)
 
 
 def audit_row(settings: Row, generated: Faces, known: Consented) -> Row:
@@ -114,6 +118,13 @@ def audit_row(settings: Row, generated: Faces, known: Consented) -> Row:
         found = [float((known.windows[p] @ own).max()) for p in who if p in known.windows]
         copies += bool(found) and max(found) >= known.pixel
 
+    # Pixels against the closest photograph of the person meant.
+    agreement = [
+        agreement_with(images.pixels(i), known.photographs[str(name)])
+        for i, name in enumerate(meant)
+        if str(name) in known.photographs
+    ]
+
     # Strangers.
     resembling, identities = 0, 0
     if known.wild is not None:
@@ -138,6 +149,10 @@ def audit_row(settings: Row, generated: Faces, known: Consented) -> Row:
         "collisions": collisions,
         "collisions_of_photographs": int(alike),
         "copies": int(copies),
+        "psnr": float(
+            np.mean([psnr for psnr, _ in agreement if math.isfinite(psnr)] or [math.nan])
+        ),
+        "ssim": float(np.mean([ssim for _, ssim in agreement] or [math.nan])),
         "strangers": resembling,
         "strangers_by_chance": settings["search_rate"] * n if known.wild is not None else math.nan,
         "stranger_identities": int(identities),
@@ -167,6 +182,29 @@ def verdicts(counts: Row, judged: bool, searched: bool) -> Row:
     }
     worst = next(word for word in ("fail", "look", "pass") if word in words.values())
     return {f"{check}_verdict": word for check, word in words.items()} | {"verdict": worst}
+
+
+def agreement_with(image: Array, photographs: Array) -> tuple[float, float]:
+    """PSNR (dB) and SSIM against the photograph of the smallest squared error.
+
+    SSIM: Wang et al., 2004, by 7 x 7 means, sample covariances, and the mean over all windows that
+    lie in the image and over the channels.
+    """
+    a = image.astype(np.float64)
+    errors = [((a - photograph) ** 2).mean() for photograph in photographs]
+    error = min(errors)
+    b = photographs[errors.index(error)].astype(np.float64)
+    psnr = 20 * math.log10(255) - 10 * math.log10(error) if error else math.inf
+
+    def mean(x: Array) -> Array:
+        return np.asarray(sliding_window_view(x, (7, 7), axis=(0, 1)).mean(axis=(-2, -1)))
+
+    m, n = mean(a), mean(b)
+    sample = 49 / 48
+    va, vb, vab = (sample * (mean(x * y) - mean(x) * mean(y)) for x, y in ((a, a), (b, b), (a, b)))
+    c, d = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    ssim = (2 * m * n + c) * (2 * vab + d) / ((m**2 + n**2 + c) * (va + vb + d))
+    return psnr, float(ssim.mean())
 
 
 def lowest_threshold(scores: Array, rate: float) -> float:

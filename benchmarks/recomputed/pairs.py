@@ -54,6 +54,17 @@ def rates(genuine: Array, impostor: Array) -> Row:
     }
 
 
+def to_mean(probes: Array, people: Sequence[str], gallery: Array, others: Sequence[str]) -> float:
+    """Mean of one minus the cosine of an image and its person's mean photograph."""
+    found = []
+    for row, name in zip(lengths_one(probes), people, strict=True):
+        own = lengths_one(gallery)[np.array(others) == name]
+        if len(own):
+            mean = own.mean(axis=0)
+            found.append(1 - row @ mean / math.sqrt(mean @ mean))
+    return float(np.mean(found)) if found else NAN
+
+
 def _counted(genuine: Array, impostor: Array) -> tuple[Array, Array]:
     """FMR and FNMR at every score that occurs, ascending: a pair matches at >= it."""
     scores = np.clip(np.concatenate([genuine, impostor]), -1, 1)

@@ -100,6 +100,9 @@ def identity_rows(study: Study) -> tuple[list[Row], dict[tuple[str, ...], tuple[
                     intervals.generator(seed, "score", "impostors", versus, name),
                 )
                 row = names | pairs.rates(scores[which[0]], scores[which[1]])
+                row["reference_distance"] = math.nan
+                if gallery is not None:
+                    row["reference_distance"] = pairs.to_mean(probes, people, gallery, others)
                 if study.intervals:
                     rng = intervals.generator(seed, "score", "bootstrap", "identities")
                     n = len({*people, *others})

@@ -8,7 +8,7 @@ shows somebody of the reference set who never consented (strangers).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from pipeline_steps.evidence.audit.resemblance import (
     strangers,
     swapped_identities,
 )
+from pipeline_steps.metrics.references import Fidelity
 from pipeline_steps.naming import REAL, VARIANT, WILD
 
 Verdict = Literal["pass", "look", "fail"]
@@ -39,6 +40,7 @@ SAMPLE_COLUMNS = (
     "shows",  # own: the person meant; other: another consented person; nobody: neither
     *("own_similarity", "own_rank", "nearest_identity", "nearest_similarity"),
     *("photograph", "photograph_similarity", "pixel_photograph", "pixel_similarity", "copy"),
+    *("psnr", "ssim"),
     *("wild_file", "wild_similarity", "stranger"),
 )
 SUMMARY_COLUMNS = (
@@ -46,7 +48,7 @@ SUMMARY_COLUMNS = (
     *("image_threshold", "person_threshold", "search_threshold", "pixel_threshold"),
     *("own_share", "nobody_share"),
     *("swapped_images", "swapped_images_by_chance", "swapped_identities"),
-    *("collisions", "collisions_of_photographs", "copies"),
+    *("collisions", "collisions_of_photographs", "copies", "psnr", "ssim"),
     *("strangers", "strangers_by_chance", "stranger_identities"),
     *(*VERDICTS.values(), "verdict", "sentence"),
 )
@@ -69,6 +71,7 @@ class Evidence:
         patches, photograph_patches: pixels by file, of those images that could be read.
         thresholds: from which things count as one person.
         pixel_threshold: from which an image is a copy; NaN: not judged.
+        fidelity: agreement with the person's closest photograph, by file.
         fmr, search_rate: the rates behind the thresholds.
     """
 
@@ -79,6 +82,7 @@ class Evidence:
     photograph_patches: Mapping[str, Patches]
     thresholds: Thresholds
     pixel_threshold: float
+    fidelity: Mapping[str, Fidelity]
     fmr: float
     search_rate: float
 
@@ -117,6 +121,7 @@ def audit(evidence: Evidence) -> Audit:
         "collisions": len(colliding),
         "collisions_of_photographs": sum(pair.photographs >= limits.image for pair in colliding),
         "copies": sum(row["copy"] for row in samples),
+        **{name: _mean(row[name] for row in samples) for name in Fidelity._fields},
         "strangers": sum(row["stranger"] for row in samples),
         "strangers_by_chance": math.nan if wild is None else evidence.search_rate * n,
         "stranger_identities": 0 if wild is None else len(strangers(images, wild, limits.search)),
@@ -151,6 +156,7 @@ def _sample_rows(
         if best >= limits.person:
             shows = "own" if nearest[index] == own else "other"
         pixel_file, pixel = pixels.get(file, ("", math.nan))
+        agreement = evidence.fidelity.get(file, Fidelity(math.nan, math.nan))
         rows.append(
             {
                 "identity": str(name),
@@ -165,12 +171,19 @@ def _sample_rows(
                 "pixel_photograph": pixel_file,
                 "pixel_similarity": pixel,
                 "copy": closest[index] >= limits.image and pixel >= evidence.pixel_threshold,
+                **agreement._asdict(),
                 "wild_file": wild_files[index],
                 "wild_similarity": float(wild_similarity[index]),
                 "stranger": bool(wild_similarity[index] >= limits.search),
             }
         )
     return rows
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Mean of those that are finite: an equal image has no PSNR; NaN: there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def _pixel_matches(evidence: Evidence, nearest: Sequence[str]) -> dict[str, tuple[str, float]]:

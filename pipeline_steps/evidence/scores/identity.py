@@ -20,6 +20,7 @@ from pipeline_steps.evidence.names import competes, order_key
 from pipeline_steps.evidence.scores.sets import NO_IMAGE, ImageSet
 from pipeline_steps.metrics.intervals import draw_counts, percentile_interval
 from pipeline_steps.metrics.pairs import MAX_PAIRS, OPERATING_POINTS, compare
+from pipeline_steps.metrics.references import reference_distance
 from pipeline_steps.metrics.verification import (
     ErrorRates,
     bootstrap_verification,
@@ -32,7 +33,7 @@ IDENTITY_COLUMNS = (
     *(*VARIANT, "versus", "recogniser", "n_genuine", "n_impostor"),
     *("eer", "eer_low", "eer_high", "fmr100", "fmr1000"),
     *("impostor_mean", "impostor_sd", "genuine_mean", "genuine_sd"),
-    *("fdr", "fdr_low", "fdr_high"),
+    *("fdr", "fdr_low", "fdr_high", "reference_distance"),
     REASONS,
 )
 METRICS = ("eer", "fdr", "genuine_mean")
@@ -87,6 +88,13 @@ def identity_numbers(
         if rates.n_impostor * fmr < 1.0:  # below one pair in n no false match rate can be told
             row[name] = float("nan")
     row[REASONS] = _reasons(rates, within=others is None)
+    if others is not None:
+        row["reference_distance"] = reference_distance(
+            images.features[recogniser],
+            images.identities,
+            others.features[recogniser],
+            others.identities,
+        )
     # Tells which rows of other sets these may be paired with.
     names = hashlib.sha256("\n".join(comparison.identities).encode()).hexdigest()
     return row, [

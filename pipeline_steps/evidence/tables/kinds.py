@@ -53,6 +53,7 @@ IDENTITY = (
     Column("impostor_mean", "Impostor µ ± σ", direction="lower"),
     Column("genuine_mean", "Genuine µ ± σ", direction="higher"),
     Column("fdr", "FDR", direction="higher"),
+    Column("reference_distance", "Reference distance", direction="lower"),
 )
 POSE = tuple(  # a spread is neither good nor bad by itself, so nothing is marked
     Column(f"{angle}_{number}", angle.capitalize(), subtitle, digits=1)
@@ -68,6 +69,8 @@ AUDIT = (
     Column("swapped_identities", "Swapped", "identities", digits=0),
     Column("collisions", "Colliding", "identities", digits=0),
     Column("copies", "Copies", digits=0),
+    Column("psnr", "PSNR", "dB", digits=1),
+    Column("ssim", "SSIM"),
     Column("strangers", "Strangers", "images", digits=0),
     Column("strangers_by_chance", "Strangers", "by chance", digits=1),
     Column("stranger_identities", "Strangers", "identities", digits=0),
@@ -182,7 +185,8 @@ def audit_tables(frame: pd.DataFrame, names: Names) -> list[Table]:
         f"Identity audit by {names(str(first['recogniser']))} at a false match rate of "
         f"{float(first['fmr']):g} among the photographs. Swapped: shows another consented person; "
         "colliding: pairs of generated identities that are one; copies: near copies of "
-        "photographs; strangers: shows somebody of the in-the-wild set."
+        "photographs; PSNR and SSIM: of aligned faces against their person's closest "
+        "photograph; strangers: shows somebody of the in-the-wild set."
     )
     return [lay_out("audit", caption, frame, AUDIT, names, also=("verdict",))]
 
