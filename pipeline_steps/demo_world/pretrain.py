@@ -240,7 +240,9 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
     from diffusers import AutoencoderKL
 
     from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, face_fusion, id3
+    from pipeline_steps.diffusion.face_fusion import FILE_NAME as FACE_FUSION_FILE
     from pipeline_steps.diffusion.id3 import ATTRIBUTES
+    from pipeline_steps.diffusion.id3 import FILE_NAME as ID3_FILE
 
     weights: Any = average
     half: dict[str, Tensor]
@@ -259,10 +261,10 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
         )
     elif name == "id3":
         told = id3.weights_of(average, call.columns(*ATTRIBUTES)[0])
-        save_tensors(out / name / "id3.safetensors", {k: v.cpu() for k, v in told.items()})
+        save_tensors(out / name / ID3_FILE, {k: v.cpu() for k, v in told.items()})
     elif name == "face_fusion":
         half = {k: v.half() for k, v in face_fusion.by_layer(weights).items()}
-        save_tensors(out / name / face_fusion.FILE_NAME, half)
+        save_tensors(out / name / FACE_FUSION_FILE, half)
     else:
         network = weights.network if name.startswith("recogniser") else weights
         half = {

@@ -111,10 +111,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "embeddings": A("dataset/embeddings/{identity}.safetensors", "embed", ONE, ("image",)),
     "embeddings_half_written": A("dataset/embeddings/.{identity}.{file}", "embed", ONE),
     "invented": A(
-        "invented/identities.csv",
-        "invent",
-        ALL,
-        ("features",),
+        *("invented/identities.csv", "invent", ALL, ("features",)),
         only_with="made_up",
         what="lists people who do not exist",
     ),
@@ -271,7 +268,7 @@ def code_of(step: str, taken: Iterable[str] = (), **fields: str) -> tuple[list[s
         Both as ``study.code.code_hash`` takes them.
     """
     made = [artefact for artefact in ARTEFACTS.values() if artefact.step == step]
-    if "method" in fields:  # what its family hands the sampler
+    if "method" in fields:  # what its family hands the sampler, and what trains its weights
         family = METHODS[fields["method"]].family
         fields |= {"handed": family.handed, "trained_by": family.trained_by}
     roots = dict.fromkeys(filter(None, (root.format(**fields) for of in made for root in of.code)))

@@ -136,7 +136,7 @@ class Plan:
             *self.photographs,
             self.study.in_the_wild,
             *self.study.external_sets.values(),
-            *self.trained_on,
+            *self.generator_images,
             *self.verified,
             *self.study.template_sets,
         ]
@@ -155,7 +155,7 @@ class Plan:
         return METHODS[method].family.trains == "weights" and base_model not in given
 
     @property
-    def trained_on(self) -> list[str]:
+    def generator_images(self) -> list[str]:
         """Images that the study trains weights of whole methods on."""
         of = self.study.train_generator
         pairs = product(self.study.base_models, self.study.methods)

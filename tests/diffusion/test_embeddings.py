@@ -76,7 +76,7 @@ def test_embeddings_lie_beside_the_anchor_and_attributes_are_drawn_together(
     frozen: Frozen[SampleSettings], inputs: Path
 ) -> None:
     handed = Embeddings(frozen, inputs / "made_up", inputs / "weights")
-    rows = [row for name in ("MU_1", "MU_2") for row in handed.asked(name)]
+    rows = [row for name in ("MU_1", "MU_2") for row in handed.conditions(name)]
     cosines = [row["target"][k // 2] for k, row in enumerate(rows)]
     assert all(0.7 - 1e-6 <= value <= 0.9 + 1e-6 for value in cosines) and len(set(cosines)) == 4
     assert all(np.isclose(np.linalg.norm(row["target"]), 1) for row in rows)
@@ -84,10 +84,10 @@ def test_embeddings_lie_beside_the_anchor_and_attributes_are_drawn_together(
         assert (row["age"], row["roll"]) in ((30.0, 0.0), (60.0, None))
         assert row["prompt"].startswith(f"age {row['age']:.0f}, pitch")
     narrow = told(frozen, attributes={"age": [40, 41]}, likeness=[1, 1])
-    [row, _] = Embeddings(narrow, inputs / "made_up", inputs / "weights").asked("MU_1")
+    [row, _] = Embeddings(narrow, inputs / "made_up", inputs / "weights").conditions("MU_1")
     assert 40 <= row["age"] <= 41 and row["yaw"] in (-20.0, 40.0) and row["target"][0] == 1
     nothing = told(frozen, attributes=None)
-    [row, _] = Embeddings(nothing, inputs / "made_up", inputs / "weights").asked("MU_1")
+    [row, _] = Embeddings(nothing, inputs / "made_up", inputs / "weights").conditions("MU_1")
     assert row["prompt"] == "" and row["age"] is row["yaw"] is None
 
 
@@ -142,4 +142,4 @@ def test_what_cannot_be_told_is_refused(
     save_features(path, empty, [], key="embeddings", **embedded_by(judge))
     handed = Embeddings(frozen, tmp_path / "dataset", inputs / "weights")
     with pytest.raises(StepError, match="ID_1 has no photograph"):
-        handed.asked("ID_1")
+        handed.conditions("ID_1")

@@ -26,7 +26,6 @@ from pipeline_steps.demo_world.pretraining.images import BOX_DROP, BOX_HEIGHT, B
 from pipeline_steps.demo_world.pretraining.plan import Amounts
 from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.diffusion.base_models.base import BaseModel
-from pipeline_steps.diffusion.face_fusion import FILE_NAME as FILE_NAME
 from pipeline_steps.diffusion.face_fusion import FaceFusion, Hidden, Look
 from pipeline_steps.diffusion.guide import frozen_copy
 from pipeline_steps.diffusion.objectives import add_noise, predict_x0, prediction_target
@@ -47,6 +46,15 @@ def boxes(landmarks: Tensor, side: int) -> Tensor:
     half = drop * landmarks.new_tensor([BOX_WIDTH / 2, BOX_HEIGHT / 2])
     centre = torch.stack([(eyes[:, 0] + mouth[:, 0]) / 2, eyes[:, 1] + BOX_DROP * drop[:, 0]], 1)
     return torch.cat([centre - half, centre + half], 1).clamp(0, side)
+
+
+def embeddings(judge: Recogniser, images: Tensor, found: Tensor) -> Tensor:
+    """Embeddings of length 1 [n, d] of images [n, 3, h, w] in [-1, 1] with boxes [n, 4]."""
+    rows = [
+        F.normalize(judge.network(crop_and_resize(a, b, judge.input_size)))
+        for a, b in zip(images.split(CHUNK), found.split(CHUNK), strict=True)
+    ]
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,8 @@ class People:
                 with run.autocast():
                     parts.append({k: v.half() for k, v in fusion.read(base, part).items()})
             for judge in judges:
-                rows = [
-                    F.normalize(judge.network(crop_and_resize(a, b, judge.input_size)))
-                    for a, b in zip(x.split(CHUNK), found.split(CHUNK), strict=True)
-                ]
-                faces.append(F.normalize(torch.cat(rows).unflatten(0, (-1, each)).mean(1)))
+                rows = embeddings(judge, x, found)
+                faces.append(F.normalize(rows.unflatten(0, (-1, each)).mean(1)))
         texts = captions_of(columns, seed)
         index = {text: k for k, text in enumerate(dict.fromkeys(texts))}
         places = torch.tensor([index[text] for text in texts], device=run.device)
@@ -221,8 +226,6 @@ def _loss(
     target = prediction_target(clean, noise[1], abar, base.prediction_type)
     error = (output - target).square().mean((1, 2, 3))
     total = ((snr.clamp(max=SNR_CAP) / snr).float() * error).mean()
-    if not IDENTITY_WEIGHT:
-        return total
     some = slice(0, (count + 1) // 2)  # decoding costs as much as denoising
     estimate = predict_x0(noisy[some], output[some], abar[some], base.prediction_type)
     with run.autocast():

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from pipeline_steps.demo_world.pretraining.autoencoder import to_batch
 from pipeline_steps.demo_world.pretraining.denoiser import SNR_CAP
-from pipeline_steps.demo_world.pretraining.face_fusion import boxes
+from pipeline_steps.demo_world.pretraining.face_fusion import boxes, embeddings
 from pipeline_steps.demo_world.pretraining.plan import Amounts
 from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.diffusion.base_models.base import BaseModel
@@ -71,17 +71,9 @@ class Known:
         """People of rendered photographs with the columns COLUMNS."""
         x = to_batch(torch.from_numpy(columns["pictures"])).to(device)
         found = boxes(torch.from_numpy(columns["landmarks"]).to(device), x.shape[-1])
-        embeddings = [
-            torch.cat(
-                [
-                    F.normalize(judge.network(crop_and_resize(a, b, judge.input_size)))
-                    for a, b in zip(x.split(CHUNK), found.split(CHUNK), strict=True)
-                ]
-            )
-            for judge in judges
-        ]
+        own = [embeddings(judge, x, found) for judge in judges]
         s = attributes(columns).to(device)
-        return cls(each, *base.encode_images(x, CHUNK), s, found, embeddings)
+        return cls(each, *base.encode_images(x, CHUNK), s, found, own)
 
 
 def stage(

@@ -1,8 +1,8 @@
 """ID3 for the sampler: which embedding and which attributes each image is told.
 
 An identity is a direction w: the mean of its photographs' embeddings, or an anchor of somebody who
-does not exist. Each image gets an embedding y beside it and attributes s, both drawn by (study
-seed, identity, index) alone, and both stand in the image's row.
+does not exist. Each image gets an embedding y beside it, drawn by (study seed, identity, index)
+alone, and attributes s, which depend on the prompt set, too. Both stand in the image's row.
 
 Source: ID3 (Xu et al., NeurIPS 2024), its dataset generation.
 """
@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.id3 import ATTRIBUTES, FILE_NAME, TRAINED_ON, Id3
 from pipeline_steps.diffusion.sampling.gate import centres
-from pipeline_steps.diffusion.sampling.plan import GENERATOR, Origin, Row
+from pipeline_steps.diffusion.sampling.plan import Origin, Row, generator_file
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest
 from pipeline_steps.identities.anchors import perturb
 from pipeline_steps.identities.dataset import read_subjects
 from pipeline_steps.io.hashes import sha256_file
-from pipeline_steps.io.weights import locate
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.seeds import numpy_generator
 from pipeline_steps.study.settings.base import Frozen
@@ -48,14 +47,7 @@ class Embeddings:
     def __init__(self, frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> None:
         self._frozen = frozen
         self._settings = frozen.settings.embeddings or EmbeddingSettings()
-        given = frozen.weights.get(GENERATOR)
-        place = locate(given) if given is not None else folder
-        if place is None or not (path := place / FILE_NAME if place.is_dir() else place).is_file():
-            raise StepError(
-                f"weights {place}/{FILE_NAME} are missing: run train_generator, or name them in "
-                "train_generator.weights"
-            )
-        self._path = path
+        self._path = path = generator_file(frozen, folder, FILE_NAME)
         try:
             self._tensors = load_file(path)
             self._trained_on = self._tensors.pop(TRAINED_ON).numpy()
@@ -63,23 +55,23 @@ class Embeddings:
             raise StepError(f"{path} holds no network of ID3: {error}") from error
         self._sha256 = sha256_file(path)
         self._directions = centres(frozen, dataset, read_subjects(dataset))
-        self._asked: dict[str, list[Row]] = {}
+        self._conditions: dict[str, list[Row]] = {}
 
     def origin(self, identity: str, token: str) -> Origin:
         return self._sha256, OF_EMBEDDINGS
 
-    def asked(self, identity: str) -> Sequence[Row]:
+    def conditions(self, identity: str) -> Sequence[Row]:
         """y, s and their words, of each of an identity's images.
 
         Raises:
             StepError: nothing is known of the identity's face.
         """
-        if identity not in self._asked:
+        if identity not in self._conditions:
             direction = self._directions[identity]
             if not np.isfinite(direction).all():
                 raise StepError(f"{identity} has no photograph with an embedding to go by")
-            self._asked[identity] = [
-                asked_of(
+            self._conditions[identity] = [
+                draw_condition(
                     direction,
                     self._trained_on,
                     self._settings,
@@ -90,7 +82,7 @@ class Embeddings:
                 )
                 for index in range(self._frozen.settings.images_per_identity)
             ]
-        return self._asked[identity]
+        return self._conditions[identity]
 
     @property
     def _prompts(self) -> str:
@@ -107,12 +99,12 @@ class Embeddings:
         nn.Module.to(network, base.device, base.dtype)
         base.unet = nn.Module.to(network.unet, memory_format=torch.channels_last)
         try:
-            yield Told(base, network, {name: self.asked(name) for name in identities})
+            yield Told(base, network, {name: self.conditions(name) for name in identities})
         finally:
             base.unet = before
 
 
-def asked_of(
+def draw_condition(
     direction: NDArray[np.floating],
     trained_on: NDArray[np.floating],
     settings: EmbeddingSettings,
@@ -120,7 +112,7 @@ def asked_of(
     beside: np.random.Generator,
     facts: np.random.Generator,
 ) -> Row:
-    """What one image is asked.
+    """What one image is told.
 
     Args:
         direction: w, [d].
@@ -156,20 +148,22 @@ class Told:
     Args:
         base: With ID3's denoiser.
         network: ID3's.
-        asked: Identity to what each of its images is asked.
+        conditions: Identity to what each of its images is told.
     """
 
     compiles = True
 
-    def __init__(self, base: BaseModel, network: Id3, asked: Mapping[str, Sequence[Row]]) -> None:
-        self._base, self._network, self._asked = base, network, asked
+    def __init__(
+        self, base: BaseModel, network: Id3, conditions: Mapping[str, Sequence[Row]]
+    ) -> None:
+        self._base, self._network, self._conditions = base, network, conditions
 
     def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
         """See ``sampler.OnNetwork``; who the images are is said by the condition."""
 
     def condition(self, requests: Sequence[ImageRequest | None]) -> Conditioning:
         """Tokens of images; None: of anybody."""
-        rows = [None if r is None else self._asked[r.identity][r.index] for r in requests]
+        rows = [None if r is None else self._conditions[r.identity][r.index] for r in requests]
         width = len(next(row[TARGET] for row in rows if row is not None))
         y = [[np.nan] * width if row is None else row[TARGET] for row in rows]
         s = [

@@ -23,7 +23,7 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import OnNetwork
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.hashes import sha256_file
-from pipeline_steps.io.weights import Weights
+from pipeline_steps.io.weights import Weights, locate
 from pipeline_steps.naming import GENERATED_BY, VARIANT
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -89,8 +89,8 @@ def plan_images(
             token=settings.token if METHODS[method].family.named else None,
             gender=subject.gender,
         )
-        asked = handed.asked(subject.identity) or [{}] * len(prompts)
-        for index, (prompt, own) in enumerate(zip(prompts, asked, strict=True)):
+        own_conditions = handed.conditions(subject.identity) or [{}] * len(prompts)
+        for index, (prompt, own) in enumerate(zip(prompts, own_conditions, strict=True)):
             place = base_model.name, subject.identity, index
             rows.append(
                 {
@@ -282,8 +282,8 @@ class Handed(Protocol):
             StepError: it is missing or broken, or answers to another word than the token.
         """
 
-    def asked(self, identity: str) -> Sequence[Row]:
-        """What each of an identity's images is asked, for its row; nothing where prompts ask."""
+    def conditions(self, identity: str) -> Sequence[Row]:
+        """What each of an identity's images is conditioned on beside a prompt, for its row."""
 
     def on(
         self, base: BaseModel, identities: Sequence[str]
@@ -316,16 +316,32 @@ def hand(frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> 
     return handed
 
 
-class PromptsAsk:
-    """The part of ``Handed`` of families that are asked by prompts."""
+def generator_file(frozen: Frozen[SampleSettings], folder: Path | None, name: str) -> Path:
+    """The file of a method's one set of weights: of the registry's entry, or of the study's folder.
+
+    Raises:
+        StepError: it is missing.
+    """
+    given = frozen.weights.get(GENERATOR)
+    place = locate(given) if given is not None else folder
+    if place is None or not (path := place / name if place.is_dir() else place).is_file():
+        raise StepError(
+            f"weights {place}/{name} are missing: run train_generator, or name them in "
+            "train_generator.weights"
+        )
+    return path
+
+
+class Prompted:
+    """The part of ``Handed`` of families whose images are conditioned by prompts alone."""
 
     columns: ClassVar[tuple[str, ...]] = ()
 
-    def asked(self, identity: str) -> Sequence[Row]:
+    def conditions(self, identity: str) -> Sequence[Row]:
         return ()
 
 
-class BaseAlone(PromptsAsk):
+class BaseAlone(Prompted):
     """The base model as it is."""
 
     at_once: ClassVar[Mapping[str, int]] = AT_ONCE
@@ -341,7 +357,7 @@ class BaseAlone(PromptsAsk):
         yield None
 
 
-class Adapters(PromptsAsk):
+class Adapters(Prompted):
     """An adapter per identity, ``<folder>/<identity>/pytorch_lora_weights.safetensors``."""
 
     at_once: ClassVar[Mapping[str, int]] = AT_ONCE

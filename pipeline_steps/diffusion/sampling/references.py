@@ -20,11 +20,10 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
 from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Keys, Look
-from pipeline_steps.diffusion.sampling.plan import GENERATOR, Origin, PromptsAsk
+from pipeline_steps.diffusion.sampling.plan import Origin, Prompted, generator_file
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.images import noted_bytes, read_image, resized
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.io.weights import locate
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.sampling import ReferenceSettings, SampleSettings
@@ -32,21 +31,15 @@ from pipeline_steps.study.settings.sampling import ReferenceSettings, SampleSett
 OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
 
 
-class References(PromptsAsk):
+class References(Prompted):
     """Arguments are those of ``plan.hand``."""
 
     at_once: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 8}
 
     def __init__(self, frozen: Frozen[SampleSettings], dataset: Path, folder: Path | None) -> None:
         self._settings = frozen.settings.references or ReferenceSettings()
-        given = frozen.weights.get(GENERATOR)
-        place = locate(given) if given is not None else folder
-        if place is None or not (path := place / FILE_NAME if place.is_dir() else place).is_file():
-            raise StepError(
-                f"weights {place}/{FILE_NAME} are missing: run train_generator, or name them in "
-                "train_generator.weights"
-            )
-        self._path, self._dataset = path, dataset
+        self._path = generator_file(frozen, folder, FILE_NAME)
+        self._dataset = dataset
         self._chosen: dict[str, dict[str, str]] = {}  # identity -> file -> sha256
         manifest = read_manifest(dataset / "manifest.parquet", ["identity", "file", "kept"])
         for identity, own in manifest[manifest["kept"].astype(bool)].groupby("identity"):
