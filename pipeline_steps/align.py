@@ -2,7 +2,8 @@
 
 In:  the images that a manifest names beside it, or all images of an archive or a folder, or
      somebody else's dataset, whose faces may stand on the template already.
-Out: aligned/<source>/<identity>/<name>.png   112x112 RGB;
+Out: aligned/<source>/<identity>/<name>.png   112x112 RGB; of images in shards (sample.store) these
+                                              in <identity>/images.tar;
      aligned/<source>/manifest.parquet        a row for every image; where no face is found or the
                                               image cannot be read, kept is false and reason says
                                               why; box and landmarks in the source image's pixels;
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from time import monotonic
 
@@ -28,6 +30,7 @@ from pipeline_steps.identities.aligning import COLUMNS, Input, Row, align_batch,
 from pipeline_steps.identities.external import align_external
 from pipeline_steps.io.images import noted_bytes
 from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.shards import SHARD, pack, unpack
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.study.command import command, run_main
@@ -90,36 +93,44 @@ def run(
     fresh: dict[str, Item] = {}
     noted = monotonic()
     with progress(inputs, description="align", unit="image") as bar:
-        for batch in batches(inputs):
-            begun, contents = begin(batch)
-            boxes = [None if one.box is None else [*map(float, one.box)] for one in batch]
-            made_under = key(frozen, settings=plain, images=begun, boxes=boxes)
-            name = batch[0].file
-            item = store.find(name, made_under)
-            if item is None:
-                finished = align_batch(batch, begun, contents, detector, settings.padding, out)
-                files = {row["file"]: row["sha256"] for row in finished if row["kept"]}
-                item = fresh[name] = Item(made_under, files, {"rows": finished})
-            rows += item.facts["rows"]
-            names.append(name)
-            if monotonic() - noted > NOTE_SECONDS:
-                store.add(fresh)
-                fresh, noted = {}, monotonic()
-            bar.update(len(batch))
+        for folder, parts in groupby(batches(inputs), folder_of):
+            first = len(rows)
+            for batch in parts:
+                begun, contents = begin(batch)
+                boxes = [None if one.box is None else [*map(float, one.box)] for one in batch]
+                made_under = key(frozen, settings=plain, images=begun, boxes=boxes)
+                name = batch[0].file
+                item = store.find(name, made_under)
+                if item is None:
+                    finished = align_batch(batch, begun, contents, detector, settings.padding, out)
+                    files = {row["file"]: row["sha256"] for row in finished if row["kept"]}
+                    item = fresh[name] = Item(made_under, files, {"rows": finished})
+                rows += item.facts["rows"]
+                names.append(name)
+                if monotonic() - noted > NOTE_SECONDS:
+                    store.add(fresh)
+                    fresh, noted = {}, monotonic()
+                bar.update(len(batch))
+            kept = [Path(row["file"]).name for row in rows[first:] if row["kept"]]
+            if kept and manifest is not None and (manifest.parent / folder / SHARD).is_file():
+                pack(out / folder, kept)
+            else:
+                unpack(out / folder)
     store.add(fresh)
     store.retain(names)
     known = {out / row["file"] for row in rows if row["kept"]}
-    for path in sorted(out.rglob("*.png")):
+    known |= {path.with_name(SHARD) for path in known}
+    for path in (*out.rglob("*.png"), *out.rglob(SHARD)):
         if path not in known:
-            path.unlink()  # of an image that has left the source
+            path.unlink()  # of images that have left the source
     versions = sorted(store.versions(names) | {*versions_behind(*filter(None, [manifest]))})
     write_manifest(out / "manifest.parquet", rows, COLUMNS, versions=versions)
     log = get_logger("align")
-    kept = sum(row["kept"] for row in rows)
-    log.info("%d of %d images aligned", kept, len(rows))
+    found = sum(row["kept"] for row in rows)
+    log.info("%d of %d images aligned", found, len(rows))
     for reason, count in sorted(Counter(row["reason"] for row in rows if not row["kept"]).items()):
         log.info("left out: %d x %s", count, reason)
-    if kept == 0:
+    if found == 0:
         log.warning("no face was found in any image")
     return rows
 
@@ -204,12 +215,16 @@ def batches(inputs: Sequence[Input]) -> list[list[Input]]:
     """Images in their order, together as long as they belong to the same folder."""
     parts: list[list[Input]] = []
     for one in inputs:
-        folder = one.file.rpartition("/")[0]
         full = not parts or len(parts[-1]) == IMAGES_AT_ONCE
-        if full or parts[-1][-1].file.rpartition("/")[0] != folder:
+        if full or folder_of(parts[-1]) != folder_of([one]):
             parts.append([])
         parts[-1].append(one)
     return parts
+
+
+def folder_of(batch: Sequence[Input]) -> str:
+    """The folder of a batch's images."""
+    return batch[0].file.rpartition("/")[0]
 
 
 main = command(run)

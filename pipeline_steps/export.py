@@ -29,6 +29,7 @@ from pipeline_steps.io.hashes import sha256_bytes, sha256_file
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.manifests import COLUMN_TYPES, read_manifest, write_manifest
 from pipeline_steps.io.recordio import Writer
+from pipeline_steps.io.shards import add_member, content_of, hash_of
 from pipeline_steps.io.tables import read_csv
 from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
 from pipeline_steps.runtime.errors import StepError
@@ -217,8 +218,8 @@ def _write_shard(
         for content, row in items:
             key = f"{row['identity']}_{row['index']}"
             text = json.dumps(row, sort_keys=True, ensure_ascii=False)
-            _add(shard, f"{key}.{ending}", content)
-            _add(shard, f"{key}.json", text.encode())
+            add_member(shard, f"{key}.{ending}", content)
+            add_member(shard, f"{key}.json", text.encode())
             yield {"file_name": f"{file}:{key}.{ending}"} | row
 
 
@@ -270,9 +271,9 @@ def _content(path: Path, digest: str, settings: ExportSettings) -> bytes:
     Raises:
         StepError: the image is missing, or not the one that its manifest tells of.
     """
-    if not path.is_file() or sha256_file(path) != digest:
+    if hash_of(path) != digest:
         raise StepError(f"{path} is missing or has changed since its manifest: run its step again")
-    content = path.read_bytes()
+    content = content_of(path)
     if settings.image_format == "png":
         return content
     from PIL import Image
@@ -284,12 +285,6 @@ def _content(path: Path, digest: str, settings: ExportSettings) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=95, subsampling=0)
     return stream.getvalue()
-
-
-def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)  # owner, time and mode are fixed: equal bytes
-    entry.size = len(content)
-    shard.addfile(entry, io.BytesIO(content))
 
 
 def _measured(folder: Path, variant: Mapping[str, str]) -> dict[str, list[list[str]]]:

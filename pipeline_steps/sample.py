@@ -6,7 +6,8 @@ In:  dataset/identities.csv      identities and their genders; with identity gui
                                  with one set of weights for everybody these, in <loras>; none for
                                  a method that trains nothing.
      dataset/images/             photographs, for a method that looks at them.
-Out: <out>/<identity>/<index>.png               images;
+Out: <out>/<identity>/<index>.png               images, or with store: shards these in
+     <out>/<identity>/images.tar, once they are finished;
      <out>/shares/<k>-of-<n>.parquet           a row per sample: prompt, seed, hashes, ...; with a
                                                 gate, unusable samples are rows with kept = false
                                                 and the reason, and another attempt is made;
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.identities.dataset import Subject, read_subjects, share_of
 from pipeline_steps.io.manifests import write_manifest
+from pipeline_steps.io.shards import pack, unpack
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.runtime.signals import stop_requested
 from pipeline_steps.study.command import command, run_main
@@ -125,7 +127,7 @@ def run(
     place = {subject.identity: i for i, subject in enumerate(subjects)}
     done.sort(key=lambda row: (place[row["identity"]], row["index"], row["attempt"]))
     _report(frozen, subjects, done)
-    _remove_leftovers(out, subjects, done)
+    _arrange(frozen.settings.store, out, subjects, done)
     folders = [] if loras is None else [loras, *(loras / s.identity for s in subjects)]
     records = [folder / "training.json" for folder in folders]
     behind = versions_behind(*(path for path in records if path.is_file()))
@@ -155,12 +157,18 @@ def _report(
         )
 
 
-def _remove_leftovers(out: Path, subjects: Sequence[Subject], rows: Sequence[Row]) -> None:
-    """Delete images that the share's manifest does not name."""
-    known = {out / row["file"] for row in rows if row["kept"]}
+def _arrange(store: str, out: Path, subjects: Sequence[Subject], rows: Sequence[Row]) -> None:
+    """Delete images that the share's manifest does not name, and keep the others as is asked."""
     for subject in subjects:
-        for path in sorted((out / subject.identity).glob("*.png")):
-            if path not in known:
+        mine = [row for row in rows if row["kept"] and row["identity"] == subject.identity]
+        names = {Path(row["file"]).name for row in mine}
+        folder = out / subject.identity
+        if store == "shards" and names:
+            pack(folder, names)
+        else:
+            unpack(folder)
+        for path in folder.glob("*.png"):
+            if path.name not in names:
                 path.unlink()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 
@@ -14,19 +15,23 @@ from PIL import Image
 from skimage import data
 from skimage.transform import SimilarityTransform, warp
 
-from pipeline_steps import align
+from pipeline_steps import align, features
 from pipeline_steps.faces.alignment import ARCFACE_TEMPLATE
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import encode_png, read_image, write_png
 from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.shards import pack
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
+from pipeline_steps.study.settings.evidence import FeaturesSettings
 from pipeline_steps.study.settings.photographs import AlignSettings
+from tests.registry import entry
 
 FACE = np.ascontiguousarray(data.astronaut()[40:200, 140:300])  # NASA, public domain
 CAT = np.ascontiguousarray(data.chelsea()[:160, :160])
 FROZEN = Frozen("test", "align", 0, AlignSettings())
+POSE = entry("pose", "landmarks", "none")
 
 
 def from_manifest(tmp_path, rows):
@@ -265,3 +270,34 @@ def test_what_changed_is_aligned_again_and_nothing_else(tmp_path, monkeypatch, d
     (out / "2.png").write_bytes(b"")
     assert again() == 1
     assert again(Frozen("test", "align", 0, AlignSettings(), code="edited")) == 4
+
+
+def test_images_in_shards_give_the_same_rows_and_features_and_faces_in_shards(tmp_path):
+    rows = []
+    for identity in ("ID_1", "ID_2"):
+        for index in range(2):
+            file = f"{identity}/{index}.png"
+            write_png(tmp_path / "in" / file, np.roll(FACE, 3 * index, axis=1))
+            rows.append({"identity": identity, "file": file, "prompt": "photo"})
+            rows[-1]["sha256"] = sha256_file(tmp_path / "in" / file)
+    shutil.copytree(tmp_path / "in", tmp_path / "shards/in")
+    for identity in ("ID_1", "ID_2"):
+        pack(tmp_path / "shards/in" / identity, ["0.png", "1.png"])
+    assert not list((tmp_path / "shards").rglob("*.png"))
+
+    made = []
+    pose = Frozen("t", "features", 0, FeaturesSettings(), {"extractor": POSE})
+    for place in (tmp_path, tmp_path / "shards"):
+        from_manifest(place, rows)
+        features.run([pose], aligned=place / "out", out=[place / "pose"], device="cpu")
+        made.append([(place / name).read_bytes() for name in ("out/manifest.parquet", "pose")])
+
+    assert made[0] == made[1]
+    out = tmp_path / "shards/out"
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == [
+        *("ID_1/images.tar", "ID_2/images.tar", "items.json", "manifest.parquet")
+    ]
+    changed = (out / "ID_1/images.tar").stat().st_mtime_ns
+    from_manifest(tmp_path / "shards", rows[:2])
+    assert (out / "ID_1/images.tar").stat().st_mtime_ns == changed
+    assert not (out / "ID_2/images.tar").exists()

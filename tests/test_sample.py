@@ -111,6 +111,26 @@ def test_the_manifest_tells_each_image(sampled: Sample, tmp_path: Path) -> None:
     assert manifest["weights_sha256"].nunique() == 3
 
 
+def test_shards_hold_the_same_images_and_only_missing_ones_are_made(
+    sampled: Sample, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = SETTINGS.model_copy(update={"images_per_identity": 2, "store": "shards"})
+    sampled("untuned", out="shards", settings=few)
+    caplog.clear()
+    sampled("untuned", out="shards", settings=few.model_copy(update={"images_per_identity": 4}))
+    assert "12 images wanted, 6 of them finished" in caplog.text
+    assert not list((tmp_path / "shards").rglob("*.png"))
+    sampled("untuned")
+    manifests = [tmp_path / out / "shares/0-of-1.parquet" for out in ("out", "shards")]
+    assert manifests[0].read_bytes() == manifests[1].read_bytes()
+    for file in read_manifest(manifests[0])["file"]:
+        images = [read_image(tmp_path / out / file) for out in ("out", "shards")]
+        np.testing.assert_array_equal(*images)
+    packed = times(tmp_path / "out")
+    sampled("untuned", out="shards")
+    assert times(tmp_path / "shards").keys() == packed.keys()
+
+
 def test_methods_share_prompts_and_noise_and_differ_by_their_weights(
     sampled: Sample, tmp_path: Path
 ) -> None:

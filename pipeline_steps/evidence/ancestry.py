@@ -17,6 +17,7 @@ import pandas as pd
 
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.manifests import read_manifest
+from pipeline_steps.io.shards import hash_of
 from pipeline_steps.io.tensors import header_of, load_features
 from pipeline_steps.naming import REAL, VARIANT, WILD, natural_key
 from pipeline_steps.runtime.errors import StepError
@@ -200,7 +201,7 @@ class Ancestry:
         """One image of a manifest, and what it was made from."""
         path = folder / row["file"]
         node = Node(str(path), {"sha256": row["sha256"]})
-        if not path.is_file() or sha256_file(path) != row["sha256"]:
+        if hash_of(path) != row["sha256"]:
             node.doubts.append(f"{path} is not the image that its manifest lists")
         if entry.name == "aligned":
             node.parts = self._aligned_from(entry.fields["source"], row, weights)

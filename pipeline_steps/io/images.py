@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline_steps.io.atomic import write_bytes
 from pipeline_steps.io.hashes import sha256_bytes
+from pipeline_steps.io.shards import content_of
 from pipeline_steps.runtime.errors import StepError
 
 MIN_SIDE = 16  # pixels; nothing smaller can hold a face that a detector finds
@@ -68,7 +69,7 @@ def read_noted(source: str | os.PathLike[str] | bytes) -> tuple[NDArray[np.uint8
     """Read one image file; of an animated one the first image.
 
     Args:
-        source: Path of the file, or its bytes.
+        source: Path of the file, or of one in the shard beside it, or its bytes.
 
     Returns:
         uint8 [h, w, 3], RGB in sRGB, upright (the EXIF orientation is applied), and what was done
@@ -80,7 +81,7 @@ def read_noted(source: str | os.PathLike[str] | bytes) -> tuple[NDArray[np.uint8
         BadImage: reason "not an image", "truncated", "unsupported mode", "too small", "too large",
             "unreadable", or what to install for its format.
     """
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    content = source if isinstance(source, bytes) else content_of(Path(source))
     _register_heif()
     try:
         with warnings.catch_warnings():
@@ -125,7 +126,7 @@ def noted_bytes(path: str | os.PathLike[str], sha256: str | None, step: str) -> 
         StepError: the image is missing, unreadable, or another one.
     """
     try:
-        content = Path(path).read_bytes()
+        content = content_of(Path(path))
         wrong = "was cut or changed" if sha256 and sha256_bytes(content) != sha256 else ""
     except OSError as error:
         wrong = "is missing" if isinstance(error, FileNotFoundError) else f"is unreadable ({error})"

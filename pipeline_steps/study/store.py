@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.io.shards import hash_of
 from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
 
@@ -84,8 +85,7 @@ class Store:
 
     def is_whole(self, item: Item) -> bool:
         """Whether all files of an item are there as they were made."""
-        paths = {self.folder / file: digest for file, digest in item.files.items()}
-        return all(path.is_file() and sha256_file(path) == paths[path] for path in paths)
+        return all(hash_of(self.folder / file) == digest for file, digest in item.files.items())
 
     def add(self, items: Mapping[str, Item]) -> None:
         """Note items whose files have been written."""

@@ -277,6 +277,11 @@ class SampleSettings(Section):
         default=EmbeddingSettings(),
         description="What methods are told that know a person by a face embedding.",
     )
+    store: Literal["files", "shards"] = Field(
+        default="files",
+        description="Finished images and their aligned faces as a PNG file each, or each person's "
+        "in one tar archive, images.tar, as a shard of a WebDataset. Changes no image.",
+    )
     prompt_set: PromptSet | None = Field(
         default=None,
         description="Filled in from config/prompts/<name>.yaml when a study is frozen.",
