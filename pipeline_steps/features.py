@@ -1,6 +1,8 @@
 """Extract features of aligned faces.
 
-In:  aligned/<source> (manifest.parquet and the images it keeps); the extractor's weights.
+In:  aligned/<source> (manifest.parquet and the images it keeps); the extractor's weights; of a
+     variant also samples/<source>, whose whole images and prompts are read by weights of the task
+     prompt.
 Out: features/<source>/<extractor>.safetensors   `features` float32 [n, d], a row for every kept
                                                  face in the manifest's order; in the metadata
                                                  `files` as in the manifest, `images` (a hash of
@@ -12,7 +14,8 @@ Out: features/<source>/<extractor>.safetensors   `features` float32 [n, d], a ro
                                                  are not extracted again. What left the set leaves
                                                  this file too.
      What the columns are depends on the extractor's task: recogniser, embeddings of length 1;
-     quality, one number; pose, pitch, yaw and roll in degrees; features, the network's own.
+     quality, one number; pose, pitch, yaw and roll in degrees; features, the network's own;
+     prompt, one number, below 0 where the prompt asks for nothing that is read.
 
 Source: Tomasevic et al., "ID-Booth", FG 2025, Section 4.1, and what stands with each extractor in
 pipeline_steps.faces.extractors.
@@ -35,6 +38,9 @@ from pipeline_steps.study.settings.evidence import FeaturesSettings
 from pipeline_steps.study.versions import made_with, versions_behind
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline_steps.faces.extractors import AlignedFaces
 
 ALIGNED_SIDE = 112  # pixels
@@ -46,6 +52,7 @@ def run(
     *,
     aligned: Path,
     out: Sequence[Path],
+    samples: Path | None = None,
     device: str,
     batch_size: int = 64,
 ) -> list[int]:
@@ -55,6 +62,7 @@ def run(
         frozen: The step's configurations; their weights have the role "extractor".
         aligned: Folder with manifest.parquet and the aligned images.
         out: The safetensors file to write for each configuration.
+        samples: Manifest of the images that the faces were aligned from, with their prompts.
         device: "cpu" or "cuda".
         batch_size: Images at once; changes no result.
 
@@ -71,18 +79,24 @@ def run(
             "--config"
         )
     return [
-        extract(one, aligned, place, device, batch_size)
+        extract(one, aligned, place, samples, device, batch_size)
         for one, place in zip(frozen, out, strict=True)
     ]
 
 
 def extract(
-    frozen: Frozen[FeaturesSettings], aligned: Path, out: Path, device: str, batch_size: int
+    frozen: Frozen[FeaturesSettings],
+    aligned: Path,
+    out: Path,
+    samples: Path | None,
+    device: str,
+    batch_size: int,
 ) -> int:
     """Extract the features by one extractor; see :func:`run`."""
     import numpy as np
 
     from pipeline_steps.faces.extractors import load_extractor
+    from pipeline_steps.faces.prompts import TASK, load_reader
     from pipeline_steps.io.weights import made_by
     from pipeline_steps.study.store import Rows
 
@@ -95,14 +109,20 @@ def extract(
         get_logger("features").warning("%s keeps no face: look at reason in its manifest", aligned)
     elif frozen.settings.check_colour:
         check_colours(aligned, kept)
-    extractor = load_extractor(weights, device)
+    if asks := weights.task == TASK:
+        reader = load_reader(weights, device)
+        kept = with_prompts(kept, aligned, samples)
+        preprocessing = reader.preprocessing
+    else:
+        extractor = load_extractor(weights, device)
+        preprocessing = extractor.preprocessing
     store = Rows(
         out,
-        key(frozen, preprocessing=extractor.preprocessing),
+        key(frozen, preprocessing=preprocessing),
         made_with(frozen),
         extractor=weights.name,
         task=weights.task,
-        **made_by(weights, extractor.preprocessing),
+        **made_by(weights, preprocessing),
     )
     files = [str(file) for file in kept["file"]]
     noted = kept["sha256"] if "sha256" in kept.columns else [None] * len(files)
@@ -110,11 +130,20 @@ def extract(
         image_hash(aligned / file, landmarks, digest)
         for file, landmarks, digest in zip(files, kept["landmarks"], noted, strict=True)
     ]
+    if asks:
+        hashes = [
+            f"{image}:{hashlib.sha256(prompt.encode()).hexdigest()}"
+            for image, prompt in zip(hashes, kept["prompt"], strict=True)
+        ]
     fresh = store.missing(hashes)
     starts = range(0, len(fresh), batch_size)
     for start in progress(starts, description=weights.name, unit="batch"):
         rows = fresh[start : start + batch_size]
-        found = extractor.extract(read_batch(aligned, kept.iloc[rows]))
+        own = kept.iloc[rows]
+        if asks:
+            found = reader.score(read_whole(own), list(own["prompt"]))
+        else:
+            found = extractor.extract(read_batch(aligned, own))
         bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(bad):
             names = ", ".join(files[rows[index]] for index in bad[:5])
@@ -131,6 +160,39 @@ def extract(
         len(fresh),
     )
     return len(fresh)
+
+
+def with_prompts(kept: Any, aligned: Path, samples: Path | None) -> Any:
+    """Rows of an aligned set's manifest with path, hash and prompt of each one's whole image.
+
+    Raises:
+        StepError: no samples are named, or they are not those of the aligned faces.
+    """
+    if samples is None:
+        raise StepError(f"{aligned}: whether images show their prompts is read from --samples")
+    made = read_manifest(samples, ("file", "sha256", "prompt")).set_index("file")
+    names = list(kept["source_file"])
+    if strangers := sorted(set(names) - set(made.index)):
+        raise StepError(f"{aligned} has a face of {strangers[0]}, {samples} has not: align again")
+    own = made.loc[names]
+    whole = [samples.parent / name for name in names]
+    return kept.assign(
+        whole=whole, whole_sha256=own["sha256"].tolist(), prompt=own["prompt"].tolist()
+    )
+
+
+def read_whole(rows: Any) -> NDArray[np.uint8]:
+    """Whole images uint8 [n, h, w, 3] of rows of :func:`with_prompts`.
+
+    Raises:
+        StepError: one is missing, or not what its manifest says.
+    """
+    import numpy as np
+
+    from pipeline_steps.io.images import noted_bytes, read_image
+
+    pairs = zip(rows["whole"], rows["whole_sha256"], strict=True)
+    return np.stack([read_image(noted_bytes(path, digest, "sample")) for path, digest in pairs])
 
 
 def image_hash(path: Path, landmarks: Any, sha256: str | None = None) -> str:

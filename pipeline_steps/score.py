@@ -96,8 +96,9 @@ def run(
     Raises:
         StepError: a missing extractor, or mixed sources.
     """
-    extractors = frozen.settings.extractors(kind)
-    loaded = Loaded(extractors)
+    always = frozen.settings.extractors(kind, prompted=False)
+    further = [name for name in frozen.settings.extractors(kind) if name not in always]
+    loaded = Loaded(always, of_prompts=further)
     variant = loaded.set_of(variant_features, "--variant-features")
     # Nobody in the in-the-wild set has two images, so identity has no use for it.
     named = {"real": real, "wild": () if kind == "identity" else wild}

@@ -130,7 +130,8 @@ class Scene:
                         "face_quality_extractor",
                     ),
                     "pixels",
-                ),
+                )
+                | {"prompt_extractor": None},
             },
         }
         (self.folder / "study.yaml").write_text(yaml.safe_dump(study))

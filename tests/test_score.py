@@ -24,13 +24,14 @@ SETTINGS: dict[str, Any] = {
         "cmmd_extractor": "set",
         "prdc_extractor": "set",
         "face_quality_extractor": "quality",
+        "prompt_extractor": "prompt",
         "replicates": 20,
         "kd_subset_size": 20,
     },
     "identity": {"recognisers": ["judge_a", "judge_b"], "replicates": 50, "impostors": "all"},
     "pose": {"extractor": "pose"},
 }
-EXTRACTORS = {"set": 6, "quality": 1, "judge_a": 8, "judge_b": 8, "pose": 3}
+EXTRACTORS = {"set": 6, "quality": 1, "judge_a": 8, "judge_b": 8, "pose": 3, "prompt": 1}
 VARIANT = "demo/idbooth/base"
 
 
@@ -50,7 +51,8 @@ class World:
 
     def write(self, source: str, files: list[str], shift: float) -> None:
         for extractor, width in EXTRACTORS.items():
-            rows = self.rng.standard_normal((len(files), width))
+            rng = self.rng if extractor != "prompt" else np.random.default_rng(1)
+            rows = rng.standard_normal((len(files), width))
             if extractor.startswith("judge"):
                 noise = 0.4 if extractor == "judge_a" else 1.5
                 who = [self.people.get(file.split("/")[0], np.zeros(8)) for file in files]
@@ -77,7 +79,8 @@ class World:
         }
         argv = ["--config", str(self.root / "score.json"), "--kind", kind]
         for flag, source in sources.items():
-            argv += [f"--{flag}", *(str(self.path(source, extractor)) for extractor in names[kind])]
+            own = [*names[kind], *(["prompt"] if kind == "quality" and "/" in source else [])]
+            argv += [f"--{flag}", *(str(self.path(source, extractor)) for extractor in own)]
         assert main([*argv, "--out", str(self.root / name), *extra]) == 0
         return pd.read_csv(self.root / name, keep_default_na=False, na_values=[""])
 
@@ -99,7 +102,11 @@ def test_quality_compares_equal_numbers_with_each_reference(world: World) -> Non
     quality = world.features(VARIANT, "quality")
     assert table["face_quality_mean"][0] == pytest.approx(quality.mean(), abs=1e-6)
     assert table["face_quality_sd"][0] == pytest.approx(quality.std(), abs=1e-6)
-    assert table["extractors"][0] == "frechet=set cmmd=set prdc=set face_quality=quality"
+    assert table["extractors"][0] == (
+        "frechet=set cmmd=set prdc=set face_quality=quality prompt=prompt"
+    )
+    shown = world.features(VARIANT, "prompt")
+    assert table["prompt_score"][0] == pytest.approx(shown[shown >= 0].mean(), abs=1e-6)
 
 
 def test_quality_uses_all_images_when_sizes_need_not_be_equal(world: World) -> None:
@@ -303,7 +310,7 @@ def test_features_of_another_variant_than_configured_are_refused(world: World) -
 
 def test_extractors_about_different_images_are_refused(world: World) -> None:
     save_features(world.path(VARIANT, "quality"), np.ones((2, 1), np.float32), ["ID_1/0.png", "x"])
-    names = ("set", "quality")
+    names = ("set", "quality", "prompt")
     expect_error(
         world,
         "about different images",

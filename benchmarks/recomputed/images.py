@@ -106,6 +106,44 @@ def features_of(images: Images, config: Path, rows: list[int] | None = None) -> 
     return np.concatenate(found)
 
 
+def prompts_read(images: Images, config: Path, samples: Path, rows: list[int]) -> Array:
+    """What whole images show of what their prompts ask for, one after the other, float32 [n, 1]."""
+    entry = json.loads(config.read_text("utf-8"))["weights"]["extractor"]
+    weights = Weights.model_validate(placed(entry))
+    aligned = pd.read_parquet(images.folder / "manifest.parquet").set_index("file")
+    made = pd.read_parquet(samples).set_index("file")
+    found = []
+    for row in rows:
+        name = aligned.loc[images.files[row], "source_file"]
+        with Image.open(samples.parent / name) as image:
+            found.append(_shown(weights, np.array(image.convert("RGB")), made.loc[name, "prompt"]))
+    return np.array(found, np.float32).reshape(-1, 1)
+
+
+def _shown(weights: Weights, image: Array, prompt: str) -> float:
+    with torch.inference_mode():
+        if weights.architecture == "attributes":
+            network = AttributeNet.from_state_dict(read_state_dict(weights_file(weights)))
+            logits = network(torch.from_numpy(minus_one_to_one(image))[None])
+            classes: Any = weights.options["classes"]
+            found = []
+            for attribute, words in classes.items():
+                asked = [w for w in words if f" {w} " in prompt.replace(",", " ") + " "]
+                if asked:
+                    found.append(words[int(logits[attribute][0].argmax())] == asked[0])
+            return sum(found) / len(found) if found else -1.0
+        from transformers import CLIPModel, CLIPTokenizer
+
+        clip = CLIPModel.from_pretrained(locate(weights)).float().eval()
+        side, most = clip.config.vision_config.image_size, clip.config.text_config
+        words = CLIPTokenizer.from_pretrained(locate(weights))(
+            prompt, truncation=True, max_length=most.max_position_embeddings, return_tensors="pt"
+        )
+        pixels = torch.from_numpy(standard(enlarged(image, side), *CLIP)).float()[None]
+        both = clip(pixel_values=pixels, **words)
+        return max(0.0, 100 * float((unit(both.image_embeds) * unit(both.text_embeds)).sum()))
+
+
 Prepare = Callable[[Array], Array]
 Network = Callable[[torch.Tensor], torch.Tensor]
 

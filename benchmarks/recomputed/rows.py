@@ -21,7 +21,7 @@ from recomputed.study import NAMES, Study
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
-ROLES = ("frechet", "cmmd", "prdc", "face_quality")
+ROLES = ("frechet", "cmmd", "prdc", "face_quality", "prompt")
 KEYS = {
     "quality": (*NAMES, "reference"),
     "identity": (*NAMES, "versus", "recogniser"),
@@ -66,9 +66,8 @@ def quality_rows(study: Study) -> list[Row]:
             row |= {column: number(numbers) for column, number in sets.QUALITY.items()}
             if study.intervals:
                 row["fid_low"], row["fid_high"] = sets.frechet_limits(numbers)
-            roles = ("frechet", "cmmd", "prdc", "face_quality")
             row["extractors"] = " ".join(
-                f"{role}={settings[f'{role}_extractor']}" for role in roles
+                f"{role}={settings[f'{role}_extractor']}" for role in ROLES
             )
     return rows
 

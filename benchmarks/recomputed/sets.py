@@ -191,6 +191,13 @@ def vendi_within(sets: Compared) -> float:
     return float(np.mean([vendi(rows) for rows in found.values()])) if found else NAN
 
 
+def prompt_score(sets: Compared) -> float:
+    """Mean over images whose prompts ask for anything that is read."""
+    name = sets.settings["prompt_extractor"]
+    found = [float(x) for x in sets.features(name)[1][:, 0] if x >= 0] if name else []
+    return sum(found) / len(found) if found else NAN
+
+
 QUALITY: dict[str, Callable[[Compared], float]] = {
     "fid": lambda sets: frechet(*sets.pair("frechet")),
     "cmmd": lambda sets: gaussian_mmd(
@@ -212,6 +219,7 @@ QUALITY: dict[str, Callable[[Compared], float]] = {
     "kd_sd": lambda sets: sets.kernel_distance[1],
     "vendi": lambda sets: vendi(sets.pair("prdc")[1]),
     "vendi_within_identity": vendi_within,
+    "prompt_score": prompt_score,
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 
 from pipeline_steps.study.artefacts import at, fields_of
-from recomputed.images import Images, features_of, read_set
+from recomputed.images import Images, features_of, prompts_read, read_set
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
@@ -91,6 +91,10 @@ class Study:
     def _checked(self, name: str, extractor: str) -> Array:
         images = self.sets[name]
         path = self.place("features", source=name, extractor=extractor)
+        config = self.place("config", file=f"features/{extractor}.json")
+        network = json.loads(config.read_text("utf-8"))["weights"]["extractor"]
+        if network["task"] == "prompt" and not self.place("samples", variant=name).is_file():
+            return np.empty((0, 1))  # of no prompts
         with safe_open(path, framework="np") as file:
             stored, files = file.get_tensor("features"), json.loads(file.metadata()["files"])
         if files != images.files:
@@ -98,12 +102,13 @@ class Study:
         n = len(images.files)
         some = n if self.images is None else min(n, self.images)
         rows = sorted({int(row) for row in np.linspace(0, n - 1, some)})
-        config = self.place("config", file=f"features/{extractor}.json")
-        architecture = json.loads(config.read_text("utf-8"))["weights"]["extractor"]["architecture"]
-        if architecture == "landmarks" and np.isnan(images.landmarks).any():
+        if network["architecture"] == "landmarks" and np.isnan(images.landmarks).any():
             self.left_out.append(f"features {name} {extractor}: its landmarks are not stored")
             return stored.astype(np.float64)
-        own = features_of(images, config, rows)
+        if network["task"] == "prompt":
+            own = prompts_read(images, config, self.place("samples", variant=name), rows)
+        else:
+            own = features_of(images, config, rows)
         off = float(np.abs(own - stored[rows]).max() / np.abs(stored).max())
         if off > FEATURES:
             self.problems.append(f"{path}: features of the images differ by {off:.2g}")

@@ -308,7 +308,7 @@ def _clip(weights: Weights, device: str | torch.device) -> Extractor:
     """
     from transformers import CLIPVisionModelWithProjection
 
-    network = _from_folder(weights, CLIPVisionModelWithProjection, device, TEXT_OF_CLIP)
+    network = from_folder(weights, CLIPVisionModelWithProjection, device, TEXT_OF_CLIP)
     side = int(network.config.image_size)  # its position embeddings allow no other
     return _of_network(
         f"RGB, PIL bicubic to {side}x{side} in floating point, CLIP's mean and standard deviation",
@@ -325,7 +325,7 @@ def _dinov2(weights: Weights, device: str | torch.device) -> Extractor:
     """
     from transformers import Dinov2Model
 
-    network = _from_folder(weights, Dinov2Model, device)
+    network = from_folder(weights, Dinov2Model, device)
     return _of_network(
         "RGB, PIL bicubic to 224x224 in floating point, ImageNet's mean and standard deviation",
         lambda images: normalised(resized(images, DINOV2_SIDE), *IMAGENET),
@@ -350,7 +350,7 @@ EXTRACTORS: dict[tuple[str, str], Callable[[Weights, str | torch.device], Extrac
 """Task and architecture of a registry entry to what builds its extractor."""
 
 
-def _from_folder(
+def from_folder(
     weights: Weights, model: Any, device: str | torch.device, beside: tuple[str, ...] = ()
 ) -> Any:
     """A transformers model of a local folder, in evaluation mode and single precision."""

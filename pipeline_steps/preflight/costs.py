@@ -125,6 +125,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
     """
     study = plan.study
     sampled = shown(plan, amounts) * study.sample.images_per_identity
+    always = len(plan.extractors) - bool(study.score.quality.prompt_extractor)
     found: dict[str, dict[str, float]] = {
         "prepare": {"prepare": amounts.photographs},
         "embed": {"embed": amounts.images},
@@ -134,7 +135,7 @@ def units(plan: Plan, amounts: Amounts) -> dict[str, dict[str, float]]:
         "align": {"align": sampled * len(study.variants)},
         "features": {"features": sampled * len(study.variants) * len(plan.extractors)},
         "features_of_reference": {
-            "features": (amounts.images + amounts.wild + amounts.external) * len(plan.extractors)
+            "features": (amounts.images + amounts.wild + amounts.external) * always
         },
         "recognise": {
             "recognise": amounts.images
@@ -171,14 +172,15 @@ def disk(plan: Plan, amounts: Amounts) -> dict[str, float]:
     study = plan.study
     sampled = shown(plan, amounts) * study.sample.images_per_identity
     of_variants = sampled * len(study.variants)
-    rows = amounts.images + amounts.wild + amounts.external + of_variants
+    given = amounts.images + amounts.wild + amounts.external
+    always = len(plan.extractors) - bool(study.score.quality.prompt_extractor)  # a number, no row
     found = {
         "prepare": amounts.images * _png(study.prepare.resolution),
         "align_photographs": amounts.images * ALIGNED_PNG,
         "align_in_the_wild": amounts.wild * ALIGNED_PNG,
         "align_external": amounts.external * ALIGNED_PNG,
         "align": of_variants * ALIGNED_PNG,
-        "features": rows * len(plan.extractors) * FEATURE_ROW,
+        "features": (given + of_variants) * always * FEATURE_ROW,
         "recognise": len(plan.jobs.get("recognise", []))
         * RECOGNISER_BYTES.get(study.recognise.backbone, 10)
         * 1e6,

@@ -181,7 +181,9 @@ ARTEFACTS: dict[str, Artefact] = {
     "aligned_in_the_wild": A("aligned/wild/{file}", "align", NONE),
     "aligned_image": A("aligned/{source}/{identity}/{file}", "align", ONE, ("sample", "image")),
     "feature_rows": A("features/{source}/.{extractor}.safetensors", "features", ROWS),
-    "features": A("features/{source}/{extractor}.safetensors", "features", ALL, ("aligned",)),
+    "features": A(
+        "features/{source}/{extractor}.safetensors", "features", ALL, ("aligned", "samples")
+    ),
     "reference_scores": A("scores/{kind}/reference.csv", "score", ALL, ("features",)),
     "scores": A("scores/{kind}/{variant}.csv", "score", ALL, ("features",)),
     "replicates": A("scores/{kind}/{variant}.parquet", "score", ALL, ("features",)),

@@ -190,7 +190,7 @@ class Plan:
         who are seen once."""
         if (source, kind) == (WILD, "identity"):
             return []
-        names = self.study.score.extractors(kind)
+        names = self.study.score.extractors(kind, prompted=source in self.study.variants)
         return self.all("features", source=[source], extractor=names)
 
     def shown(self, source: str) -> str:

@@ -182,10 +182,16 @@ def check_same_images(
 ) -> None:
     """Refuse features of other images than those that another file's header lists.
 
+    What rows depend on beside the image, as its prompt, stands behind the image's hash and a colon.
+
     Raises:
         StepError: naming both files.
     """
-    if header.get("images") != images:
+    own, others = (
+        [image.partition(":")[0] for image in json.loads(of or "[]")]
+        for of in (header.get("images"), images)
+    )
+    if own != others:
         raise StepError(
             f"{one} and {other} are about different images: extract both again from the same "
             "aligned set"

@@ -65,8 +65,8 @@ def test_what_is_there_is_not_missing_and_half_of_it_is(weights_folder: Path) ->
         put(weights_folder, entry)
     assert missing_weights(study(), MODELS) == []
     (weights_folder / "clip_l14_336" / "config.json").unlink()
-    [item] = missing_weights(study(), MODELS)
-    assert (item.name, item.files) == ("clip_l14_336", ("config.json",))
+    missing = {item.name: item.files for item in missing_weights(study(), MODELS)}
+    assert missing == dict.fromkeys(("clip_l14_336", "clip_prompts"), ("config.json",))
 
 
 def test_licences_are_accepted_by_their_name_or_the_entrys() -> None:
@@ -75,7 +75,7 @@ def test_licences_are_accepted_by_their_name_or_the_entrys() -> None:
     assert asked == {entry.name for entry in entries if entry.source != "none"}
     some = study(accept_licences=("MIT", "arcface_r100"))
     left = {entry.name for entry in unaccepted(some, entries)}
-    assert asked - left == {"sdxl_vae_fp16_fix", "clip_l14_336", "arcface_r100"}
+    assert asked - left == {"sdxl_vae_fp16_fix", "clip_l14_336", "clip_prompts", "arcface_r100"}
     with pytest.raises(StepError) as caught:
         require_licences(some, entries)
     assert "'CreativeML Open RAIL++-M' (sdxl)" in str(caught.value)

@@ -143,6 +143,7 @@ rule features:
     input:
         configs=expand(conf("features/{extractor}"), extractor=PLAN.extractors),
         aligned=at("aligned", source="{variant}"),
+        samples=at("samples"),
     output:
         PLAN.all("features", source=["{variant}"], extractor=PLAN.extractors),
     log:
@@ -164,4 +165,4 @@ rule features:
         "{wildcards.variant}: features"
     shell:
         "python -m pipeline_steps.features --config {input.configs:q} --aligned {params.aligned:q}"
-        " --out {output:q} &> {log:q}"
+        " --samples {input.samples:q} --out {output:q} &> {log:q}"

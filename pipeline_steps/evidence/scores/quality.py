@@ -113,6 +113,13 @@ def _kernel_distance(sets: Sets) -> Numbers:
     return {"kd": distance.mean, "kd_sd": distance.sd}
 
 
+def _prompt_score(sets: Sets) -> float:
+    """Mean over all images whose prompts ask for anything; NaN where none does."""
+    rows = sets.whole.features.get(sets.extractor("prompt"), np.empty(0))
+    asked = rows[rows >= 0]  # below: the prompt asks for nothing that is read
+    return float(asked.mean(dtype=np.float64)) if len(asked) else float("nan")
+
+
 def _vendi_within(sets: Sets) -> float:
     return vendi_within(sets.whole.features[sets.extractor("prdc")], sets.whole.identities)
 
@@ -144,6 +151,7 @@ MEASURES = (
         _vendi_within,
         Shown("Vendi per identity", "higher", 2, compares=False),
     ),
+    measure("prompt_score", _prompt_score, Shown("Prompt score", "higher", 2, compares=False)),
 )
 """The metrics on sets of images, in the order in which they are shown."""
 
@@ -153,7 +161,7 @@ SHOWN = {
     for column, shown in entry.columns.items()
     if shown is not None
 }
-ROLES = ("frechet", "cmmd", "prdc", "face_quality")
+ROLES = ("frechet", "cmmd", "prdc", "face_quality", "prompt")
 # The columns of the paper's table stand first.
 _FIRST = ("fid", "fid_low", "fid_high", "cmmd", "precision", "recall", "density", "coverage")
 _MEASURED = dict.fromkeys((*_FIRST, *(column for entry in MEASURES for column in entry.columns)))

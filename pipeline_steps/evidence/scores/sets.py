@@ -55,10 +55,16 @@ Scored = tuple[Source, ImageSet]
 
 @dataclass
 class Loaded:
-    """Feature files of the wanted extractors that were read, with the header of each."""
+    """Feature files of the wanted extractors that were read, with the header of each.
+
+    Attributes:
+        extractors: wanted of every set.
+        of_prompts: wanted beside them of sets that were made from prompts.
+    """
 
     extractors: Sequence[str]
     headers: list[tuple[Path, dict[str, str]]] = field(default_factory=list)
+    of_prompts: Sequence[str] = ()
 
     def set_of(
         self, paths: Sequence[Path], flag: str, expected: Source | None = None
@@ -74,13 +80,15 @@ class Loaded:
         if expected not in (None, source):
             raise StepError(f"{flag} got features of {source.name}")
         by_name = {path.stem: path for path in paths}
-        missing = [name for name in self.extractors if name not in by_name]
+        prompted = not (source.is_reference or source.is_external)
+        wanted = [*self.extractors, *(self.of_prompts if prompted else ())]
+        missing = [name for name in wanted if name not in by_name]
         if missing:
             names = ", ".join(f"{name}.safetensors" for name in missing)
             raise StepError(
                 f"{flag} lacks {names} of {source.name}; the score settings name these extractors"
             )
-        loaded = {by_name[name]: load_features(by_name[name]) for name in self.extractors}
+        loaded = {by_name[name]: load_features(by_name[name]) for name in wanted}
         first, known = next(iter(loaded.items()))
         for path, features in loaded.items():
             if features.files != known.files:

@@ -27,6 +27,11 @@ class QualitySettings(Section):
     face_quality_extractor: str = Field(
         default="crfiqa", description="Predictor of the face image quality, one number per image."
     )
+    prompt_extractor: str | None = Field(
+        default="clip_prompts",
+        description="What reads from generated images whether they show what their prompts ask "
+        "for; null: no prompt score.",
+    )
     k: int = Field(
         default=3,
         ge=1,
@@ -110,8 +115,13 @@ class ScoreSettings(Section):
     identity: IdentitySettings = Field(default=IdentitySettings(), description="Kind identity.")
     pose: PoseSettings = Field(default=PoseSettings(), description="Kind pose.")
 
-    def extractors(self, kind: str) -> tuple[str, ...]:
-        """Names of the extractors whose features one of ``SCORE_KINDS`` needs, each once."""
+    def extractors(self, kind: str, *, prompted: bool = True) -> tuple[str, ...]:
+        """Names of the extractors whose features one of ``SCORE_KINDS`` needs, each once.
+
+        Args:
+            kind: One of them.
+            prompted: Whether the images were made from prompts.
+        """
         quality = self.quality
         names = {
             "quality": (
@@ -119,6 +129,7 @@ class ScoreSettings(Section):
                 quality.cmmd_extractor,
                 quality.prdc_extractor,
                 quality.face_quality_extractor,
+                *([quality.prompt_extractor] if prompted and quality.prompt_extractor else []),
             ),
             "identity": self.identity.recognisers,
             "pose": (self.pose.extractor,),
