@@ -4,6 +4,8 @@ Out: a folder (--out): images in the chosen layout, metadata.csv and metadata.pa
      image, README.md (the dataset's card), SHA256SUMS.
      Only images that the samples and the aligned manifest keep, of people who are in the identity
      table: nothing rejected or withdrawn gets in. Equal inputs give equal bytes.
+     People who do not exist are not exported where the audit finds somebody real in their images,
+     nor before the study says whom their generator learned from.
 
 Source: Gebru et al., "Datasheets for datasets", CACM 2021, for the card.
 """
@@ -31,7 +33,7 @@ from pipeline_steps.io.manifests import COLUMN_TYPES, read_manifest, write_manif
 from pipeline_steps.io.recordio import Writer
 from pipeline_steps.io.shards import add_member, content_of, hash_of
 from pipeline_steps.io.tables import read_csv
-from pipeline_steps.naming import GENERATED_BY, VARIANT, natural_key
+from pipeline_steps.naming import GENERATED_BY, NOBODY, VARIANT, natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger, progress
 from pipeline_steps.study.command import command, run_main
@@ -44,6 +46,8 @@ TOLD = (*GENERATED_BY, *VARIANT, "weights_sha256")
 COLUMNS = ("file_name", "identity", "gender", "index", *TOLD, "sha256")
 SUMS = "SHA256SUMS"
 IMAGES_PER_ROW_GROUP = 100  # as `datasets` writes images
+REAL_PEOPLE = ("copies", "strangers")  # checks that find somebody who exists
+WHOSE = ("consenting people", "people who do not exist")
 # Table to its columns that the card shows.
 MEASURED = {
     "quality": (
@@ -77,8 +81,8 @@ def run(
         The metadata.
 
     Raises:
-        StepError: an input is missing, an image is missing or not what its manifest says, or there
-            is none to export.
+        StepError: an input is missing, an image is missing or not what its manifest says, there is
+            none to export, or the people are made up and may be somebody.
     """
     people = read_csv(identities, ("identity", "gender", "consent"), texts=True)
     sampled = read_manifest(samples / "manifest.parquet", ("identity", "index", "file", *TOLD))
@@ -86,7 +90,9 @@ def run(
     chosen, left_out = choose(sampled, faces, set(people["identity"]))
     if chosen.empty:
         raise StepError(f"no image of {samples} is left to export: see the aligned manifest")
-    settings = frozen.settings
+    settings, made_up = frozen.settings, NOBODY in set(people["consent"])
+    if made_up:
+        check_nobody(settings, tables, frozen.variant)
     root = aligned if settings.images == "aligned" else samples
     with atomic_path(out) as folder:
         folder.mkdir(parents=True)
@@ -98,6 +104,8 @@ def run(
         card = render(
             "card.md.j2",
             settings=settings,
+            made_up=made_up,
+            title=settings.title or f"Synthetic faces of {WHOSE[made_up]}",
             size=size_category(len(metadata)),
             study=frozen.study,
             variant=frozen.variant,
@@ -117,6 +125,29 @@ def run(
     log = get_logger("export")
     log.info("%d images of %d people", len(metadata), metadata["identity"].nunique())
     return metadata
+
+
+def check_nobody(settings: ExportSettings, tables: Path, variant: Mapping[str, str]) -> None:
+    """Refuse a set of people who do not exist that says or shows too little for it.
+
+    Raises:
+        StepError: it is not told whom the generator learned from, there is no audit, or that found
+            somebody real.
+    """
+    if not settings.training_people:
+        raise StepError(
+            "people who do not exist have no consent, their generator's training people may: say "
+            "in export.training_people whose photographs these were, and on what terms"
+        )
+    audit = _rows_of(tables / "audit.csv", variant)
+    if audit.empty:
+        raise StepError(f"{tables / 'audit.csv'} has no row of these images: run the audit first")
+    found = [check for check in REAL_PEOPLE if audit.iloc[0][f"{check}_verdict"] == "fail"]
+    if found:
+        raise StepError(
+            f"the audit found {' and '.join(found)} among people who do not exist: "
+            f"{audit.iloc[0]['sentence']} Sample other people, or train the generator on others"
+        )
 
 
 def size_category(count: int) -> str:
@@ -291,15 +322,20 @@ def _measured(folder: Path, variant: Mapping[str, str]) -> dict[str, list[list[s
     """Of each table that a card shows: the heads, and the rows about one variant."""
     found: dict[str, list[list[str]]] = {}
     for name, shown in MEASURED.items():
-        frame = read_csv(folder / f"{name}.csv", list(variant))
+        frame = _rows_of(folder / f"{name}.csv", variant)
         columns = [column for column in shown if column in frame]
-        for column, value in variant.items():
-            frame = frame[frame[column].astype(str) == value]
         rows = [[_number(row[column]) for column in columns] for _, row in frame.iterrows()]
         # An FID only where the extractor is Inception-v3.
         heads = ["Fréchet distance" if c == "fid" else c.replace("_", " ") for c in columns]
         found[name] = [heads, *rows] if rows else []
     return found
+
+
+def _rows_of(table: Path, variant: Mapping[str, str]) -> pd.DataFrame:
+    frame = read_csv(table, list(variant))
+    for column, value in variant.items():
+        frame = frame[frame[column].astype(str) == value]
+    return frame
 
 
 def _number(value: object) -> str:

@@ -36,6 +36,7 @@ from pipeline_steps.identities.dataset import TARGETS
 from pipeline_steps.io.atomic import write_json, write_text
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.io.tensors import load_features, save_features
+from pipeline_steps.naming import NOBODY
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
 from pipeline_steps.seeds import numpy_generator
@@ -125,7 +126,7 @@ def table(people: Sequence[str]) -> str:
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(["identity", "gender", "n_images", "source", "consent", "folder"])
-    rows.writerows([name, "", 0, "invented", "nobody: does not exist", ""] for name in people)
+    rows.writerows([name, "", 0, "invented", NOBODY, ""] for name in people)
     return buffer.getvalue()
 
 

@@ -9,6 +9,7 @@ UNTUNED = "untuned"  # the method of the base model as it is; sampled, never tra
 REAL = "real"  # the consented photographs
 WILD = "wild"  # the in-the-wild reference
 REFERENCES = (REAL, WILD)
+NOBODY = "nobody: does not exist"  # consent of people who are made up
 EXTERNAL = "external"  # stands before the names of sets that others have made
 REASONS = "reasons"  # the column that says why numbers of a row are missing; else empty
 VARIANT = ("base_model", "method", "prompts")  # columns that name a set of generated images

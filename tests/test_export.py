@@ -23,6 +23,7 @@ from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import encode_png, read_image
 from pipeline_steps.io.manifests import read_manifest, write_manifest
 from pipeline_steps.io.weights import Weights
+from pipeline_steps.naming import NOBODY
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.command import run_main
 from pipeline_steps.study.settings.base import Frozen
@@ -250,3 +251,28 @@ def test_parquet_says_what_its_columns_are_and_the_card_what_the_hub_shows(study
 def test_rec_holds_aligned_images_alone() -> None:
     with pytest.raises(ValueError, match="rec holds aligned faces"):
         ExportSettings(layout="rec", images="samples")
+
+
+def test_people_who_do_not_exist_need_to_be_nobody_and_their_generators_people_named(
+    study: Path,
+) -> None:
+    table = study / "identities.csv"
+    table.write_text(table.read_text().replace("signed form", NOBODY))
+    audit = {"copies_verdict": "look", "strangers_verdict": "pass", "sentence": "look: one."}
+    pd.DataFrame([VARIANT | audit]).to_csv(study / "tables/audit.csv", index=False)
+    with pytest.raises(StepError, match="training_people"):
+        exported(study)
+    card = (exported(study, training_people="twenty who signed") / "README.md").read_text()
+    assert "2 people who do not exist" in card and "twenty who signed" in card
+    assert "## Consent" not in card and "biometric data" not in card
+    assert "# Synthetic faces of people who do not exist" in card
+
+    audit |= {"strangers_verdict": "fail", "sentence": "fail: 1 identity shows somebody."}
+    pd.DataFrame([VARIANT | audit]).to_csv(study / "tables/audit.csv", index=False)
+    with pytest.raises(StepError, match="found strangers among people who do not exist"):
+        exported(study, training_people="twenty who signed")
+    pd.DataFrame([VARIANT | audit | {"method": "other"}]).to_csv(
+        study / "tables/audit.csv", index=False
+    )
+    with pytest.raises(StepError, match="run the audit first"):
+        exported(study, training_people="twenty who signed")

@@ -187,8 +187,8 @@ def _of_generation(
                 sampling = sampling.model_copy(update=dict.fromkeys(others))
                 yield _entry(study, "sample", sampling, variant=variant, weights=networks)
                 if METHODS[method].family.shows_people:
-                    guides = weights | (guide if uses_guide(study, method) else {})
-                    yield _entry(study, "export", study.export, variant=variant, weights=guides)
+                    behind = weights | given | (guide if uses_guide(study, method) else {})
+                    yield _entry(study, "export", study.export, variant=variant, weights=behind)
 
 
 def _of_scores(study: Study, models: Mapping[str, Weights]) -> Iterator[Entry]:

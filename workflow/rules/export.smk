@@ -7,9 +7,10 @@ rule export_variant:
         licences=project_file("config/models.yaml"),
         samples=at("samples"),
         aligned=at("aligned", source="{variant}"),
-        identities=rules.prepare.output.identities,
+        identities=PLAN.people,
         quality=at("table", table="quality", ending="csv"),
         identity=at("table", table="identity", ending="csv"),
+        audit=at("table", table="audit", ending="csv"),
     output:
         directory(f"{S}/export/{{variant}}"),
     log:

@@ -347,8 +347,11 @@ class ExportSettings(Section):
     images_per_shard: int = Field(
         default=10_000, ge=1, description="Images per file of the layouts webdataset and parquet."
     )
-    title: str = Field(
-        default="Synthetic faces of consenting people", description="Headline of the card."
+    title: str = Field(default="", description="Headline of the card; empty: what the set is.")
+    training_people: str = Field(
+        default="",
+        description="Whose photographs the generator of people who do not exist was trained on, "
+        "and on what terms: a sentence for the card, without which such a set is not exported.",
     )
     licence: str = Field(
         default="",
