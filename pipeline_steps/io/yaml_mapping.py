@@ -23,8 +23,10 @@ def read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        _refuse_repeated_keys(yaml.compose(text, yaml.SafeLoader))
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _refuse_repeated_keys(node)
+        content = None if node is None else loader.construct_document(node)
     except FileNotFoundError as error:
         raise StepError(f"{what} {path} is missing: write it, or name another") from error
     except IsADirectoryError as error:

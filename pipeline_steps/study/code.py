@@ -24,6 +24,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 OUTSIDE = ("runtime", "study")
 SAID = frozenset({"debug", "info", "warning", "error", "exception"})  # methods of a logger
 LOGGERS = frozenset({"log", "get_logger"})
+# Fields of nodes that are for type checkers alone; type_params exist since Python 3.12.
+UNSAID = frozenset({"annotation", "returns", "type_comment", "type_params", "kind", "ctx"})
 
 Place = tuple[str, str]  # module below the package, definition
 
@@ -144,13 +146,15 @@ def _definition(module: str, name: str) -> tuple[str, tuple[Place, ...]]:
 @cache
 def _statement(node: ast.stmt, module: str) -> tuple[str, tuple[Place, ...]]:
     """Normal form of a statement, and the definitions of this package that it names."""
-    return normal_form(node), tuple(_named(node, module))
+    nodes: list[ast.AST] = []
+    text = _form(node, nodes)
+    return text, tuple(_named(nodes, module))
 
 
-def _named(tree: ast.AST, module: str) -> Iterator[Place]:
-    """Definitions of this package that a statement names."""
+def _named(nodes: list[ast.AST], module: str) -> Iterator[Place]:
+    """Definitions of this package that the nodes of a statement name."""
     known = read_module(module)
-    imports, nodes = dict(known.imports), _nodes(tree)
+    imports = dict(known.imports)
     for node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             imports.update(_imported(node))
@@ -159,7 +163,7 @@ def _named(tree: ast.AST, module: str) -> Iterator[Place]:
             source, inside = imports.get(node.value.id, ("", ""))
             if source and not inside and node.attr in read_module(source).definitions:
                 yield source, node.attr
-        if isinstance(node, ast.Name):
+        elif isinstance(node, ast.Name):
             if node.id in imports:
                 source, inside = imports[node.id]
                 if inside and inside in read_module(source).definitions:
@@ -210,16 +214,21 @@ def _defined(node: ast.stmt) -> Iterator[str]:
 
 def normal_form(node: ast.AST) -> str:
     """What a piece of source does, as text that is the same however and wherever it is written."""
-    fields = [(name, value) for name, value in _fields(node) if value is not None and value != []]
-    parts = [f"{name}={_form(value)}" for name, value in fields]
-    return f"{type(node).__name__}({','.join(parts)})"
+    return _form(node, [])
 
 
-def _form(value: object) -> str:
+def _form(value: object, nodes: list[ast.AST]) -> str:
+    """Normal form of a part of a tree, whose nodes are added to the list."""
     if isinstance(value, ast.AST):
-        return normal_form(value)
+        nodes.append(value)
+        parts = [
+            f"{name}={_form(part, nodes)}"
+            for name, part in _fields(value)
+            if part is not None and part != []
+        ]
+        return f"{type(value).__name__}({','.join(parts)})"
     if isinstance(value, list):
-        return f"[{','.join(map(_form, value))}]"
+        return f"[{','.join([_form(part, nodes) for part in value])}]"
     return repr(value)
 
 
@@ -230,23 +239,14 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
         return
     if _is_said(node):
         return
-    for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "type_comment", "type_params", "kind", "ctx"):
-            continue  # for type checkers; type_params exist since Python 3.12
+    for name in node._fields:
+        if name in UNSAID:
+            continue
+        value = getattr(node, name, None)
         if isinstance(value, list) and name in ("body", "orelse", "finalbody"):
             yield name, [part for part in value if not (_is_docstring(part) or _says(part))]
         else:
             yield name, value
-
-
-def _nodes(tree: ast.AST) -> list[ast.AST]:
-    """The nodes of the normal form, imports included."""
-    nodes = [tree]
-    for node in nodes:  # which grows meanwhile
-        for _, value in _fields(node):
-            parts = value if isinstance(value, list) else [value]
-            nodes += [part for part in parts if isinstance(part, ast.AST)]
-    return nodes
 
 
 def _is_docstring(node: ast.AST) -> bool:
