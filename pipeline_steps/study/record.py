@@ -8,6 +8,7 @@ equal results have equal records.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -182,20 +183,20 @@ def check_same_images(
 ) -> None:
     """Refuse features of other images than those that another file's header lists.
 
-    What rows depend on beside the image, as its prompt, stands behind the image's hash and a colon.
-
     Raises:
         StepError: naming both files.
     """
-    own, others = (
-        [image.partition(":")[0] for image in json.loads(of or "[]")]
-        for of in (header.get("images"), images)
-    )
-    if own != others:
+    if _alone(header.get("images")) != _alone(images):
         raise StepError(
             f"{one} and {other} are about different images: extract both again from the same "
             "aligned set"
         )
+
+
+def _alone(images: str | None) -> str:
+    """A header's hashes of images without what a row depends on beside its image, as a prompt,
+    whose hash stands behind the image's and a colon."""
+    return re.sub(r':\w+(?=")', "", images or "")
 
 
 def check_sources(
@@ -225,7 +226,7 @@ def _facts(path: Path) -> dict[str, str]:
         header = header_of(path)
         facts |= {name: header[name] for name in NETWORK if name in header}
         if "extractor" in facts:
-            facts["images_sha256"] = sha256_bytes(header.get("images", "").encode())
+            facts["images_sha256"] = sha256_bytes(_alone(header.get("images")).encode())
     return facts
 
 

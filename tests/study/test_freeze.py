@@ -28,6 +28,7 @@ SAMPLES = {
 def demo(changes: dict[str, Any] | None = None) -> Plan:
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
     config["sample"]["gate"] = None
+    config["methods"] = ["untuned", *METHODS]
     for key, value in (changes or {}).items():
         *path, last = key.split(".")
         part = config
@@ -129,7 +130,7 @@ def test_a_new_seed_reaches_every_step_but_not_the_rendered_world(before: dict[s
     assert freeze_world(plan.study) == freeze_world(demo().study)
 
 
-def test_the_order_of_keys_changes_nothing(before: dict[str, str]) -> None:
+def test_the_order_of_keys_changes_nothing() -> None:
     config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
 
     def reversed_keys(value: Any) -> Any:
@@ -137,7 +138,8 @@ def test_the_order_of_keys_changes_nothing(before: dict[str, str]) -> None:
             return value
         return {key: reversed_keys(value[key]) for key in reversed(value)}
 
-    assert files(make_plan(reversed_keys(config), "demo.yaml")) == before
+    plans = (make_plan(of, "demo.yaml") for of in (config, reversed_keys(config)))
+    assert files(next(plans)) == files(next(plans))
 
 
 def test_a_gate_brings_the_networks_that_it_asks_for(before: dict[str, str]) -> None:
