@@ -9,6 +9,7 @@ Out: in --out, as SVG and PNG:
      pose           yaw and pitch of every method's images over those of the photographs
      attributes     similarity and faces found, per expression and place that prompts name
      groups         error rates and faces found, per group of people
+     measures       prompt score, distance to the photographs, PSNR and SSIM of every method
      all.record.json  hashes of what they were drawn from
 
 Source: Tomasevic et al., "ID-Booth", FG 2025.
@@ -33,14 +34,23 @@ from pipeline_steps.evidence.figures.grids import (
 )
 from pipeline_steps.evidence.figures.plots import (
     ATTRIBUTES,
+    MEASURE_AXES,
     Scores,
     attribute_rows,
     attributes_figure,
     distributions_figure,
     groups_figure,
+    measures_figure,
     pose_figure,
 )
-from pipeline_steps.evidence.names import Names, by_setting, colours_of, order_key, source_key
+from pipeline_steps.evidence.names import (
+    SETTING,
+    Names,
+    by_setting,
+    colours_of,
+    order_key,
+    source_key,
+)
 from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.io.figures import save_figure
 from pipeline_steps.io.manifests import read_manifest
@@ -56,7 +66,7 @@ from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.record import check_features, write_record
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import FiguresSettings
-from pipeline_steps.study.source import Source
+from pipeline_steps.study.source import NOT_APPLICABLE, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +82,7 @@ def run(
     pose: Sequence[Path],
     out: Path,
     groups: Sequence[Path] = (),
+    scores: Sequence[Path] = (),
 ) -> None:
     """Draw and write all figures.
 
@@ -84,6 +95,7 @@ def run(
         pose: Head poses of the photographs and of every variant.
         out: Folder to write into.
         groups: Tables of the groups step.
+        scores: Scores of quality and identity, and summaries of the audit, of every variant.
 
     Raises:
         StepError: no variant, several recognisers, features without samples and vice versa, or
@@ -138,6 +150,7 @@ def run(
         "pose": _pose(poses, names, look),
         "attributes": _attributes(settings, gallery, look),
         "groups": _groups(settings, gallery, groups, real.stem, look),
+        "measures": measures_figure(_measures(scores, real.stem, names), **look),
     }
     made = []
     for name, figure in figures.items():
@@ -145,7 +158,7 @@ def run(
             made.append(out / f"{name}{ending}")
             save_figure(figure, made[-1], dpi=settings.dpi)
         log.info("%s written to %s", name, out)
-    inputs = [real, *variant_features, *pose, prepared, *samples, *groups]
+    inputs = [real, *variant_features, *pose, prepared, *samples, *groups, *scores]
     write_record(record_place(out), frozen, made, inputs)
 
 
@@ -258,6 +271,20 @@ def _groups(
         if source in read
     }
     return groups_figure(frames, **look)
+
+
+def _measures(
+    tables: Sequence[Path], judge: str, names: Names
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Row label to method to measures, those of identity by the figures' judge."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in (row for path in tables for row in read_csv(path).to_dict("records")):
+        if "versus" in row and (row["versus"], row["recogniser"]) != ("real", judge):
+            continue
+        setting = ", ".join(names(str(row[key])) for key in SETTING if row[key] != NOT_APPLICABLE)
+        own = found.setdefault(setting, {}).setdefault(str(row["method"]), {})
+        own |= {key: float(row[key]) for key in MEASURE_AXES if key in row}
+    return found
 
 
 def _shown(settings: FiguresSettings, gallery: Gallery, base_model: str) -> list[Source]:

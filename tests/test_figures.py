@@ -59,6 +59,18 @@ class Study:
         self.groups = [root / f"groups/{name}/groups.csv" for name in ("real", *VARIANTS)]
         for path in self.groups:
             write_csv(path, named, GROUP_COLUMNS)
+        self.scores = []
+        names = {"base_model": "demo", "prompts": "complex"}
+        for method in METHODS:
+            own = names | {"method": method}
+            judged = own | {"versus": "real", "recogniser": "judge", "reference_distance": 0.5}
+            for kind, row in (
+                ("scores/quality", own | {"prompt_score": float("nan")}),
+                ("scores/identity", judged),
+                ("audit", own | {"psnr": 15.0, "ssim": 0.4}),
+            ):
+                self.scores.append(root / f"{kind}/demo/{method}/complex.csv")
+                write_csv(self.scores[-1], [row], list(row))
         frozen = {"study": "s", "step": "figures", "seed": 0, "weights": {}, "variant": {}}
         settings = {"samples_columns": 3, "overview_columns": 2, "dpi": 72, "width": 4.0}
         (root / "figures.json").write_text(json.dumps(frozen | {"settings": settings}))
@@ -106,7 +118,7 @@ class Study:
         argv += ["--samples", *(str(self.samples(method)) for method in samples)]
         argv += ["--pose", str(self.root / "features/real/pose.safetensors")]
         argv += [str(self.features(method, "pose")) for method in features]
-        argv += ["--groups", *map(str, self.groups)]
+        argv += ["--groups", *map(str, self.groups), "--scores", *map(str, self.scores)]
         assert main([*argv, "--out", str(self.root / out)]) == 0
         return self.root / out
 
@@ -132,7 +144,7 @@ def study(tmp_path: Path) -> Study:
 
 def test_every_figure_in_two_forms_the_same_every_time(study: Study) -> None:
     first = {path.name: path.read_bytes() for path in study.run("a").iterdir()}
-    names = ("distributions", "samples", "overview", "pose", "attributes", "groups")
+    names = ("distributions", "samples", "overview", "pose", "attributes", "groups", "measures")
     figures = {f"{name}.{suffix}" for name in names for suffix in ("svg", "png")}
     assert set(first) == figures | {"all.record.json"}
     assert {path.name: path.read_bytes() for path in study.run("b").iterdir()} == first
@@ -144,10 +156,10 @@ def test_a_method_that_lost_every_face_or_image_leaves_the_others_their_figures(
 ) -> None:
     for extractor in ("judge", "pose"):
         study.save("demo/idbooth/complex", [], np.empty((0, 0)), extractor)
-    assert len(list(study.run("a").iterdir())) == 13
+    assert len(list(study.run("a").iterdir())) == 15
     rows = read_manifest(study.samples("idbooth"))
     write_manifest(study.samples("idbooth"), rows.assign(file=None))
-    assert len(list(study.run("b").iterdir())) == 13
+    assert len(list(study.run("b").iterdir())) == 15
 
 
 def test_groups_of_an_external_set_take_no_methods_place(

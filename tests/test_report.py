@@ -39,7 +39,7 @@ def rows(columns: tuple[str, ...], **fixed: object) -> list[dict]:
 class Study:
     def __init__(self, root: Path) -> None:
         self.root = root
-        extractors = "frechet=a cmmd=a prdc=a face_quality=b"
+        extractors = "frechet=a cmmd=a prdc=a face_quality=b prompt=c"
         quality = rows(QUALITY_COLUMNS, reference="real", extractors=extractors)
         for row in quality:
             row["n_synthetic"] = row["n_real"] = 9
@@ -61,7 +61,7 @@ class Study:
         for name in ("overview.png", "samples.png"):
             write_png(root / "figures" / name, np.zeros((20, 20, 3), np.uint8))
         svg = '<svg xmlns="http://www.w3.org/2000/svg"/>'
-        for name in ("distributions", "pose", "attributes", "groups"):
+        for name in ("distributions", "measures", "pose", "attributes", "groups"):
             (root / f"figures/{name}.svg").write_text(svg)
         group = dict.fromkeys(GROUP_COLUMNS, 0.5) | {"by": "gender", "recogniser": "judge"}
         group |= {"base_model": "demo", "method": "idbooth", "prompts": "base", "note": "n"}
@@ -168,8 +168,8 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(study: Study) -> Non
     found = Resources()
     found.feed(page)
     assert found.open == []
-    # Five figures; per audited variant a copy with both images and a swap whose second is lost.
-    assert len(found.loaded) == 6 + len(METHODS) * (2 + 1)
+    # Seven figures; per audited variant a copy with both images and a swap whose second is lost.
+    assert len(found.loaded) == 7 + len(METHODS) * (2 + 1)
     assert all(source.startswith("data:image/") for source in found.loaded)
     inside = [link for link in found.links if link.startswith("#")]
     elsewhere = {link for link in found.links if not link.startswith(("#", "data:"))}

@@ -224,7 +224,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "figures/{figure}.{ending}",
         "figures",
         ALL,
-        ("features", "samples", "groups"),
+        ("features", "samples", "groups", "scores", "audit_summary"),
         what="shows identities",
     ),
     "report": A(

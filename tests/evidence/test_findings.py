@@ -7,6 +7,7 @@ import pandas as pd
 from pipeline_steps.evidence.names import Names
 from pipeline_steps.evidence.report.findings import (
     error_sentences,
+    likeness_sentences,
     order_claims,
     order_sentences,
     recognition_sentences,
@@ -127,3 +128,20 @@ def test_reasons_are_counted_most_frequent_first() -> None:
     count = count_images("generated", "x", manifest)
     assert (count.images, count.kept) == (5, 1)
     assert count.reasons == "no face (2), no reason given (1), truncated (1)"
+
+
+def test_prompts_shown_and_nearness_to_photographs_are_told_in_their_own_direction() -> None:
+    frame = identity({"untuned": 0.0, "idbooth": 4.0, "id3": 3.0})
+    frame["prompt_score"] = [0.9, 0.7, 0.8]
+    frame["reference_distance"] = [0.95, 0.4, 0.5]
+    frame["psnr"], frame["ssim"] = [14.0, 15.25, 13.0], [0.3, 0.4, 0.2]
+    twice = pd.concat([frame.assign(reference=name) for name in ("real", "wild")])
+    frames = {"quality": twice, "identity": frame, "audit": frame}
+    assert likeness_sentences(frames, Names()) == [
+        "SD-2.1, Base prompts: what prompts ask for is shown best by ID³, prompt score 0.80, "
+        "untuned 0.90.",
+        "SD-2.1, Base prompts, ArcFace r100: nearest to the photographs is ID-Booth, distance "
+        "0.40, untuned 0.95.",
+        "SD-2.1, Base prompts: pixels come closest to a photograph by ID-Booth, PSNR 15.2 dB, "
+        "untuned 14.0, SSIM 0.40.",
+    ]

@@ -45,7 +45,7 @@ def test_the_matrix_says_what_runs_again_for_every_change_and_nothing_else() -> 
     rows = matrix(make_plan(config, ""), config)
     again = {row: set(rules) for row, rules in rows.items() if rules is not None}
     assert again["setting figures.dpi"] == {"figures", *PAGES}
-    assert again["setting score.quality.k"] == {"score", "score_references", *TABLES}
+    assert again["setting score.quality.k"] == {"score", "score_references", "figures", *TABLES}
     assert again["setting verify.folds"] == {"verify", *TABLES}
     assert again["licence texts"] == PAGES
     for trained in ("setting finetune.margin", "code diffusion.training.losses"):

@@ -2,7 +2,7 @@
 
 
 TABLES = ["quality", "identity", "pose", "recognition", "audit", "groups"]
-FIGURES = ["distributions", "samples", "overview", "pose", "attributes", "groups"]
+FIGURES = ["distributions", "samples", "overview", "pose", "attributes", "groups", "measures"]
 
 
 rule tables:
@@ -58,6 +58,10 @@ rule figures:
         samples=[PLAN.shown(variant) for variant in STUDY.compared],
         pose=[PLAN.features(source, "pose") for source in ("real", *STUDY.compared)],
         groups=PLAN.all("groups", source=PLAN.grouped),
+        scores=[
+            *PLAN.all("scores", kind=["quality", "identity"], variant=STUDY.compared),
+            *PLAN.audits,
+        ],
     output:
         report(
             expand(at("figure", ending="svg"), figure=FIGURES),
@@ -84,7 +88,8 @@ rule figures:
     shell:
         "python -m pipeline_steps.figures --config {input.config:q} --dataset {params.dataset:q}"
         " --real {input.real:q} --variant-features {input.variants:q} --samples {input.samples:q}"
-        " --pose {input.pose:q} --groups {input.groups:q} --out {params.out:q} &> {log:q}"
+        " --pose {input.pose:q} --groups {input.groups:q} --scores {input.scores:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule provenance:

@@ -31,6 +31,12 @@ ATTRIBUTES = {
     "view": r"face (side-portrait|portrait) photo",
 }
 ATTRIBUTE_COLUMNS = ["attribute", "value", "n", "faces", "similarity", "half_width"]
+MEASURE_AXES = {
+    "prompt_score": "prompt score",
+    "reference_distance": "distance to photographs",
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+}
 GROUP_AXES = {"fnmr": "FNMR", "eer": "EER", "faces": "images with a face"}
 NOT_NAMED = "none"
 REAL_COLOUR = "#d3d8dd"
@@ -84,7 +90,7 @@ def distributions_figure(
         figure.legend(
             handles=handles,
             loc="outside upper center",
-            ncols=len(handles) if len(handles) <= 6 else (len(handles) + 1) // 2,
+            ncols=_columns(len(handles)),
             frameon=False,
             handlelength=1.5,
             columnspacing=1.0,
@@ -242,6 +248,32 @@ def groups_figure(
     return figure
 
 
+def measures_figure(
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]],
+    *,
+    labels: Mapping[str, str],
+    colours: Mapping[str, str],
+    width: float,
+) -> Figure:
+    """Prompt score and nearness to the photographs of every method, a line per setting.
+
+    `rows`: row label to method to the measures of MEASURE_AXES; NaN or none: no dot.
+    """
+    with matplotlib.rc_context(STYLE):
+        height = 0.13 * len(labels) * len(rows) + 1.0
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, len(MEASURE_AXES), squeeze=False, sharey=True)[0]
+        for axis, (key, title) in zip(axes, MEASURE_AXES.items(), strict=True):
+            for place, (method, colour) in enumerate(colours.items()):
+                values = [row.get(method, {}).get(key, np.nan) for row in rows.values()]
+                y = np.arange(len(rows)) + 0.7 * ((place + 0.5) / len(colours) - 0.5)
+                axis.plot(values, y, "o", ms=3, color=colour)
+            axis.set_xlabel(title)
+        _lines(axes, list(rows), "")
+        _legend(figure, labels, colours)
+    return figure
+
+
 def _densities(axis: Axes, scores: Scores, edges: NDArray[np.float64], colour: str) -> None:
     genuine, impostor = (
         np.histogram(part, edges, density=True)[0] if len(part) else np.zeros(len(edges) - 1)
@@ -288,7 +320,13 @@ def _legend(figure: Figure, labels: Mapping[str, str], colours: Mapping[str, str
         Line2D([], [], color=colours[method], label=label, **dot)
         for method, label in labels.items()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    ncols = _columns(len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=ncols, frameon=False)
+
+
+def _columns(entries: int) -> int:
+    """Of a legend, in one row or two."""
+    return entries if entries <= 6 else (entries + 1) // 2
 
 
 def _only_text(text: str, width: float) -> Figure:

@@ -54,6 +54,9 @@ def findings(
         "Do the generated people look like the consenting people?": order_sentences(claims, names),
         "How often are they confused?": error_sentences(frames["identity"], names),
         "How close are the images to real ones?": quality_sentences(frames["quality"], names),
+        "Do they show the prompt, and how near are they to the photographs?": likeness_sentences(
+            frames, names
+        ),
         "Are they good for training recognition?": recognition_sentences(
             frames["recognition"], names
         ),
@@ -172,7 +175,7 @@ def error_sentences(identity: pd.DataFrame, names: Names) -> list[str]:
     sentences = []
     against_real = identity[identity["versus"] == "real"]
     for (recogniser, *setting), rows in sorted_groups(against_real, ["recogniser", *SETTING]):
-        for method, lowest, untuned in _lowest_and_untuned(rows, "eer"):
+        for method, lowest, untuned in _best_and_untuned(rows, "eer"):
             told = f"{lowest.text()} ({names(method)})"
             if untuned:
                 told += f"; untuned {untuned.text()}, {_against_chance(untuned, -1)}"
@@ -188,11 +191,38 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
     sentences = []
     variants = quality[~quality["base_model"].isin(REFERENCES)]
     for (*setting, reference), rows in sorted_groups(variants, [*SETTING, "reference"]):
-        for method, lowest, untuned in _lowest_and_untuned(rows, "fid"):
-            compared = f"; untuned {untuned.text(2)}" if untuned else ""
+        for method, lowest, untuned in _best_and_untuned(rows, "fid"):
+            compared = _untuned(untuned, 2, "; ")
             sentences.append(
                 f"{_prompts_of(setting, names)}: closest to “{names(reference)}” is "
                 f"{names(method)}, Fréchet distance {lowest.text(2)}{compared}."
+            )
+    return sentences
+
+
+def likeness_sentences(frames: Mapping[str, pd.DataFrame], names: Names) -> list[str]:
+    """Highest prompt score, and smallest distance and best agreement with the photographs."""
+    sentences = []
+    for setting, rows in sorted_groups(frames["quality"].drop_duplicates(list(SETS)), SETTING):
+        for method, best, untuned in _best_and_untuned(rows, "prompt_score", highest=True):
+            sentences.append(
+                f"{_prompts_of(setting, names)}: what prompts ask for is shown best by "
+                f"{names(method)}, prompt score {best.text(2)}{_untuned(untuned, 2)}."
+            )
+    identity = frames["identity"]
+    judged = identity[(identity["versus"] == "real") & (identity["recogniser"] != names.guide)]
+    for (judge, *setting), rows in sorted_groups(judged, ["recogniser", *SETTING]):
+        for method, best, untuned in _best_and_untuned(rows, "reference_distance"):
+            sentences.append(
+                f"{_prompts_of(setting, names)}, {names(judge)}: nearest to the photographs is "
+                f"{names(method)}, distance {best.text(2)}{_untuned(untuned, 2)}."
+            )
+    for setting, rows in sorted_groups(frames["audit"], SETTING):
+        for method, best, untuned in _best_and_untuned(rows, "psnr", highest=True):
+            ssim = float(rows.set_index("method").loc[method, "ssim"])
+            sentences.append(
+                f"{_prompts_of(setting, names)}: pixels come closest to a photograph by "
+                f"{names(method)}, PSNR {best.text(1)} dB{_untuned(untuned, 1)}, SSIM {ssim:.2f}."
             )
     return sentences
 
@@ -256,16 +286,21 @@ def group_sentences(groups: pd.DataFrame, names: Names) -> list[str]:
     return sentences
 
 
-def _lowest_and_untuned(
-    rows: pd.DataFrame, metric: str
+def _best_and_untuned(
+    rows: pd.DataFrame, metric: str, *, highest: bool = False
 ) -> Iterator[tuple[str, Estimate, Estimate | None]]:
-    """Of one setting's methods, if any, that of the lowest value, it, and the untuned model's."""
+    """Of one setting's methods, if any, that of the best value, it, and the untuned model's."""
     rows = rows[rows[metric].notna()]
     tuned, untuned = _tuned(rows), rows[rows["method"] == UNTUNED]
     if len(tuned):
-        best = tuned.iloc[int(tuned[metric].to_numpy(dtype=float).argmin())]
+        values = tuned[metric].to_numpy(dtype=float)
+        best = tuned.iloc[int(values.argmax() if highest else values.argmin())]
         other = estimate_of(untuned.iloc[0], metric) if len(untuned) else None
         yield str(best["method"]), estimate_of(best, metric), other
+
+
+def _untuned(estimate: Estimate | None, digits: int, before: str = ", ") -> str:
+    return f"{before}untuned {estimate.text(digits)}" if estimate else ""
 
 
 def _tuned(rows: pd.DataFrame) -> pd.DataFrame:
