@@ -28,6 +28,7 @@ ORDERED = {
     "portraitbooth": "PortraitBooth",
     "idbooth": "ID-Booth",
     "facefusion": "Face Fusion",
+    "id3": "ID³",
     "lfw": "LFW",
     "agedb_30": "AgeDB-30",
     "calfw": "CA-LFW",
@@ -68,8 +69,10 @@ COLOURS = {
     "dreambooth": "#E69F00",
     "portraitbooth": "#009E73",
     "idbooth": "#0072B2",
+    "facefusion": "#D55E00",
+    "id3": "#CC79A7",
 }
-SPARE_COLOURS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#B8A900")
+SPARE_COLOURS = ("#56B4E9", "#000000", "#B8A900")
 SETTING = ("base_model", "prompts")  # within which methods are compared
 SETS = (*SETTING, "method")  # columns that name a set of images, in sorting order
 WORST_TO_BEST = "worst / best"  # row of ratios between groups of people

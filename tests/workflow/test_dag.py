@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.images import write_png
 from pipeline_steps.study.plan import make_plan
@@ -76,7 +77,7 @@ def test_the_demo_needs_these_jobs_and_writes_nothing_in_a_dry_run(tmp_path: Pat
     config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text("utf-8"))
     shares, trained = config["shares"], len(config["training_sets"])
     repetitions = config["recognise"]["repetitions"]
-    tuned = len(config["methods"]) - ("untuned" in config["methods"])
+    tuned = sum(METHODS[method].trains for method in config["methods"])
     variants = len(config["methods"]) * len(config["prompt_sets"])
     assert counts.pop("freeze") > 20
     assert counts.pop("features_of_reference") > 5
@@ -187,7 +188,7 @@ JUDGED = {"align_in_the_wild", "features_of_reference", "score", "score_referenc
 
 OTHER_CONTENTS = [
     (["photos/ID_1/1.jpg"], PREPARED, {"align_in_the_wild", "prior"}),
-    (["wild/deep/0.png"], JUDGED, PREPARED | {"figures", "verify_templates"}),
+    (["wild/deep/0.png"], JUDGED, PREPARED | {"verify_templates"}),
     (["ijb/images/0.png", LARGE], {"verify_templates", "score"}, {*PREPARED, "verify", "features"}),
 ]
 
