@@ -203,7 +203,8 @@ def quality_sentences(quality: pd.DataFrame, names: Names) -> list[str]:
 def likeness_sentences(frames: Mapping[str, pd.DataFrame], names: Names) -> list[str]:
     """Highest prompt score, and smallest distance and best agreement with the photographs."""
     sentences = []
-    for setting, rows in sorted_groups(frames["quality"].drop_duplicates(list(SETS)), SETTING):
+    of_sets = frames["quality"].drop_duplicates(list(SETS))
+    for (*setting,), rows in sorted_groups(of_sets, SETTING):
         for method, best, untuned in _best_and_untuned(rows, "prompt_score", highest=True):
             sentences.append(
                 f"{_prompts_of(setting, names)}: what prompts ask for is shown best by "
@@ -217,9 +218,9 @@ def likeness_sentences(frames: Mapping[str, pd.DataFrame], names: Names) -> list
                 f"{_prompts_of(setting, names)}, {names(judge)}: nearest to the photographs is "
                 f"{names(method)}, distance {best.text(2)}{_untuned(untuned, 2)}."
             )
-    for setting, rows in sorted_groups(frames["audit"], SETTING):
+    for (*setting,), rows in sorted_groups(frames["audit"], SETTING):
         for method, best, untuned in _best_and_untuned(rows, "psnr", highest=True):
-            ssim = float(rows.set_index("method").loc[method, "ssim"])
+            ssim = estimate_of(rows[rows["method"] == method].iloc[0], "ssim").value
             sentences.append(
                 f"{_prompts_of(setting, names)}: pixels come closest to a photograph by "
                 f"{names(method)}, PSNR {best.text(1)} dB{_untuned(untuned, 1)}, SSIM {ssim:.2f}."
