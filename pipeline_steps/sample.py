@@ -83,7 +83,12 @@ def run(
         Interrupted: a signal asked to stop; finished images are kept.
     """
     from pipeline_steps.diffusion.sampling.gate import Gate
-    from pipeline_steps.diffusion.sampling.guidance import leading, open_guidance
+    from pipeline_steps.diffusion.sampling.guidance import (
+        AWAY,
+        leading,
+        open_guidance,
+        others_of,
+    )
     from pipeline_steps.diffusion.sampling.plan import (
         COLUMNS,
         check_base_model,
@@ -95,8 +100,12 @@ def run(
     from pipeline_steps.diffusion.sampling.samples import Painter, Samples
 
     handed = hand(frozen, dataset, loras)
-    subjects = share_of(read_subjects(dataset), share, shares)
+    everybody = read_subjects(dataset)
+    subjects = share_of(everybody, share, shares)
+    away = others_of(everybody, frozen.seed) if frozen.settings.negative_guidance else None
     rows = plan_images(frozen, subjects, handed)
+    if away:
+        rows = [row | {AWAY: away[row["identity"]]} for row in rows]
     if loras is not None and METHODS[frozen.variant["method"]].trains:
         base_model = frozen.weights["base_model"]
         check_base_model(loras, subjects, base_model, anyway=other_base_model)
@@ -110,7 +119,7 @@ def run(
         likeness = partial(open_guidance, frozen, dataset, subjects, device)
     size = batch_size or BATCH_SIZE.get(device, 16)
     painter = Painter(frozen, handed, device, size, compile, likeness)
-    keys = partial(keys_of, frozen, faces=faces)
+    keys = partial(keys_of, frozen, faces=faces, handed=handed)
     noted = made_with(frozen)
     stores = {subject.identity: Store(out / subject.identity, noted) for subject in subjects}
     with stop_requested() as stop:
@@ -133,7 +142,7 @@ def run(
     behind = versions_behind(*(path for path in records if path.is_file()))
     versions = sorted(samples.versions(done) | {*behind})
     place_of_share = out / "shares" / f"{share}-of-{shares}.parquet"
-    columns = (*COLUMNS, *handed.columns)
+    columns = (*COLUMNS, *((AWAY,) if away else ()), *handed.columns)
     write_manifest(place_of_share, done, columns, versions=versions)
     return done
 

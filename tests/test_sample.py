@@ -131,6 +131,21 @@ def test_shards_hold_the_same_images_and_only_missing_ones_are_made(
     assert times(tmp_path / "shards").keys() == packed.keys()
 
 
+def test_images_are_led_away_from_another_persons_adapter_whatever_the_share(
+    sampled: Sample, tmp_path: Path
+) -> None:
+    led = SETTINGS.model_copy(update={"negative_guidance": 0.5, "images_per_identity": 1})
+    plain, whole = sampled(), sampled(out="led", settings=led)
+    assert set(whole["away_from"]) == set(COUNTS) and "away_from" not in plain
+    firsts = plain[plain["index"] == 0]
+    assert list(firsts["seed"]) == list(whole["seed"])
+    assert not set(firsts["sha256"]) & set(whole["sha256"])
+    part = sampled(out="share", settings=led, shares=3, share=1)
+    [own] = whole[whole["identity"] == part["identity"][0]].to_dict("records")
+    images = [read_image(tmp_path / out / own["file"]) for out in ("led", "share")]
+    assert np.abs(images[0].astype(int) - images[1]).max() <= 1
+
+
 def test_methods_share_prompts_and_noise_and_differ_by_their_weights(
     sampled: Sample, tmp_path: Path
 ) -> None:

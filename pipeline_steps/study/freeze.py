@@ -182,7 +182,8 @@ def _of_generation(
                 sampling = study.sample.with_prompts(prompt_sets[name])
                 sampling = sampling.judged_by(study.align, code_hash(judging))
                 if not METHODS[method].family.shows_people:
-                    sampling = sampling.model_copy(update={"identity_guidance": None})
+                    nobody = {"identity_guidance": None, "negative_guidance": 0.0}
+                    sampling = sampling.model_copy(update=nobody)
                 others = {"references", "embeddings"} - {METHODS[method].family.reads}
                 sampling = sampling.model_copy(update=dict.fromkeys(others))
                 yield _entry(study, "sample", sampling, variant=variant, weights=networks)

@@ -29,6 +29,7 @@ from tests.diffusion.tiny_study import base_weights, recogniser_weights, write_d
 
 PROMPTS = PromptSet(name="words", template="photo of {token} person")
 HOW = Sampling(steps=2, guidance=3.0, scheduler="ddim", batch_size=8)
+FACE = 2  # tokens of an embedding
 FACTS = torch.tensor([[30.0, 1.0, -20.0, 0.0], [60.0, 2.0, 40.0, float("nan")]])
 
 
@@ -44,7 +45,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, pipeline_folder: Path, judg
     write_dataset(folder / "dataset", {"ID_1": 3, "ID_2": 1}, judge)
     unet = load_base_model(base_weights(pipeline_folder)).unet
     torch.manual_seed(0)
-    network = Id3(unet, ConditionNetwork(48, unet.config.cross_attention_dim, 16, 2), "attention")
+    network = Id3(
+        unet, ConditionNetwork(48, unet.config.cross_attention_dim, 16, FACE), "attention"
+    )
     tensors = {k: 3 * t for k, t in network.state().items()} | {TRAINED_ON: FACTS}
     save_tensors(folder / "weights" / FILE_NAME, tensors)
     made_up = folder / "made_up"
@@ -105,6 +108,11 @@ def test_each_image_is_told_its_own(
     with handed.on(base, ["ID_1", "ID_2"]) as bank:
         together = latents(base, bank, one, other)
         torch.testing.assert_close(together[:1], latents(base, bank, one), atol=1e-4, rtol=0)
+        both = bank.condition([one, replace(one, of="ID_2"), replace(other, of="ID_1")]).hidden
+        # another person's face, the image's own attributes
+        assert torch.equal(both[0, :FACE], both[2, :FACE])
+        assert torch.equal(both[0, FACE:], both[1, FACE:])
+        assert not torch.allclose(both[0, :FACE], both[1, :FACE])
     assert not torch.allclose(together[0], together[1], atol=1e-2)  # the same noise
     assert base.unet is before
 

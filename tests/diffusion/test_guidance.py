@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,15 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.objectives import cosine_similarity, id_weight, predict_x0
-from pipeline_steps.diffusion.sampling.guidance import SCHEDULES, IdentityGuidance
-from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample_latents
+from pipeline_steps.diffusion.sampling.guidance import SCHEDULES, IdentityGuidance, others_of
+from pipeline_steps.diffusion.sampling.sampler import (
+    ImageRequest,
+    Sampling,
+    make_scheduler,
+    sample_latents,
+)
+from pipeline_steps.identities.dataset import Subject
+from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.sampling import IdentityGuidanceSettings
 from tests.diffusion.toy_fleet import CentreFace
 
@@ -116,6 +123,57 @@ def test_only_steps_within_the_interval_are_guided(base: BaseModel) -> None:
     assert guided == list(range(200, 501, 50))
     with pytest.raises(ValidationError, match="0 <= first < second <= 1"):
         likeness(interval=(0.5, 0.2))
+
+
+class Shown:
+    """People on a network whose output is a number each, and another one without the prompt."""
+
+    compiles, condition = False, None
+
+    def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
+        self.rows = torch.tensor([*(rows or [])]), length, guided
+
+    def predict(self, x: Tensor, *_: object) -> Tensor:
+        rows, length, guided = self.rows
+        without = torch.full((len(rows), 1), 0.3)
+        given = torch.tensor([0.7, -0.2, 1.1])[rows][:, None]
+        both = torch.cat([without, given], dim=1) if guided else given
+        return both.repeat_interleave(length)[:, None, None, None].expand_as(x)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_negative_guidance_adds_a_share_of_the_difference_to_another_person(
+    base: BaseModel, guidance: float
+) -> None:
+    """One step of DDIM in closed form: x0 = (x - sqrt(1 - abar) eps) / sqrt(abar)."""
+    plain = [ImageRequest(f"ID_{k}", i, "", "", 5, k) for k in (0, 1) for i in (0, 1)]
+    asked = [replace(one, away=replace(one, adapter=2, of="ID_2")) for one in plain]
+    shown = Shown()
+    how = Sampling(1, guidance, "ddim", 4, negative=0.5)
+    [(_, made)] = sample_latents(base, asked, how, bank=shown, predict=shown.predict)
+    scheduler = make_scheduler(base.scheduler_config, "ddim")
+    scheduler.set_timesteps(1)
+    x = torch.randn((1, *base.latent_shape), generator=torch.Generator().manual_seed(5))
+    for z, request in zip(made, asked, strict=True):
+        given = (0.7, -0.2)[request.adapter or 0]
+        eps = 0.3 + guidance * (given - 0.3) + 0.5 * (given - 1.1)
+        output = torch.full_like(x, eps)
+        wanted = scheduler.step(output, scheduler.timesteps[0], x, return_dict=False)[0]
+        torch.testing.assert_close(z[None], wanted)
+    with pytest.raises(ValueError, match="away from whom"):
+        list(sample_latents(base, plain, how, bank=shown, predict=shown.predict))
+
+
+def test_the_other_person_is_the_next_of_a_circle_that_shares_do_not_change() -> None:
+    people = [Subject(f"ID_{k}", None, (), ()) for k in range(9)]
+    away = others_of(people, 3)
+    assert set(away) == set(away.values()) and all(one != other for one, other in away.items())
+    fewer = others_of(people[1:], 3)
+    assert [one for one in fewer if fewer[one] != away[one]] == [
+        one for one, other in away.items() if other == "ID_0"
+    ]
+    with pytest.raises(StepError, match="two people"):
+        others_of(people[:1], 3)
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "euler", "dpmsolver++"])

@@ -125,7 +125,12 @@ rule sample:
         manifest=rules.prepare.output.manifest,
         identities=PLAN.people,
         loras=branch(
-            lambda wildcards: PLAN.tuned(wildcards.method), then=rules.finetune.output
+            lambda wildcards: PLAN.tuned(wildcards.method),
+            then=(
+                PLAN.all("adapters", share=PLAN.shares)  # people of other shares are looked at
+                if STUDY.sample.negative_guidance
+                else rules.finetune.output
+            ),
         ),
         generator=branch(
             lambda wildcards: PLAN.generates(wildcards.base_model, wildcards.method),

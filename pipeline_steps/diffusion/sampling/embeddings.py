@@ -163,9 +163,11 @@ class Told:
 
     def condition(self, requests: Sequence[ImageRequest | None]) -> Conditioning:
         """Tokens of images; None: of anybody."""
-        rows = [None if r is None else self._conditions[r.identity][r.index] for r in requests]
-        width = len(next(row[TARGET] for row in rows if row is not None))
-        y = [[np.nan] * width if row is None else row[TARGET] for row in rows]
+        told = self._conditions
+        rows = [None if r is None else told[r.identity][r.index] for r in requests]
+        faces = [None if r is None else told[r.of or r.identity][r.index] for r in requests]
+        width = len(next(row[TARGET] for row in faces if row is not None))
+        y = [[np.nan] * width if row is None else row[TARGET] for row in faces]
         s = [
             [np.nan if row is None or row[name] is None else row[name] for name in ATTRIBUTES]
             for row in rows

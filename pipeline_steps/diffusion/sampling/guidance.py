@@ -5,8 +5,10 @@
 y is the mean direction of the identity's photographs, phi the guide's embedding of the face in the
 decoded estimate, x0 the estimate of the clean latents; where no face is found nothing is added.
 
-Source: ID3 (Xu et al., NeurIPS 2024), Eq. 8, whose details are inferred; nothing of it belongs to
-one family of methods.
+Negative guidance leads away from what another person would give, eps' = eps + w (eps - eps_other).
+
+Source: ID3 (Xu et al., NeurIPS 2024), Eq. 8, whose details are inferred; NegFaceDiff (Caldeira et
+al., 2025), here beside guidance by the prompt. Nothing of either belongs to one family of methods.
 """
 
 from __future__ import annotations
@@ -30,9 +32,12 @@ from pipeline_steps.diffusion.objectives import (
 from pipeline_steps.diffusion.sampling.gate import centres, embeddings_of
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.hashes import sha256_file
+from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.seeds import seed_for
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.sampling import IdentityGuidanceSettings, SampleSettings
 
+AWAY = "away_from"  # column of whom negative guidance leads an image away from
 # t of each sample and T -> float64 [n]
 SCHEDULES: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "id3": id_weight,
@@ -142,3 +147,17 @@ def leading(
 ) -> dict[str, str]:
     """Identity to the hash of the embeddings that its images are led by."""
     return {one.identity: sha256_file(embeddings_of(frozen, dataset, one)) for one in subjects}
+
+
+def others_of(subjects: Sequence[Subject], seed: int) -> dict[str, str]:
+    """Identity to another one, for negative guidance: the next in a circle in random order.
+
+    Who joins or leaves the study changes one other person's, and shares change nobody's.
+
+    Raises:
+        StepError: there is nobody else.
+    """
+    if len(subjects) < 2:
+        raise StepError("sample.negative_guidance needs two people or more: set it to 0")
+    circle = sorted((one.identity for one in subjects), key=lambda name: seed_for(seed, AWAY, name))
+    return dict(zip(circle, [*circle[1:], circle[0]], strict=True))

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline_steps.diffusion.lora import FILE_NAME, load_bank
 from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.diffusion.sampling.guidance import AWAY
 from pipeline_steps.diffusion.sampling.sampler import OnNetwork
 from pipeline_steps.identities.dataset import Subject
 from pipeline_steps.io.hashes import sha256_file
@@ -153,34 +154,36 @@ def check_base_model(
 
 def try_again(row: Row, study_seed: int) -> Row:
     """The next attempt at an image: the same prompt, another seed."""
-    attempt = row["attempt"] + 1
-    place = (row["base_model"], row["identity"], row["index"])
-    return row | {"attempt": attempt, "seed": seed_for(study_seed, "sample", *place, attempt)}
+    place = (row["base_model"], row["identity"], row["index"], row["attempt"] + 1)
+    return row | {"attempt": place[-1], "seed": seed_for(study_seed, "sample", *place)}
 
 
 def keys_of(
     frozen: Frozen[SampleSettings],
     rows: Sequence[Row],
     faces: Mapping[str, str] | None = None,
+    handed: Handed | None = None,
 ) -> list[str]:
-    """Key of each sample. Who measures it for a gate is no part of it.
+    """Key of each sample, of which who measures it for a gate is no part.
 
-    Args:
-        frozen: Configuration of the sample step.
-        rows: Planned samples.
-        faces: With identity guidance, identity to the hash of the embeddings that lead.
+    `faces` are hashes of the embeddings that guide; negative guidance asks `handed` for the others.
     """
     guidance = frozen.settings.identity_guidance
     roles = ["base_model", *(["recogniser"] if guidance else [])]
     own = replace(frozen, weights={role: frozen.weights[role] for role in roles})
-    precision = frozen.settings.precision
+    precision, token = frozen.settings.precision, frozen.settings.token
+    others = {row[AWAY] for row in rows if AWAY in row}
+    shown = {other: handed.origin(other, token) for other in others} if handed else {}
 
     def of(row: Row) -> str:
         planned = {name: row[name] for name in row if name != "weights_source"}
-        if guidance is None:
-            return key(own, precision=precision, row=planned)
-        led = [guidance.model_dump(mode="json"), (faces or {})[row["identity"]]]
-        return key(own, precision=precision, row=planned, led=led)
+        led: dict[str, Any] = {}
+        if guidance:
+            led["led"] = [guidance.model_dump(mode="json"), (faces or {})[row["identity"]]]
+        if handed and AWAY in row:
+            told = handed.conditions(row[AWAY])[row["index"] :][:1]
+            led[AWAY] = [frozen.settings.negative_guidance, shown[row[AWAY]], *told]
+        return key(own, precision=precision, row=planned, **led)
 
     return [of(row) for row in rows]
 

@@ -58,6 +58,8 @@ class ImageRequest:
         negative_prompt: What it shall not show.
         seed: Of its generator.
         adapter: Place of its weights among those on the network; None: the base model alone.
+        away: The same image of another person, which negative guidance leads away from.
+        of: Whom the network is told of, where that is not the identity, in such an image.
     """
 
     identity: str
@@ -66,6 +68,8 @@ class ImageRequest:
     negative_prompt: str
     seed: int
     adapter: int | None = None
+    away: ImageRequest | None = None
+    of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,15 @@ class Sampling:
         scheduler: A key of ``SCHEDULERS``.
         batch_size: Most images of a batch (guidance doubles what the network sees); changes no
             image beyond float error.
+        negative: Share of the difference to each request's ``away`` that is added (NegFaceDiff);
+            0: none.
     """
 
     steps: int
     guidance: float
     scheduler: str
     batch_size: int
+    negative: float = 0.0
 
 
 class OnNetwork(Protocol):
@@ -168,7 +175,8 @@ def sample_latents(
     """
     # Folded layers have no gradient, and inference mode none to give.
     through = likeness is not None and likeness.settings.gradient == "network"
-    fold = predict is None and can_fold(base.unet) and not through
+    # They hold one person, too.
+    fold = predict is None and can_fold(base.unet) and not through and not how.negative
     waiting, size = list(requests), how.batch_size
 
     def denoised(batch: Batch, batches: Sequence[Batch]) -> Tensor:
@@ -177,12 +185,8 @@ def sample_latents(
         with torch.inference_mode() if likeness is None else torch.no_grad():
             if fold:
                 layers = folded(base.unet, None if bank is None else _row(batch[0][0]))
-            if bank is not None:
-                rows = [_row(group[0]) for group in filled]
-                bank.activate(rows, len(filled[0]), how.guidance > 1.0)
             with layers:
-                condition = _conditioning(base, filled, how.guidance > 1.0, bank)
-                latents = _denoise(base, filled, how, condition, predict or base.predict, likeness)
+                latents = _denoise(base, filled, how, bank, predict or base.predict, likeness)
             latents = latents.unflatten(0, (len(filled), -1))[: len(batch), : len(batch[0])]
         return latents.flatten(0, 1)
 
@@ -252,7 +256,7 @@ def _denoise(
     base: BaseModel,
     batch: Batch,
     how: Sampling,
-    condition: Conditioning,
+    bank: OnNetwork | None,
     predict: Predict,
     likeness: IdentityGuidance | None,
 ) -> Tensor:
@@ -261,6 +265,8 @@ def _denoise(
     guided = how.guidance > 1.0
     requests = [request for group in batch for request in group]
     identities = [request.identity for request in requests]
+    condition = _show(base, batch, guided, bank)
+    others = [[_away(request) for request in group] for group in batch] if how.negative else []
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     scheduler = make_scheduler(base.scheduler_config, how.scheduler)
     # The scheduler branches on the time: on the CPU, so that nobody waits for the device.
@@ -271,17 +277,24 @@ def _denoise(
     latents = torch.cat(noise).to(base.device) * scheduler.init_noise_sigma
 
     def predicted(scaled: Tensor, time: Tensor) -> Tensor:
-        """The network's output, led by the prompts."""
+        """The network's output, led by the prompts and away from other people."""
+        both = scaled
         if guided:  # each group: first without the prompt, then with it
             grouped = scaled.view(groups, 1, length, *scaled.shape[1:])
-            scaled = grouped.expand(-1, 2, *grouped.shape[2:]).reshape(-1, *scaled.shape[1:])
-        scaled = scaled.contiguous(memory_format=torch.channels_last)
-        output = predict(scaled, time.expand(len(scaled)), condition)
-        if not guided:
-            return output
-        paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
-        without, given = paired.unbind(dim=1)
-        return (without + how.guidance * (given - without)).flatten(0, 1)
+            both = grouped.expand(-1, 2, *grouped.shape[2:]).reshape(-1, *scaled.shape[1:])
+        both = both.contiguous(memory_format=torch.channels_last)
+        output = given = predict(both, time.expand(len(both)), condition)
+        if guided:
+            paired = output.contiguous().view(groups, 2, length, *output.shape[1:])
+            without, given = paired.unbind(dim=1)
+            output = (without + how.guidance * (given - without)).flatten(0, 1)
+            given = given.flatten(0, 1)
+        if others:
+            alone = scaled.contiguous(memory_format=torch.channels_last)
+            theirs = predict(alone, time.expand(len(alone)), _show(base, others, False, bank))
+            output = output + how.negative * (given - theirs)
+            _show(base, batch, guided, bank)
+        return output
 
     for t, time in zip(scheduler.timesteps, times, strict=True):
         scaled = scheduler.scale_model_input(latents, t)
@@ -294,10 +307,16 @@ def _denoise(
     return latents
 
 
-def _conditioning(
-    base: BaseModel, batch: Batch, guided: bool, bank: OnNetwork | None
-) -> Conditioning:
-    """What the network is told, in the order of its batch."""
+def _away(request: ImageRequest) -> ImageRequest:
+    if request.away is None:
+        raise ValueError(f"{request.identity} {request.index}: away from whom?")
+    return request.away
+
+
+def _show(base: BaseModel, batch: Batch, guided: bool, bank: OnNetwork | None) -> Conditioning:
+    """Put a batch's people on the network; what it is told, in the order of its batch."""
+    if bank is not None:
+        bank.activate([_row(group[0]) for group in batch], len(batch[0]), guided)
     if bank is not None and bank.condition is not None:
         asked: list[ImageRequest | None] = []
         for group in batch:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline_steps.diffusion.base_models import load_base_model
 from pipeline_steps.diffusion.base_models.base import BaseModel, Switch, compiled_predict, to_arrays
-from pipeline_steps.diffusion.sampling.guidance import IdentityGuidance
+from pipeline_steps.diffusion.sampling.guidance import AWAY, IdentityGuidance
 from pipeline_steps.diffusion.sampling.plan import Handed, Row
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.io.atomic import write_bytes
@@ -103,22 +103,21 @@ class Painter:
             weights = self._frozen.weights["base_model"]
             self._base = load_base_model(weights, self._device, settings.precision)
         label = "/".join(variant[name] for name in VARIANT if name in variant)
-        how = Sampling(settings.steps, settings.guidance, settings.scheduler, self._batch_size)
+        negative = settings.negative_guidance if isinstance(settings, SampleSettings) else 0.0
+        how = Sampling(
+            settings.steps, settings.guidance, settings.scheduler, self._batch_size, negative
+        )
         identities = list(dict.fromkeys(row["identity"] for row in rows))
         at_once = self._handed.at_once[torch.device(self._device).type]
         with progress(range(0), description=label, total=len(rows), unit="image") as bar:
             for start in range(0, len(identities), at_once):
                 part = identities[start : start + at_once]
                 wanted = [row for row in rows if row["identity"] in part]
-                with self._handed.on(self._base, part) as bank:
-                    places = {} if bank is None else {name: k for k, name in enumerate(part)}
-                    asked = [
-                        ImageRequest(
-                            **{name: row[name] for name in ASKED},
-                            adapter=places.get(row["identity"]),
-                        )
-                        for row in wanted
-                    ]
+                others = (row[AWAY] for row in wanted if AWAY in row)
+                people = list(dict.fromkeys([*part, *others]))
+                with self._handed.on(self._base, people) as bank:
+                    places = {} if bank is None else {name: k for k, name in enumerate(people)}
+                    asked = [_request(row, places) for row in wanted]
                     switch = self._compile if bank is None or bank.compiles else "off"
                     predict = compiled_predict(self._base, switch)
                     likeness = None if self._likeness is None else self._likeness()
@@ -127,6 +126,14 @@ class Painter:
                     ):
                         yield requests, images
                         bar.update(len(requests))
+
+
+def _request(row: Row, places: Mapping[str, int]) -> ImageRequest:
+    """A planned sample as the sampler is asked for it, and whom it is led away from."""
+    plain = ImageRequest(**{name: row[name] for name in ASKED}, adapter=places.get(row["identity"]))
+    if (other := row.get(AWAY)) is None:
+        return plain
+    return replace(plain, away=replace(plain, adapter=places.get(other), of=other))
 
 
 @dataclass

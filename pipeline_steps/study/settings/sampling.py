@@ -269,6 +269,13 @@ class SampleSettings(Section):
         description="Lean every denoising step towards the identity's face: {} for the defaults; "
         "not for untuned, which shows nobody. null: none, as in ID-Booth.",
     )
+    negative_guidance: float = Field(
+        default=0.0,
+        ge=0,
+        description="Lead every image away from what it would be of another person of the study, "
+        "the same for all images of a person, by this share of the difference (NegFaceDiff: 0.5); "
+        "not for untuned. 0: none.",
+    )
     references: ReferenceSettings | None = Field(
         default=ReferenceSettings(),
         description="Photographs that methods look at which train nothing for a person.",
