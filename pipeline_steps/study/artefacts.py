@@ -176,6 +176,18 @@ ARTEFACTS: dict[str, Artefact] = {
     ),
     "samples": A("samples/{variant}/manifest.parquet", "gather", ALL, ("samples_of_share",)),
     "sample": A("samples/{variant}/{identity}/{file}", "sample", ONE, ("adapter", "image")),
+    "together": A(
+        "together/{base_model}/{method}/manifest.parquet",
+        "sample_together",
+        ALL,
+        ("manifest", "generator"),
+        code=("sample_together:run", "{handed}", BASE_MODEL),
+        what="lists images of several people",
+    ),
+    "together_files": A(
+        *("together/{base_model}/{method}/{file}", "sample_together", ALL),
+        what="shows several people",
+    ),
     # evidence
     "aligned": A("aligned/{source}/manifest.parquet", "align", ALL, ("samples", "manifest")),
     "aligned_in_the_wild": A("aligned/wild/{file}", "align", NONE),

@@ -38,6 +38,7 @@ VARIED = (
     "finetune",
     "train_generator",
     "sample",
+    "sample_together",
     "export",
     "features",
     "score",
@@ -176,6 +177,13 @@ def _of_generation(
                     yield _entry(
                         study, "train_generator", generator, variant=of_method, weights=guides
                     )
+            if study.sample_together.groups and METHODS[method].family.reads == "references":
+                unasked = dict.fromkeys(("gate", "identity_guidance", "embeddings"))
+                sampling = study.sample.model_copy(update=unasked)
+                settings = study.sample_together.model_copy(update={"sample": sampling})
+                yield _entry(
+                    study, "sample_together", settings, variant=of_method, weights=weights | given
+                )
             networks = weights | given | _sample_weights(study, models, method)
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}

@@ -37,7 +37,7 @@ HEADER = """\
 EMBEDDED = "resources/demo_world/"
 HIDDEN = {  # filled in when a study is frozen
     *("sample.prompt_set", "sample.gate.align", "sample.gate.code"),
-    "check_dataset.expected",
+    *("check_dataset.expected", "sample_together.sample"),
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 

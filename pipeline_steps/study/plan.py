@@ -172,6 +172,14 @@ class Plan:
         return [self.at("targets")] if made_up else []
 
     @property
+    def together(self) -> list[str]:
+        """Manifests of images of several people."""
+        methods = [m for m in self.study.methods if METHODS[m].family.reads == "references"]
+        if not self.study.sample_together.groups:
+            return []
+        return self.all("together", base_model=self.study.base_models, method=methods)
+
+    @property
     def generators(self) -> list[str]:
         """Records of what the study trains once for a base model."""
         return [
@@ -336,6 +344,7 @@ class Plan:
             "train_generator": self.generators,
             "sample": self.all("samples_of_share", variant=study.variants, share=self.shares),
             "gather": self.all("samples", variant=study.variants),
+            "sample_together": self.together,
             "features_of_reference": list(dict.fromkeys(of_references)),
             "features": self.all("features", source=study.variants, extractor=self.extractors[:1]),
             "score_references": found["score"],

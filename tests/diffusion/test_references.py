@@ -6,21 +6,37 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps import sample
+from pipeline_steps import sample, sample_together
 from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion
 from pipeline_steps.diffusion.sampling import references
-from pipeline_steps.diffusion.sampling.references import References, choose, joined, keys_of
+from pipeline_steps.diffusion.sampling.references import (
+    References,
+    Together,
+    choose,
+    joined,
+    keys_of,
+    masks_of,
+)
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample_latents
+from pipeline_steps.io.images import read_image, write_png
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.sampling import PromptSet, ReferenceSettings, SampleSettings
+from pipeline_steps.study.settings.sampling import (
+    GroupSettings,
+    PromptSet,
+    ReferenceSettings,
+    SampleSettings,
+    TogetherSettings,
+)
 from tests.diffusion.tiny_study import base_weights, write_dataset
 
 HOW = Sampling(steps=2, guidance=3.0, scheduler="ddim", batch_size=8)
@@ -90,7 +106,7 @@ def test_keys_kept_or_computed_at_every_step_are_equal_bit_for_bit(
     def predict(noisy: Tensor, timesteps: Tensor, condition: Conditioning) -> Tensor:
         nonlocal computed
         computed += 1
-        fusion, [layer, *_] = bank._fusion, bank._fusion.layers.values()
+        fusion, [layer, *_] = bank.fusion, bank.fusion.layers.values()
         look = layer.look
         assert look is not None
         images = [handed._read(name, base.resolution) for name in PEOPLE]
@@ -152,3 +168,59 @@ def test_wrong_inputs_are_told_in_a_sentence(
         References(config, dataset, tmp_path).on(base, PEOPLE),
     ):
         pass
+
+
+def test_people_with_masks_are_each_seen_in_their_half_alone(
+    base: BaseModel, bank: references.OnePersonEach
+) -> None:
+    masks = masks_of(["left", "right"], base.resolution, base.resolution)
+    seen = Together(bank, masks)
+    seen.activate([0], length=2, guided=True)
+    for layer in bank.fusion.layers.values():
+        look = layer.look
+        assert look is not None
+        assert look.may_attend is not None
+        assert look.rows is not None
+        assert look.rows.tolist() == [2, 3]  # guidance's other side sees nobody
+        key = look.keys[layer.name][0]
+        places = key.shape[2] // (len(PEOPLE) * 2)  # of the layer; two references of each person
+        side = round(places**0.5)
+        may = look.may_attend(places, key.shape[2])[0].view(side, side, len(PEOPLE), -1)
+        for person, (own, other) in enumerate(((0, -1), (-1, 0))):
+            if side > 1:  # where one query is both halves, it looks at nobody
+                assert may[:, own, person].all()
+            assert not may[:, other, person].any()
+
+
+def test_images_of_several_people_are_labelled_and_nobodys(
+    inputs: Path, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    write_png(tmp_path / "mask.png", np.full((32, 48, 3), 255, np.uint8))
+    write_png(tmp_path / "small.png", np.full((16, 16, 3), 255, np.uint8))
+
+    def sampled(**groups: dict[str, object]) -> pd.DataFrame:
+        asked = {name: GroupSettings.model_validate(of) for name, of in groups.items()}
+        plain = frozen(pipeline_folder)
+        settings = TogetherSettings(groups=asked, sample=plain.settings)
+        sample_together.run(
+            replace(plain, settings=settings),
+            dataset=inputs / "dataset",
+            out=tmp_path / "out",
+            loras=inputs / "weights",
+        )
+        return read_manifest(tmp_path / "out" / "manifest.parquet")
+
+    pair = {"people": PEOPLE, "masks": ("left", str(tmp_path / "mask.png")), "size": (32, 48)}
+    found = sampled(pair=pair | {"images": 2}, melted={"people": PEOPLE, "images": 1})
+    assert found["label"].tolist() == ["together", "together", "morph"]
+    assert "identity" not in found  # so whatever counts people's images counts none of these
+    assert read_image(tmp_path / "out" / found["file"][0]).shape == (32, 48, 3)
+    again = sampled(pair=pair | {"masks": ("right", "left"), "images": 1})
+    assert again["sha256"][0] != found["sha256"][0]
+    assert not (tmp_path / "out/melted/0.png").exists()
+    with pytest.raises(StepError, match=r"small.png has 16x16 pixels, the images have 48x32"):
+        sampled(pair=pair | {"masks": ("left", str(tmp_path / "small.png"))})
+    with pytest.raises(StepError, match="ID_9 has no usable photograph"):
+        sampled(pair={"people": ("ID_9",)})
+    with pytest.raises(ValueError, match="2 people but 1 masks: give each person a mask"):
+        sampled(pair=pair | {"masks": ("left",)})

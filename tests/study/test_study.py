@@ -43,6 +43,19 @@ def test_people_who_do_not_exist_are_shown_by_methods_that_need_no_photograph() 
         make_plan(demo(identities="made_up"), "demo")
 
 
+def test_people_stand_together_where_a_method_looks_at_photographs() -> None:
+    groups = {"groups": {"pair": {"people": ["ID_1", "ID_2"], "masks": ["left", "right"]}}}
+    plan = make_plan(demo(sample_together=groups), "demo")
+    assert plan.jobs["sample_together"] == [
+        "results/demo/together/demo/facefusion/manifest.parquet"
+    ]
+    assert not set(plan.jobs["sample_together"]) - set(plan.targets)  # nothing is made from them
+    alone = make_plan(demo(), "demo").frozen
+    assert {alone[path] == text for path, text in plan.frozen.items() if path in alone} == {True}
+    with pytest.raises(StepError, match="no method of this study looks at photographs"):
+        make_plan(demo(sample_together=groups, methods=["untuned"], training_sets=[]), "demo")
+
+
 def test_the_paper_presets_have_the_papers_values() -> None:
     """Facts of the publication, written down once more, independent of the models' defaults."""
     for name, steps, resolution in (("paper_sd21", 6400, 512), ("paper_sdxl", 1000, 1024)):

@@ -57,6 +57,7 @@ class BaseModel:
         scheduler_config: Configuration of the noise schedule, as diffusers stores it.
         alphas_cumprod: abar_t, float64 [T].
         encode: Prompts -> conditioning; None is an empty negative prompt.
+        size: Height and width of images that are no squares of ``resolution``.
     """
 
     name: str
@@ -67,6 +68,7 @@ class BaseModel:
     scheduler_config: dict[str, Any]
     alphas_cumprod: Tensor
     encode: Callable[[Sequence[str | None]], Conditioning]
+    size: tuple[int, int] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -89,8 +91,8 @@ class BaseModel:
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        side = self.resolution // factor
-        return int(self.unet.config.in_channels), side, side
+        height, width = self.size or (self.resolution, self.resolution)
+        return int(self.unet.config.in_channels), height // factor, width // factor
 
     def to(self, device: str | torch.device, precision: str | torch.dtype) -> BaseModel:
         """Move all networks, in place; ``precision`` is "fp32", "bf16", "fp16" or a torch type."""

@@ -7,8 +7,9 @@ some 90 MB in single precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,15 +20,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
-from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Keys, Look
+from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Keys, Look, together
 from pipeline_steps.diffusion.sampling.plan import Origin, Prompted, generator_file
 from pipeline_steps.io.hashes import sha256_file, sha256_json
-from pipeline_steps.io.images import noted_bytes, read_image, resized
+from pipeline_steps.io.images import BadImage, noted_bytes, read_image, resized
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.sampling import ReferenceSettings, SampleSettings
 
+LAYOUT: dict[str, Callable[[int], slice]] = {  # word -> columns of an image so wide
+    "left": lambda width: slice(0, width // 2),
+    "right": lambda width: slice(width // 2, width),
+}
 OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
 
 
@@ -147,21 +152,74 @@ class OnePersonEach:
     condition = None
 
     def __init__(self, fusion: FaceFusion, keys: Keys, guide_away: bool) -> None:
-        self._fusion, self._keys, self._guide_away = fusion, keys, guide_away
+        self.fusion, self.keys, self.guide_away = fusion, keys, guide_away
 
     def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
         """See ``sampler.OnNetwork``."""
-        people, device = len(next(iter(self._keys.values()))[0]), self._device
-        who = torch.arange(people) if rows is None else torch.tensor(list(rows))
+        keys = next(iter(self.keys.values()))[0]
+        who = torch.arange(len(keys)) if rows is None else torch.tensor(list(rows))
+        self._look(Look(self.keys), who, length, guided)
+
+    def _look(self, look: Look, who: Tensor, length: int, guided: bool) -> None:
+        """Let groups of a batch look at the keys' people ``who`` int64 [groups]."""
+        device = next(iter(look.keys.values()))[0].device
         whom = who[:, None].expand(-1, length * (1 + guided))
         looks = torch.ones_like(whom, dtype=torch.bool)
-        if guided and self._guide_away:
+        if guided and self.guide_away:
             looks[:, :length] = False
         places = looks.flatten().nonzero()[:, 0]
-        self._fusion.look(
-            Look(self._keys, rows=places.to(device), whom=whom.flatten()[places].to(device))
-        )
+        whose = whom.flatten()[places].to(device)
+        self.fusion.look(replace(look, rows=places.to(device), whom=whose))
 
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self._keys.values()))[0].device
+
+class Together(OnePersonEach):
+    """All images look at all people, each where their mask is (Eq. 6, 7).
+
+    Args:
+        each: What lies on the network.
+        masks: As of ``face_fusion.together``; None: a morph.
+    """
+
+    def __init__(self, each: OnePersonEach, masks: Tensor | None) -> None:
+        super().__init__(each.fusion, each.keys, each.guide_away)
+        people = range(len(next(iter(each.keys.values()))[0]))
+        of_each = [
+            {name: (key[k : k + 1], value[k : k + 1]) for name, (key, value) in each.keys.items()}
+            for k in people
+        ]
+        device = next(iter(each.keys.values()))[0].device
+        self._all = together(of_each, None if masks is None else masks.to(device))
+
+    def activate(self, rows: Sequence[int] | None, length: int = 1, guided: bool = False) -> None:
+        """See ``sampler.OnNetwork``; whoever a group is of, it shows everybody."""
+        groups = 1 if rows is None else len(rows)
+        self._look(self._all, torch.zeros(groups, dtype=torch.int64), length, guided)
+
+
+def masks_of(places: Sequence[str], height: int, width: int) -> Tensor:
+    """Where each person's face is, float [people, height, width], above zero inside.
+
+    Args:
+        places: Of each: left, right, or a PNG file that is brighter than half there.
+
+    Raises:
+        StepError: a file is missing or broken, of another size, or dark all over.
+    """
+    masks = torch.zeros(len(places), height, width)
+    for mask, place in zip(masks, places, strict=True):
+        if place in LAYOUT:
+            mask[:, LAYOUT[place](width)] = 1
+            continue
+        try:
+            image = read_image(Path(place))
+        except (BadImage, OSError) as error:
+            raise StepError(f"mask {place}: {error}; or write left or right") from error
+        if image.shape[:2] != (height, width):
+            raise StepError(
+                f"mask {place} has {image.shape[1]}x{image.shape[0]} pixels, the images have "
+                f"{width}x{height}: draw it in their size"
+            )
+        mask += torch.from_numpy(image.mean(axis=2) > 127.5)
+        if not mask.any():
+            raise StepError(f"mask {place} is dark all over: paint white where the face is")
+    return masks

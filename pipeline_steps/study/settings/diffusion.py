@@ -14,6 +14,7 @@ from pipeline_steps.study.settings.sampling import (
     Precision,
     SampleSettings,
     Scheduler,
+    TogetherSettings,
 )
 
 
@@ -343,3 +344,4 @@ class GenerationSections(Section):
     finetune: FinetuneSettings = Field(default=FinetuneSettings())
     invent: InventSettings = Field(default=InventSettings())
     sample: SampleSettings = Field(default=SampleSettings())
+    sample_together: TogetherSettings = Field(default=TogetherSettings())

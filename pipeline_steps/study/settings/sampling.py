@@ -194,6 +194,31 @@ class ReferenceSettings(Section):
     )
 
 
+class GroupSettings(Section):
+    """People who are shown in one image."""
+
+    people: tuple[str, ...] = Field(min_length=1, description="Identities of the photographs.")
+    masks: tuple[str, ...] | None = Field(
+        default=None,
+        description="Where each one's face is: left, right, or a PNG file of the images' size that "
+        "is white there. null: nowhere; the faces of several people then melt into one.",
+    )
+    prompt: str = Field(default="photo of two persons", description="Of all images.")
+    images: int = Field(default=4, ge=1, description="How many.")
+    size: tuple[int, int] | None = Field(
+        default=None, description="Height and width in pixels; null: the base model's square."
+    )
+
+    @model_validator(mode="after")
+    def _a_mask_each(self) -> GroupSettings:
+        if self.masks is not None and len(self.masks) != len(self.people):
+            raise ValueError(
+                f"{len(self.people)} people but {len(self.masks)} masks: give each person a mask, "
+                "or nobody, for a morph"
+            )
+        return self
+
+
 class EmbeddingSettings(Section):
     """What methods are told of each image that know a person by a face embedding."""
 
@@ -306,6 +331,19 @@ class SampleSettings(Section):
             return self
         gate = self.gate.model_copy(update={"align": align, "code": code})
         return self.model_copy(update={"gate": gate})
+
+
+class TogetherSettings(Section):
+    """Images of several people, by methods that look at photographs; see sample_together."""
+
+    groups: dict[str, GroupSettings] = Field(
+        default_factory=dict,
+        description="Name to who is shown how, e.g. {pair: {people: [ID_1, ID_2], masks: [left, "
+        "right], size: [64, 96]}}.",
+    )
+    sample: SampleSettings = Field(
+        default=SampleSettings(), description="Filled in from the section sample."
+    )
 
 
 def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:

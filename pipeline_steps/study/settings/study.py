@@ -141,6 +141,12 @@ class Study(
                 f"methods: {needing[0]} needs photographs of the people whom it shows, and "
                 f"identities: made_up has none; methods for them: {can}"
             )
+        looking = [name for name in self.methods if METHODS[name].family.reads == "references"]
+        if self.sample_together.groups and not looking:
+            raise ValueError(
+                "sample_together.groups: no method of this study looks at photographs: add "
+                "facefusion to methods"
+            )
         known = [REAL, *self.tuned_variants, *self.external]
         for source in [part for name in self.training_sets for part in parts_of(name)]:
             if source not in known:
