@@ -41,7 +41,8 @@ from pipeline_steps.study.store import Item, Store
 from pipeline_steps.study.versions import made_with, versions_behind
 
 IMAGES_AT_ONCE = 64  # at most; batches never span identities, so one changes nothing in another
-NOTE_SECONDS = 60.0  # after which finished batches are noted: what a crash costs
+NOTE_SECONDS = 60.0  # after which finished batches are noted, what a crash costs; or ten times as
+# long as the last note took, which grows with the number of images
 
 
 def run(
@@ -91,7 +92,7 @@ def run(
     names: list[str] = []
     rows: list[Row] = []
     fresh: dict[str, Item] = {}
-    noted = monotonic()
+    noted, pause = monotonic(), NOTE_SECONDS
     with progress(inputs, description="align", unit="image") as bar:
         for folder, parts in groupby(batches(inputs), folder_of):
             first = len(rows)
@@ -107,9 +108,10 @@ def run(
                     item = fresh[name] = Item(made_under, files, {"rows": finished})
                 rows += item.facts["rows"]
                 names.append(name)
-                if monotonic() - noted > NOTE_SECONDS:
+                if (now := monotonic()) - noted > pause:
                     store.add(fresh)
                     fresh, noted = {}, monotonic()
+                    pause = max(NOTE_SECONDS, 10 * (noted - now))
                 bar.update(len(batch))
             kept = [Path(row["file"]).name for row in rows[first:] if row["kept"]]
             if kept and manifest is not None and (manifest.parent / folder / SHARD).is_file():

@@ -11,7 +11,8 @@ al., "Extracting Training Data from Diffusion Models", USENIX Security 2023.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.evidence import AuditSettings
 
 Picture = NDArray[np.uint8]
+AT_ONCE = 8192  # images of which what was read is kept for a further look
 ENDINGS = (".csv", ".pairs.csv", ".summary.csv", ".html")
 
 
@@ -109,17 +111,17 @@ def run(
     else:
         pictures = _pictures(photographs, real_aligned)
         photograph_patches = {file: band_passed(one[None])[0] for file, one in pictures.items()}
-        patches, agreement = _compared(images, aligned, pictures)
+        read = lru_cache(AT_ONCE)(partial(_read, aligned))
         pixels = np.asarray(list(photograph_patches.values()), np.float32).reshape(-1, SIDE, SIDE)
         nearest = nearest_photographs(pixels, identities_of(list(photograph_patches)))
         evidence = Evidence(
             images=images,
             photographs=photographs,
             wild=strangers,
-            patches=patches,
+            patches=partial(_patch, read),
             photograph_patches=photograph_patches,
             thresholds=limits,
-            fidelity=agreement,
+            fidelity=_compared(images, read, pictures),
             pixel_threshold=copy_threshold(nearest, settings.copy_ratio),
             **rates,
         )
@@ -168,22 +170,25 @@ def _pictures(faces: Faces, folder: Path) -> dict[str, Picture]:
 
 
 def _compared(
-    faces: Faces, folder: Path, photographs: Mapping[str, Picture]
-) -> tuple[dict[str, Patches], dict[str, Fidelity]]:
-    """Pixels of each image for the search for copies, and how well it agrees with a photograph."""
+    faces: Faces, read: Callable[[str], Picture | None], photographs: Mapping[str, Picture]
+) -> dict[str, Fidelity]:
+    """How well each image agrees with a photograph of the person whom it is meant to show."""
     of_person: dict[str, list[Picture]] = {}
     for file, picture in photographs.items():
         of_person.setdefault(identity_of(file), []).append(picture)
     stacked = {name: np.stack(pictures) for name, pictures in of_person.items()}
-    patches: dict[str, Patches] = {}
     agreement: dict[str, Fidelity] = {}
     for file in faces.files:
-        if (image := _read(folder, file)) is None:
-            continue
-        patches[file] = band_passed(image[None])[0]
-        if (own := stacked.get(identity_of(file))) is not None:
+        own = stacked.get(identity_of(file))
+        if own is not None and (image := read(file)) is not None:
             agreement[file] = fidelity(image, own)
-    return patches, agreement
+    return agreement
+
+
+def _patch(read: Callable[[str], Picture | None], file: str) -> Patches | None:
+    """Pixels of an image for the search for copies."""
+    image = read(file)
+    return None if image is None else band_passed(image[None])[0]
 
 
 def _read(folder: Path, file: str) -> Picture | None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
 
-from pipeline_steps.io.manifests import read_manifest, write_manifest
+from pipeline_steps.io.manifests import read_table, write_table
 from pipeline_steps.naming import VARIANT, natural_key
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import get_logger
@@ -23,7 +23,7 @@ from pipeline_steps.study.versions import versions_behind
 KEY = ["identity", "index", "attempt"]
 
 
-def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
+def run(*, parts: Sequence[Path], out: Path) -> pa.Table:
     """Join manifests and write the result.
 
     Args:
@@ -37,29 +37,31 @@ def run(*, parts: Sequence[Path], out: Path) -> pd.DataFrame:
         StepError: a part is missing or broken, parts disagree in columns or variant, an image
             occurs twice, or there is none at all.
     """
-    joined = join([(str(path), read_manifest(path, KEY)) for path in parts])
-    write_manifest(out, joined, versions=versions_behind(*parts))
-    get_logger("gather").info("%d rows from %d parts", len(joined), len(parts))
-    return joined
+    rows = join([(str(path), read_table(path, KEY)) for path in parts])
+    write_table(out, rows, versions=versions_behind(*parts))
+    get_logger("gather").info("%d rows from %d parts", len(rows), len(parts))
+    return rows
 
 
-def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+def join(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
     """All rows of named manifests in natural order of identity, then by index and attempt.
 
     Raises:
         StepError: see :func:`run`.
     """
-    filled = [(name, frame) for name, frame in parts if len(frame)]
+    filled = [(name, table) for name, table in parts if len(table)]
     if not filled:
         raise StepError("no part holds an image: the dataset has no identity to sample")
     first_name, first = filled[0]
-    for name, frame in filled[1:]:
-        if list(frame.columns) != list(first.columns):
+    for name, table in filled[1:]:
+        if table.column_names != first.column_names:
             raise StepError(
-                f"{name} has the columns {list(frame.columns)}, {first_name} has "
-                f"{list(first.columns)}: sample both again with one version"
+                f"{name} has the columns {table.column_names}, {first_name} has "
+                f"{first.column_names}: sample both again with one version"
             )
-    joined = pd.concat([frame for _, frame in filled], ignore_index=True)
+    # A column may be empty in one part alone; long ones are never Python values.
+    together = pa.concat_tables([table for _, table in filled], promote_options="default")
+    joined = together.select([c for c in (*KEY, *VARIANT) if c in first.column_names]).to_pandas()
     for column in VARIANT:
         if column in joined and joined[column].nunique(dropna=False) > 1:
             found = sorted(map(str, joined[column].unique()))
@@ -79,7 +81,7 @@ def join(parts: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
             int(joined["attempt"][i]),
         ),
     )
-    return joined.iloc[order].reset_index(drop=True)
+    return together.take(order).combine_chunks()
 
 
 main = command(run)

@@ -98,7 +98,9 @@ def run(
         "validation_sha256": sha256_file(validation),
     }
     try:
-        training_set = load_training_set(aligned, merge_sources=settings.merge_sources)
+        training_set = load_training_set(
+            aligned, merge_sources=settings.merge_sources, beside=out.parent
+        )
     except NothingToTrain as error:
         log.warning("not trained: %s", error)
         save_tensors(out / MODEL, {}, told | {UNTRAINED: str(error)})

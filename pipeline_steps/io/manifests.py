@@ -51,6 +51,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "kept": pa.bool_(),
     "box": pa.list_(pa.float64()),
     "landmarks": pa.list_(pa.float64()),
+    "target": pa.list_(pa.float32()),
 }
 
 
@@ -90,10 +91,16 @@ def write_manifest(
             arrays.append(pa.array(values, type=COLUMN_TYPES.get(name)))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise StepError(f"{path}: column {name!r} holds unfit values: {error}") from error
+    write_table(path, pa.table(arrays, names=list(columns)), versions=versions)
+
+
+def write_table(
+    path: str | os.PathLike[str], table: pa.Table, *, versions: Sequence[str] = ()
+) -> None:
+    """Write a manifest's rows as Arrow has them; see :func:`write_manifest`."""
     noted = {"versions": json.dumps(list(versions))} if versions else None
-    table = pa.table(arrays, names=list(columns), metadata=noted)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(noted), temporary, compression="zstd")
 
 
 def join_manifests(
@@ -129,6 +136,11 @@ def read_manifest(
     Raises:
         StepError: the file is missing, is no Parquet file, or lacks a column.
     """
+    return read_table(path, columns).to_pandas()
+
+
+def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """As :func:`read_manifest`, as Arrow has it."""
     if not Path(path).is_file():
         raise StepError(f"manifest {path} is missing: run the step that writes it first")
     try:
@@ -138,7 +150,7 @@ def read_manifest(
     missing = [name for name in columns or () if name not in table.column_names]
     if missing:
         raise StepError(f"manifest {path} lacks the columns {missing}; it has {table.column_names}")
-    return table.to_pandas()
+    return table
 
 
 def noted_versions(path: str | os.PathLike[str]) -> list[str]:

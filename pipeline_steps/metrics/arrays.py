@@ -74,6 +74,15 @@ def unit_rows(matrix: Rows, *, name: str) -> Matrix:
     return rows / norms
 
 
+def rows_of(names: Sequence[str] | NDArray[np.str_]) -> dict[str, NDArray[np.intp]]:
+    """Rows of each name, ascending, by sorted name: one sort, however many names there are."""
+    unique, codes, counts = np.unique(
+        np.asarray(names, dtype=str), return_inverse=True, return_counts=True
+    )
+    parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts)[:-1])
+    return dict(zip(unique.tolist(), parts, strict=False))
+
+
 def similarity_to_own(rows: ArrayLike, owners: Sequence[str]) -> tuple[Matrix, Matrix]:
     """Mean similarity of each row to its owner's other rows, and the largest to another owner's.
 
@@ -85,8 +94,8 @@ def similarity_to_own(rows: ArrayLike, owners: Sequence[str]) -> tuple[Matrix, M
         Two arrays [n]; NaN where the owner has fewer than three rows, -1 where there is no other.
     """
     values, names = np.asarray(rows, np.float64), np.asarray(owners)
-    people, index, counts = np.unique(names, return_inverse=True, return_counts=True)
-    sums = values @ np.stack([values[names == person].sum(axis=0) for person in people]).T
+    _, index, counts = np.unique(names, return_inverse=True, return_counts=True)
+    sums = values @ np.stack([values[own].sum(axis=0) for own in rows_of(names).values()]).T
     each = np.arange(len(values))
     with np.errstate(invalid="ignore", divide="ignore"):
         own = (sums[each, index] - 1) / (counts[index] - 1)

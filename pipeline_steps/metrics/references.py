@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import feature_matrix, same_width, unit_rows
+from pipeline_steps.metrics.arrays import feature_matrix, rows_of, same_width, unit_rows
 
 
 def reference_distance(
@@ -38,12 +38,12 @@ def reference_distance(
     rows = feature_matrix(images, name="image")
     others = feature_matrix(photographs, name="photograph")
     same_width(others, rows)
-    names, whose = np.asarray(owners), np.asarray(photograph_owners)
+    images_of, theirs = rows_of(owners), rows_of(photograph_owners)
     rows, others = unit_rows(rows, name="image"), unit_rows(others, name="photograph")
     found = [np.empty(0)]
-    for name in np.intersect1d(names, whose):
-        mean = others[whose == name].mean(axis=0, keepdims=True)
-        found.append(1.0 - rows[names == name] @ unit_rows(mean, name="mean")[0])
+    for name in (name for name in images_of if name in theirs):
+        mean = others[theirs[name]].mean(axis=0, keepdims=True)
+        found.append(1.0 - rows[images_of[name]] @ unit_rows(mean, name="mean")[0])
     distances = np.concatenate(found)
     return float(distances.mean()) if len(distances) else float("nan")
 

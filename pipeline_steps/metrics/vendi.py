@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline_steps.metrics.arrays import Rows, feature_rows, unit_rows
+from pipeline_steps.metrics.arrays import Rows, feature_rows, rows_of, unit_rows
 
 
 def vendi_score(features: ArrayLike) -> float:
@@ -45,10 +45,7 @@ def vendi_within(features: ArrayLike, identities: Sequence[str]) -> float:
     rows = feature_rows(features, name="image")
     if len(identities) != len(rows):
         raise ValueError(f"{len(rows)} images but {len(identities)} identity names")
-    names, codes, counts = np.unique(
-        np.asarray(identities, dtype=str), return_inverse=True, return_counts=True
-    )
-    scores = [_vendi(rows[codes == code]) for code in range(len(names)) if counts[code] > 1]
+    scores = [_vendi(rows[own]) for own in rows_of(identities).values() if len(own) > 1]
     return float(np.mean(scores)) if scores else float("nan")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 from pipeline_steps.io.hashes import sha256_json
 from pipeline_steps.io.images import BadImage, noted_bytes, read_image
 from pipeline_steps.io.manifests import read_manifest
-from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.errors import StepError, write_error
 from pipeline_steps.runtime.logs import get_logger, progress
 
 IMAGE_SIZE = 112
@@ -28,7 +31,7 @@ class TrainingSet:
     """Images with their classes.
 
     Attributes:
-        images: uint8 [n, 112, 112, 3], RGB.
+        images: uint8 [n, 112, 112, 3], RGB; in a file that goes with the array, not in memory.
         labels: int64 [n], index into identities.
         identities: class names.
     """
@@ -44,16 +47,20 @@ class TrainingSet:
         return sha256_json([*parts, *self.identities])
 
 
-def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) -> TrainingSet:
+def load_training_set(
+    sources: Sequence[Path], *, merge_sources: bool = True, beside: Path | None = None
+) -> TrainingSet:
     """Read the kept images of aligned sources.
 
     Args:
         sources: folders with a manifest.parquet (columns identity, file, kept) and its images.
         merge_sources: one class per identity name; else one per source and identity name.
+        beside: folder on whose disk the decoded images lie; None: that of temporary files.
 
     Raises:
         NothingToTrain: a source without a kept image, or fewer than two identities altogether.
-        StepError: a source without manifest, or an image that is missing, broken or not 112 x 112.
+        StepError: a source without manifest, or an image that is missing, broken or not 112 x 112;
+            or a disk that is too small for the decoded images.
     """
     files: list[Path] = []
     hashes: list[str | None] = []
@@ -74,8 +81,26 @@ def load_training_set(sources: Sequence[Path], *, merge_sources: bool = True) ->
             f"hold {len(identities)}"
         )
     index = {name: i for i, name in enumerate(identities)}
-    images = np.stack([_read_aligned(*pair) for pair in zip(files, hashes, strict=True)])
+    images = _mapped((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), beside)
+    for i, pair in enumerate(zip(files, hashes, strict=True)):
+        images[i] = _read_aligned(*pair)
     return TrainingSet(images, np.array([index[name] for name in names]), identities)
+
+
+def _mapped(shape: tuple[int, ...], beside: Path | None) -> np.ndarray:
+    """An array uint8 in a file without a name, which is gone with the process at the latest."""
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=beside) as file:
+            # A full disk is told now; a mapped page without a place would end the process.
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        sentence = write_error(error, beside or Path(tempfile.gettempdir()))
+        if sentence is None:
+            raise
+        raise sentence from error
 
 
 def _read_aligned(file: Path, sha256: str | None) -> np.ndarray:

@@ -31,7 +31,7 @@ from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.runtime.errors import StepError
 
 INDEX = "items.json"
-FLUSH = 8192  # rows after which new ones are kept, so that a crash costs minutes
+FLUSH = 8192  # rows after which new ones are kept, so that a crash costs minutes; of many, 1/8
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Rows:
         self.names.update(zip(images, files, strict=True))
         self.versions.update(dict.fromkeys(images, self._fresh))
         self.unsaved += len(images)
-        if self.unsaved >= FLUSH:
+        if self.unsaved >= max(FLUSH, len(self.rows) // 8):
             self._save(twin(self.out), list(self.rows), list(self.names.values()))
             self.unsaved = 0
 

@@ -8,7 +8,7 @@ shows somebody of the reference set who never consented (strangers).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from pipeline_steps.evidence.audit.resemblance import (
     strangers,
     swapped_identities,
 )
+from pipeline_steps.metrics.arrays import blocks
 from pipeline_steps.metrics.references import Fidelity
 from pipeline_steps.naming import REAL, VARIANT, WILD
 
@@ -53,6 +54,7 @@ SUMMARY_COLUMNS = (
     *(*VERDICTS.values(), "verdict", "sentence"),
 )
 GENERATED = "generated"
+PATCHES = 512  # images whose pixels are in memory together
 PAIR_COLUMNS = (
     *("check", "rank", "flagged", "identity", "file"),
     "other_set",  # generated, real or wild
@@ -68,7 +70,8 @@ class Evidence:
     Attributes:
         images, photographs: the generated images, and those of the consented people.
         wild: the reference set, or None.
-        patches, photograph_patches: pixels by file, of those images that could be read.
+        patches: reads an image's pixels by its file; None where it cannot be read.
+        photograph_patches: pixels of the photographs, of those that could be read.
         thresholds: from which things count as one person.
         pixel_threshold: from which an image is a copy; NaN: not judged.
         fidelity: agreement with the person's closest photograph, by file.
@@ -78,7 +81,7 @@ class Evidence:
     images: Faces
     photographs: Faces
     wild: Faces | None
-    patches: Mapping[str, Patches]
+    patches: Callable[[str], Patches | None]
     photograph_patches: Mapping[str, Patches]
     thresholds: Thresholds
     pixel_threshold: float
@@ -194,7 +197,7 @@ def _pixel_matches(evidence: Evidence, nearest: Sequence[str]) -> dict[str, tupl
     images, photographs, known = evidence.images, evidence.photographs, evidence.photograph_patches
     wanted: dict[str, list[str]] = {}
     for file, meant, closest in zip(images.files, images.identities, nearest, strict=True):
-        for name in {str(meant), closest} if file in evidence.patches else ():
+        for name in {str(meant), closest}:
             wanted.setdefault(name, []).append(file)
     found: dict[str, tuple[str, float]] = {}
     for name, files in wanted.items():
@@ -202,14 +205,17 @@ def _pixel_matches(evidence: Evidence, nearest: Sequence[str]) -> dict[str, tupl
         theirs = [file for file, owner in owned if owner == name and file in known]
         if not theirs:
             continue
-        similarity = pixel_similarity(
-            np.stack([evidence.patches[file] for file in files]),
-            np.stack([known[file] for file in theirs]),
-        )
-        for file, row in zip(files, similarity, strict=True):
-            best = int(row.argmax())
-            if file not in found or row[best] > found[file][1]:
-                found[file] = (theirs[best], float(row[best]))
+        their_patches = np.stack([known[file] for file in theirs])
+        for part in blocks(len(files), PATCHES):
+            read = {file: evidence.patches(file) for file in files[part]}
+            mine = {file: patch for file, patch in read.items() if patch is not None}
+            if not mine:
+                continue
+            similarity = pixel_similarity(np.stack(list(mine.values())), their_patches)
+            for file, row in zip(mine, similarity, strict=True):
+                best = int(row.argmax())
+                if file not in found or row[best] > found[file][1]:
+                    found[file] = (theirs[best], float(row[best]))
     return found
 
 

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline_steps.metrics.arrays import Undefined, blocks, feature_matrix, unit_rows
+from pipeline_steps.metrics.arrays import Undefined, blocks, feature_matrix, rows_of, unit_rows
 
 Rows = NDArray[np.float64]
 BLOCK_ROWS = 512
@@ -144,8 +144,8 @@ class Collision:
 
 def closest_identities(images: Faces, photographs: Faces) -> list[Collision]:
     """Pairs of identities, the most similar first: all, or the `MOST_PAIRS` that could be it."""
-    members = {name: np.flatnonzero(images.identities == name) for name in images.people}
-    real = {n: photographs.embeddings[photographs.identities == n] for n in photographs.people}
+    members = rows_of(images.identities)
+    real = {n: photographs.embeddings[o] for n, o in rows_of(photographs.identities).items()}
     found = []
     for first, second in _pairs_of(images, members):
         rows, columns = members[first], members[second]
@@ -193,19 +193,19 @@ def swapped_identities(
         threshold: from which a mean similarity counts as that person.
     """
     found = {}
-    for name in np.unique(identities):
-        mean = similarity[identities == name].mean(axis=0)
+    for name, own in rows_of(identities).items():
+        mean = similarity[own].mean(axis=0)
         nearest = int(mean.argmax())
         if people[nearest] != name and mean[nearest] >= threshold:
-            found[str(name)] = people[nearest]
+            found[name] = people[nearest]
     return found
 
 
 def strangers(images: Faces, wild: Faces, threshold: float) -> dict[str, int]:
     """Identities of which half the images or more match one wild image, and that image's row."""
     found = {}
-    for name in images.people:
-        similarity = images.embeddings[images.identities == name] @ wild.embeddings.T
+    for name, own in rows_of(images.identities).items():
+        similarity = images.embeddings[own] @ wild.embeddings.T
         median = np.median(similarity, axis=0)
         if median.max() >= threshold:
             found[name] = int(median.argmax())

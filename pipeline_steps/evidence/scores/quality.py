@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline_steps.evidence.scores.sets import NO_IMAGE, ImageSet, Rows
-from pipeline_steps.metrics.arrays import Undefined, feature_matrix
+from pipeline_steps.metrics.arrays import Undefined, feature_matrix, rows_of
 from pipeline_steps.metrics.frechet import (
     frechet_distance,
     frechet_distance_at_infinity,
@@ -235,9 +235,7 @@ def pose_row(angles: Rows, identities: Sequence[str]) -> dict[str, float | str]:
         return {REASONS: NO_IMAGE}
     if values.ndim != 2 or values.shape[1] != 3:
         raise ValueError(f"head pose must be [n, 3], not {values.shape}")
-    owners = np.asarray(identities, dtype=str)
-    names, counts = np.unique(owners, return_counts=True)
-    spreads = [values[owners == name].std(axis=0) for name in names[counts > 1]]
+    spreads = [values[own].std(axis=0) for own in rows_of(identities).values() if len(own) > 1]
     within = np.mean(spreads, axis=0) if spreads else np.full(3, np.nan)
     numbers = {"mean": values.mean(axis=0), "sd": values.std(axis=0), "within_identity_sd": within}
     return {
