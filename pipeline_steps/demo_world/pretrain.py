@@ -5,7 +5,7 @@
 
 Everything is rendered; no photograph of a real person is involved. Stages: photographs, rendered on
 all cores; autoencoder; recognisers; attribute network; denoiser with its text encoder;
-Face Fusion's weights, for the base model and judges of config/models.yaml. Each goes on
+Face Fusion's weights and ID3's, for the base model and judges of config/models.yaml. Each goes on
 until it has seen as many images as its plan says (pretraining/plan.py), or its share of --minutes
 is over where the plan gives shares; then comes the next.
 
@@ -52,8 +52,10 @@ if TYPE_CHECKING:
     from pipeline_steps.demo_world.pretraining.denoiser import Encoded
     from pipeline_steps.demo_world.pretraining.training import Run, Stage
 
-TRAININGS = ("autoencoder", "recogniser", "recogniser_b", "attributes", "denoiser", "face_fusion")
-FURTHER = ("id3",)  # only when asked for
+TRAININGS = (
+    *("autoencoder", "recogniser", "recogniser_b", "attributes", "denoiser"),
+    *("face_fusion", "id3"),
+)
 UNSEEN_EACH = 6  # photographs of each unseen person
 SAVE_EVERY = {"cpu": 300.0, "cuda": 60.0}  # seconds
 
@@ -142,7 +144,7 @@ def train(name: str, call: Call) -> bool:
     stage = stage_of(name, call, run)
     state = training.train(stage, run)
     if call.keep is not None:
-        training.save_small(name, state, call.keep)
+        training.save_small(stage, state, call.keep)
     write_weights(name, state.average, call, run)
     return state.images >= stage.amounts.images or (share < 1 and not call.over())
 
@@ -305,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = Path("resources/pretraining")
     parser.add_argument("--start", type=Path, default=start, metavar="FOLDER")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write small states there")
-    parser.add_argument("--trainings", nargs="+", choices=[*TRAININGS, *FURTHER])
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS)
     parser.set_defaults(trainings=TRAININGS)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args(argv)

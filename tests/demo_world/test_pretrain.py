@@ -39,6 +39,7 @@ PLAN = Plan(
     attributes=SMALL,
     denoiser=SMALL,
     face_fusion=SMALL,
+    id3=SMALL,
 )
 
 
@@ -160,7 +161,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
 def test_id3_learns_on_the_embedded_weights_and_leaves_what_sampling_reads(work: Path) -> None:
     from pipeline_steps.diffusion.id3 import FILE_NAME, TRAINED_ON
 
-    call = Call(replace(PLAN, id3=replace(SMALL, images=2)), work, work / "none")
+    call = Call(PLAN, work, work / "none", keep=work / "kept")
     assert pretrain.train("id3", call)
     assert set(state(work, "id3")[1]["curve"][-1]) >= {"unseen", "like_0", "like_1"}
     tensors = load_file(work / "weights" / "id3" / FILE_NAME)
@@ -169,6 +170,13 @@ def test_id3_learns_on_the_embedded_weights_and_leaves_what_sampling_reads(work:
     for name, tensor in tensors.items():
         assert torch.equal(tensor, average[f"average/{name}"].half())
     assert {name.split(".")[0] for name in tensors} == {"condition", "unet"}
+    # a small state holds what is trained alone, and training goes on from it
+    small = [load_file(path) for path in sorted((work / "kept").glob("id3-*.safetensors"))]
+    assert {name for part in small for name in part} == set(tensors)
+    (work / "id3.safetensors").unlink()
+    longer = replace(PLAN, id3=replace(SMALL, images=SMALL.images + 2))
+    assert pretrain.train("id3", Call(longer, work, work / "kept"))
+    assert state(work, "id3")[1]["images"] == SMALL.images + 2
 
 
 def call_length(name: str) -> int:

@@ -94,8 +94,8 @@ class Plan:
     attributes: Amounts
     denoiser: Amounts
     face_fusion: Amounts
+    id3: Amounts
     shares: Mapping[str, float] = field(default_factory=dict)
-    id3: Amounts = Amounts(10_000_000, 8, 1e-3)
 
 
 _CPU = Plan(
@@ -110,6 +110,7 @@ _CPU = Plan(
     attributes=Amounts(200_000, 64, 2e-3),
     denoiser=Amounts(20_000_000, 32, 6e-4),
     face_fusion=Amounts(400_000, 8, 2e-3),
+    id3=Amounts(400_000, 8, 1e-3),
 )
 PLANS = {
     "cpu": _CPU,
@@ -122,6 +123,7 @@ PLANS = {
         attributes=Amounts(400_000, 512, 3e-3),
         denoiser=Amounts(20_000_000, 1024, 1.5e-3),
         face_fusion=Amounts(2_000_000, 128, 2e-3),
+        id3=Amounts(2_000_000, 128, 2e-3),
         shares={"autoencoder": 0.2, "recogniser": 0.1, "recogniser_b": 0.08, "attributes": 0.05},
     ),
 }

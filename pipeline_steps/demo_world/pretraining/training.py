@@ -9,8 +9,8 @@ Two forms of the state, both safetensors with the training curve in their metada
 
 * whole, `<stage>.safetensors`: weights, running averages and the optimiser's moments, float32;
 * small, `<stage>-<part>.safetensors`: running averages in float16, in parts of a few MB, without
-  what only training needs. Training that goes on from them warms up again; the moments, twice as
-  large as the weights, are found within a few hundred steps.
+  what only training needs and what is not trained. Training that goes on from them warms up again;
+  the moments, twice as large as the weights, are found within a few hundred steps.
 
 Optimiser: AdamW (Loshchilov & Hutter, ICLR 2019). The learning rate's fall and the averages' length
 follow EDM2 (Karras et al., CVPR 2024): neither needs to know when training will end.
@@ -22,7 +22,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,15 +241,15 @@ def save(stage: Stage, state: State, optimiser: torch.optim.Optimizer, folder: P
     _write(folder / f"{stage.name}.safetensors", tensors, state)
 
 
-def save_small(name: str, state: State, folder: Path) -> None:
+def save_small(stage: Stage, state: State, folder: Path) -> None:
     """Write the averages in float16, in parts of at most PART_BYTES, and the curve as CSV.
 
     A tensor that is larger is a part of its own. Parts of an earlier state are removed.
     """
     parts: list[dict[str, Tensor]] = [{}]
-    size = 0
+    size, name, without = 0, stage.name, _left_out(stage)
     for key, tensor in state.average.state_dict().items():
-        if key.startswith(HEAD):
+        if key in without:
             continue
         kept = tensor.half() if tensor.is_floating_point() else tensor
         if size + kept.nbytes > PART_BYTES and parts[-1]:
@@ -287,7 +287,7 @@ def restore(stage: Stage, optimiser: torch.optim.Optimizer, run: Run) -> State:
     if small_counts and (counts is None or small_counts["images"] > counts["images"]):
         tensors = {k: t for path in small for k, t in load_file(path).items()}
         for networks in (stage.networks, state.average):
-            _fill(networks, tensors, small[0])
+            _fill(networks, tensors, small[0], without=_left_out(stage))
         vars(state).update(small_counts | {"warm": 0})
     elif counts:
         tensors = load_file(whole)
@@ -304,10 +304,12 @@ def restore(stage: Stage, optimiser: torch.optim.Optimizer, run: Run) -> State:
 
 
 @torch.no_grad()
-def _fill(networks: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into networks; heads that a small state leaves out stay as they are."""
+def _fill(
+    networks: nn.Module, tensors: dict[str, Tensor], path: Path, without: Container[str] = ()
+) -> None:
+    """Copy tensors into networks; those that a small state is without stay as they are."""
     own = networks.state_dict()
-    missing = {name for name in own if name not in tensors and not name.startswith(HEAD)}
+    missing = {name for name in own if name not in tensors and name not in without}
     unfit = {k for k, t in tensors.items() if k not in own or own[k].shape != t.shape}
     if missing or unfit:
         raise StepError(
@@ -316,6 +318,12 @@ def _fill(networks: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         )
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
+
+
+def _left_out(stage: Stage) -> set[str]:
+    """Names of a stage's tensors that its small state is without: heads, and what is frozen."""
+    frozen = {name for name, p in stage.networks.named_parameters() if not p.requires_grad}
+    return frozen | {name for name in stage.networks.state_dict() if name.startswith(HEAD)}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
