@@ -108,16 +108,17 @@ class FaceFusion:
 
     Args:
         network: diffusers' UNet2DConditionModel; its own weights are frozen.
+        processor: of each layer.
 
     Attributes:
         layers: Name of each layer's processor to it, as diffusers names it.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, processor: type[FusedAttention] = FusedAttention) -> None:
         network.requires_grad_(False)
         self._network, self._before = network, dict(network.attn_processors)
         self.layers = {
-            f"{name}.processor": FusedAttention(module, f"{name}.processor")
+            f"{name}.processor": processor(module, f"{name}.processor")
             for name, module in network.named_modules()
             if name.endswith(".attn2")
         }

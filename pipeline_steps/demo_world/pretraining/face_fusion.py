@@ -11,7 +11,7 @@ Captions name nobody: whom an image shows is for the references to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,7 +164,7 @@ def stage(
     guide = frozen_copy(judges[0].network)
 
     def loss(count: int, generator: torch.Generator) -> Tensor:
-        return _loss(base, fusion, guide, seen, count, run, generator)
+        return loss_of(base, fusion, guide, seen, count, run, generator)
 
     def measure(average: nn.Module) -> dict[str, float]:
         mine = {name: tensor.clone() for name, tensor in fusion.state().items()}
@@ -193,7 +193,7 @@ def by_layer(networks: nn.Module) -> dict[str, Tensor]:
     return {name.replace("/", "."): p.detach() for name, p in networks.state_dict().items()}
 
 
-def _loss(
+def loss_of(
     base: BaseModel,
     fusion: FaceFusion,
     guide: nn.Module,
@@ -201,8 +201,15 @@ def _loss(
     count: int,
     run: Run,
     generator: torch.Generator,
+    *,
+    look: Callable[[Tensor, Tensor, torch.Generator], Look] | None = None,
+    identity_weight: float = IDENTITY_WEIGHT,
 ) -> Tensor:
-    """Weighted noise prediction error and the estimates' unlikeness of a batch, a scalar."""
+    """Weighted noise prediction error and the estimates' unlikeness of a batch, a scalar.
+
+    `look`: references int64 [count, n] and timesteps int64 [count] of the batch -> what its images
+    look at; None: the references, clean.
+    """
 
     def draw(below: int, *shape: int) -> Tensor:
         return torch.randint(below, shape, generator=generator, device=run.device)
@@ -220,19 +227,23 @@ def _loss(
     noisy = add_noise(clean, noise[1], abar)
     context = people.texts[people.captions[at, draw(CAPTIONS_EACH, count)]]
     with run.autocast():
-        fusion.look(Look(fusion.keys({k: h[references] for k, h in people.hidden.items()})))
+        if look is None:
+            keys = fusion.keys({k: h[references] for k, h in people.hidden.items()})
+        fusion.look(Look(keys) if look is None else look(references, t, generator))
         output = base.unet(noisy, t, context, return_dict=False)[0].float()
     snr = abar / (1 - abar)
     target = prediction_target(clean, noise[1], abar, base.prediction_type)
     error = (output - target).square().mean((1, 2, 3))
     total = ((snr.clamp(max=SNR_CAP) / snr).float() * error).mean()
+    if identity_weight == 0:
+        return total
     some = slice(0, (count + 1) // 2)  # decoding costs as much as denoising
     estimate = predict_x0(noisy[some], output[some], abar[some], base.prediction_type)
     with run.autocast():
         image = base.decode(estimate).clamp(-1, 1)
         face = guide(crop_and_resize(image, people.boxes[at[some]]))
     unlike = 1 - F.cosine_similarity(face.float(), people.faces[0][who[some]])
-    return total + IDENTITY_WEIGHT * unlike.mean()
+    return total + identity_weight * unlike.mean()
 
 
 @torch.no_grad()
