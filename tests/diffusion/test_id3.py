@@ -55,15 +55,18 @@ def test_the_terms_are_their_closed_forms(batch: Batch, base: BaseModel) -> None
     torch.testing.assert_close(likeness_loss(a, b, weights), expected, atol=1e-6, rtol=0)
 
 
-def test_what_is_not_known_has_tokens_of_its_own(network: Id3) -> None:
-    y = torch.randn(2, WIDTH)
-    s = torch.tensor([[30.0, 5.0, -20.0, 1.0], [30.0, NAN, -20.0, 1.0]])
-    one, other = network.condition(y[:1].expand(2, -1), s)
-    differ = (one != other).any(dim=1)
-    assert differ.tolist() == [False] * 3 + [False, True, False, False]
-    nobody = network.condition(torch.full((2, WIDTH), NAN), s[:1].expand(2, -1))
-    assert torch.equal(nobody[0], nobody[1]) and nobody.isfinite().all()
-    torch.testing.assert_close(network.condition(5 * y, s), network.condition(y, s))
+def test_what_is_not_known_has_tokens_of_its_own() -> None:
+    network = ConditionNetwork(8, 16)
+    torch.nn.init.normal_(network.unknown, generator=torch.Generator().manual_seed(0))
+    y, s = torch.ones(2, 8), torch.full((2, 4), 10.0)
+    y[1, 0] = s[1, 2] = torch.nan
+    known, some = network(y, s)
+    own = network.norm(network.unknown)
+    untold = torch.tensor([*[True] * 4, False, False, True, False])
+    assert torch.equal(some[untold], own[untold])
+    assert torch.equal(some[~untold], known[~untold])
+    assert not torch.isclose(known, own).all(dim=1).any()
+    torch.testing.assert_close(network(5 * y[:1], s[:1])[0], known)
 
 
 def test_a_step_down_the_gradient_raises_the_likeness(
