@@ -34,7 +34,7 @@ from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.seeds import numpy_generator, torch_generator
 
 COLUMNS = ("pictures", "landmarks", *CAPTION_FACTS)
-IDENTITY_WEIGHT = 0.1
+IDENTITY_WEIGHT = 0.3
 CHUNK = 64  # images per pass without gradients
 UNSEEN_TIMES = (700, 900)  # at which unseen people are estimated
 
