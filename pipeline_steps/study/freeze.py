@@ -177,14 +177,14 @@ def _of_generation(
                     yield _entry(
                         study, "train_generator", generator, variant=of_method, weights=guides
                     )
+            networks = weights | given | _sample_weights(study, models, method)
             if study.sample_together.groups and METHODS[method].family.reads == "references":
                 unasked = dict.fromkeys(("gate", "identity_guidance", "embeddings"))
                 sampling = study.sample.model_copy(update=unasked)
                 settings = study.sample_together.model_copy(update={"sample": sampling})
                 yield _entry(
-                    study, "sample_together", settings, variant=of_method, weights=weights | given
+                    study, "sample_together", settings, variant=of_method, weights=networks
                 )
-            networks = weights | given | _sample_weights(study, models, method)
             for name in study.prompt_sets:
                 variant = of_method | {"prompts": name}
                 sampling = study.sample.with_prompts(prompt_sets[name])
@@ -283,7 +283,9 @@ def _sample_weights(study: Study, models: Mapping[str, Weights], method: str) ->
     gate, weights = study.sample.gate, {}
     if asks_likeness(study, method):
         weights["recogniser"] = guide_of(study, models)
-    if gate is not None and gate.min_quality is not None:
+    references = study.sample.references if METHODS[method].family.reads == "references" else None
+    ranked = references is not None and references.order == "quality"
+    if ranked or (gate is not None and gate.min_quality is not None):
         where = "score.quality.face_quality_extractor"
         name = study.score.quality.face_quality_extractor
         weights["quality"] = pick(models, name, where, "quality")

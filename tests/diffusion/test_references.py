@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,19 +140,35 @@ def test_the_step_paints_people_with_the_prompts_and_seeds_of_all_methods(
         assert not {row["sha256"] for row in own} & {row["sha256"] for row in rows}
 
 
-def test_references_are_chosen_by_name_or_the_most_frontal(inputs: Path) -> None:
+def test_references_are_chosen_by_name_quality_or_the_most_frontal(inputs: Path) -> None:
     manifest = read_manifest(inputs / "dataset" / "manifest.parquet", ["file"])
     own = manifest[(manifest["identity"] == "ID_1") & manifest["kept"]]
     ahead, aside = ([0, 0, 2, 0, x, 1, 0, 2, 2, 2] for x in (1.0, 1.8))
     rows = own.assign(landmarks=[aside, ahead, aside]).to_dict("records")
     first, second, third = sorted(own["file"])
-    assert [*choose(rows, "ID_1", ReferenceSettings(count=2))] == [second, first]
+    turned = references._turned
+    assert [*choose(rows, "ID_1", ReferenceSettings(count=2), turned)] == [second, first]
     named = ReferenceSettings(count=2, named={"ID_1": (Path(third).name,)})
-    assert [*choose(rows, "ID_1", named)] == [third]
+    assert [*choose(rows, "ID_1", named, turned)] == [third]
+    by_name = ReferenceSettings(count=1, order="name")
+    assert [*choose(rows, "ID_1", by_name, turned)] == [first]
+
+    class Bright:
+        """Takes light for quality."""
+
+        def quality(self, images: np.ndarray) -> np.ndarray:
+            return images.mean((1, 2, 3))
+
+    lack = partial(references._lack_of_quality, Bright(), inputs / "dataset")
+    worst_last = [row["file"] for row in sorted(rows, key=lack)]
+    assert len({lack(row) for row in rows}) == 3
+    ranked = ReferenceSettings(count=3, order="quality")
+    assert [*choose(rows, "ID_1", ranked, lack)] == worst_last
+    assert lack({"landmarks": None}) == float("inf")
     with pytest.raises(
         StepError, match=r"no nose\.png in which a face was found; there are 0\.png"
     ):
-        choose(rows, "ID_1", ReferenceSettings(named={"ID_1": ("nose.png",)}))
+        choose(rows, "ID_1", ReferenceSettings(named={"ID_1": ("nose.png",)}), turned)
 
 
 def test_wrong_inputs_are_told_in_a_sentence(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from torch import Tensor
 from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
 from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Keys, Look, together
 from pipeline_steps.diffusion.sampling.plan import Origin, Prompted, generator_file
+from pipeline_steps.faces.alignment import align_to_template
+from pipeline_steps.faces.recogniser import Recogniser, load_recogniser
 from pipeline_steps.io.hashes import sha256_file, sha256_json
 from pipeline_steps.io.images import BadImage, noted_bytes, read_image, resized
 from pipeline_steps.io.manifests import read_manifest
@@ -33,6 +36,7 @@ LAYOUT: dict[str, Callable[[int], slice]] = {  # word -> columns of an image so 
     "left": lambda width: slice(0, width // 2),
     "right": lambda width: slice(width // 2, width),
 }
+Photograph = Mapping[Any, Any]  # a row of the dataset's manifest
 OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
 
 
@@ -47,9 +51,12 @@ class References(Prompted):
         self._dataset = dataset
         self._chosen: dict[str, dict[str, str]] = {}  # identity -> file -> sha256
         manifest = read_manifest(dataset / "manifest.parquet", ["identity", "file", "kept"])
+        rank = _turned
+        if self._settings.order == "quality":
+            rank = partial(_lack_of_quality, load_recogniser(frozen.weights["quality"]), dataset)
         for identity, own in manifest[manifest["kept"].astype(bool)].groupby("identity"):
             rows = own.sort_values("file").to_dict("records")
-            self._chosen[str(identity)] = choose(rows, str(identity), self._settings)
+            self._chosen[str(identity)] = choose(rows, str(identity), self._settings, rank)
 
     def origin(self, identity: str, token: str) -> Origin:
         """Of the weights and the references together."""
@@ -89,12 +96,16 @@ class References(Prompted):
 
 
 def choose(
-    rows: Sequence[Mapping[Any, Any]], identity: str, settings: ReferenceSettings
+    rows: Sequence[Photograph],
+    identity: str,
+    settings: ReferenceSettings,
+    rank: Callable[[Photograph], float],
 ) -> dict[str, str]:
     """Files and hashes of the photographs that an identity is shown by, the best first.
 
     Args:
         rows: Of the dataset's manifest, kept and of this identity.
+        rank: Lower is better; not asked where files are taken by name.
 
     Raises:
         StepError: a photograph that the settings name is none of the identity's.
@@ -109,14 +120,23 @@ def choose(
                 f"there are {known}"
             )
         return {file: found[file] for file in files}
-    turned = {str(row["file"]): _turned(row.get("landmarks")) for row in rows}
-    files = sorted(found, key=lambda file: turned[file] if settings.frontal else 0.0)
+    ranked = rows if settings.order == "name" else sorted(rows, key=rank)
+    files = [str(row["file"]) for row in ranked]
     return {file: found[file] for file in files[: settings.count]}
 
 
-def _turned(landmarks: object) -> float:
+def _lack_of_quality(network: Recogniser, dataset: Path, photograph: Photograph) -> float:
+    """Minus the quality of the aligned face; without landmarks worse than any."""
+    if photograph.get("landmarks") is None:
+        return float("inf")
+    content = noted_bytes(dataset / photograph["file"], photograph["sha256"], "prepare")
+    points = np.reshape(np.asarray(photograph["landmarks"], dtype=np.float64), (5, 2))
+    return -float(network.quality(align_to_template(read_image(content), points)[None])[0])
+
+
+def _turned(photograph: Photograph) -> float:
     """How far a face looks aside: the nose from between the eyes, in distances of the eyes."""
-    if landmarks is None:
+    if (landmarks := photograph.get("landmarks")) is None:
         return 0.0
     left, right, nose = np.reshape(np.asarray(landmarks, dtype=np.float64), (5, 2))[:3]
     return float(abs(nose[0] - (left[0] + right[0]) / 2) / max(np.linalg.norm(right - left), 1e-6))

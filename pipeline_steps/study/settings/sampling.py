@@ -178,9 +178,10 @@ class ReferenceSettings(Section):
     count: int = Field(
         default=4, ge=1, le=16, description="References of a person; photographs in turn if fewer."
     )
-    frontal: bool = Field(
-        default=True,
-        description="Take the most frontal photographs; false: the first ones by file name.",
+    order: Literal["frontal", "quality", "name"] = Field(
+        default="frontal",
+        description="Take the most frontal photographs, those of the best face quality by "
+        "score.quality.face_quality_extractor, or the first ones by file name.",
     )
     named: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
