@@ -7,8 +7,10 @@ from docs/metrics.md, one image at a time.
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import tarfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,10 +55,28 @@ class Images:
 
     def pixels(self, index: int) -> Array:
         """Image `index`, uint8 [112, 112, 3] RGB."""
-        with Image.open(self.folder / self.files[index]) as image:
+        with Image.open(opened(self.folder / self.files[index])) as image:
             if image.mode != "RGB" or image.size != (112, 112):
                 raise ValueError(f"{self.files[index]} is {image.mode} {image.size}")
             return np.array(image)
+
+
+def images_below(folder: Path) -> list[str]:
+    """Names of all images below a folder, those in tar shards too."""
+    found = [p.relative_to(folder).as_posix() for p in folder.rglob("*.png")]
+    for shard in folder.rglob("images.tar"):
+        with tarfile.open(shard) as archive:
+            found += archive.getnames()
+    return found
+
+
+def opened(place: Path) -> io.BytesIO:
+    """An image's bytes, from its file or from the shard beside it."""
+    if place.is_file() or not place.with_name("images.tar").is_file():
+        return io.BytesIO(place.read_bytes())
+    with tarfile.open(place.with_name("images.tar")) as archive:
+        member = archive.extractfile(f"{place.parent.name}/{place.name}")
+        return io.BytesIO(member.read() if member else b"")
 
 
 def read_set(folder: Path) -> tuple[Images, list[str]]:
@@ -66,8 +86,8 @@ def read_set(folder: Path) -> tuple[Images, list[str]]:
     files = [str(file) for file in kept["file"]]
     people = [file.split("/")[0] for file in files]
     wrong = []
-    on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
-    if on_disk != set(files) or len(set(files)) != len(files):
+    on_disk = images_below(folder)
+    if set(on_disk) != set(files) or len(set(files)) != len(files):
         wrong.append(f"{len(on_disk)} images lie there, the manifest keeps {len(files)}")
     named = [str(person) for person in kept["identity"]]
     if any("/" in f and p != n for f, p, n in zip(files, people, named, strict=True)):
@@ -115,7 +135,7 @@ def prompts_read(images: Images, config: Path, samples: Path, rows: list[int]) -
     found = []
     for row in rows:
         name = aligned.loc[images.files[row], "source_file"]
-        with Image.open(samples.parent / name) as image:
+        with Image.open(opened(samples.parent / name)) as image:
             found.append(_shown(weights, np.array(image.convert("RGB")), made.loc[name, "prompt"]))
     return np.array(found, np.float32).reshape(-1, 1)
 

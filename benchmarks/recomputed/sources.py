@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline_steps.recognition.backbones import load_backbone
 from pipeline_steps.recognition.benchmarks import read_bin
-from recomputed.images import AT_ONCE, Images, minus_one_to_one
+from recomputed.images import AT_ONCE, Images, images_below, minus_one_to_one, opened
 from recomputed.landmarks import TEMPLATE, similarity
 from recomputed.study import Study
 
@@ -33,19 +33,19 @@ def realigned(study: Study, name: str, images: Images) -> list[str]:
     if name == "real":
         source = study.place("manifest").parent
     manifest = pd.read_parquet(images.folder / "manifest.parquet")
-    made = list(source.rglob("*.png"))
+    made = set(images_below(source))
     wrong = []
     if len(made) != len(manifest):
         wrong.append(f"{len(made)} images in {source}, {len(manifest)} rows in the manifest")
     kept = manifest[manifest["kept"]]
     for index, file in enumerate(kept["source_file"]):
         place = source / file
-        if not place.is_file():
+        if file not in made:
             wrong.append(f"{file} is missing")
             continue
         a, b = similarity(images.landmarks[index], TEMPLATE)
         inverse = 1 / a
-        with Image.open(place) as image:
+        with Image.open(opened(place)) as image:
             # PIL counts from a pixel's corner, the template from its centre, and PIL asks for
             # the way back.
             centre = 0.5 + 0.5j
