@@ -104,8 +104,9 @@ def read_subjects(dataset: Path) -> list[Subject]:
             f"changed: {AGAIN}"
         )
     subjects = []
+    rows = dict(iter(kept.groupby("identity")))
     for identity, gender in zip(identities["identity"], identities["gender"], strict=True):
-        own = kept[kept["identity"] == identity]
+        own = rows.get(identity, kept[:0])
         subjects.append(Subject(identity, gender or None, tuple(own["file"]), tuple(own["sha256"])))
     return sorted(subjects, key=lambda subject: natural_key(subject.identity))
 
