@@ -54,3 +54,13 @@ def test_the_key_is_of_inputs_and_configuration(tmp_path: Path, inputs: list[Pat
     assert key(code="other") != known
     save_features(inputs[0], np.ones((2, 3), np.float32), ["ID_10/0.png", "00001.png"])
     assert key() != known
+
+
+def test_versions_are_those_of_all_that_it_was_made_from(tmp_path: Path) -> None:
+    features = tmp_path / "features.safetensors"
+    note = ["features: torch 1.2.3"]
+    rows = np.zeros((1, 3), np.float32)
+    save_features(features, rows, ["ID_1/0.png"], versions=json.dumps(note))
+    score = made(tmp_path / "score.csv", [features])
+    table = read_record(made(tmp_path / "table.csv", [score]))
+    assert table is not None and set(note) <= set(table["versions"])
