@@ -178,7 +178,7 @@ rule gather:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=1000,
+        mem_mb=6000,
         runtime=10,
     message:
         "{wildcards.base_model}/{wildcards.method}/{wildcards.prompts}: gather the shares"

@@ -24,7 +24,7 @@ rule export_variant:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=4000,
+        mem_mb=8000,
         runtime=60,
     params:
         samples=subpath(input.samples, parent=True),

@@ -117,7 +117,7 @@ rule audit:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=8000,
+        mem_mb=12000,
         runtime=60,
     params:
         aligned=subpath(input.aligned, parent=True),
