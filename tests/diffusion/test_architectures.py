@@ -28,6 +28,7 @@ from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.diffusion.sampling.sampler import ImageRequest, Sampling, sample
 from pipeline_steps.diffusion.training.data import LatentSet, Recipe
 from pipeline_steps.diffusion.training.fleet import FineTuned
+from pipeline_steps.faces import prompts
 from pipeline_steps.faces.extractors import EXTRACTORS
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.registry import read_models
@@ -242,6 +243,8 @@ def test_every_entry_of_the_registry_has_code_that_opens_it() -> None:
         elif entry.task == "generator":
             file = f"{entry.architecture.replace('-', '_')}.safetensors"
             assert file in GENERATORS and set(entry.sha256) == {file}, entry.name
+        elif entry.task == prompts.TASK:
+            assert entry.architecture in prompts.READERS, entry.name
         elif entry.task != "autoencoder":
             assert (entry.task, entry.architecture) in EXTRACTORS, entry.name
 
