@@ -77,7 +77,10 @@ def scored(results: Path, layout: str, root: Path) -> dict[str, list[dict[str, A
         device="cpu",
     )
     found = sorted((results / "features" / VARIANT).glob("[!.]*.safetensors"))
-    own = [file for file in found if layout == "rec" or file.stem not in SLOW]
+    prompted = load_frozen(
+        config / "score/quality.json", ScoreSettings
+    ).settings.quality.prompt_extractor
+    own = [f for f in found if f.stem != prompted and (layout == "rec" or f.stem not in SLOW)]
     features.run(
         [load_frozen(config / f"features/{file.stem}.json", FeaturesSettings) for file in own],
         aligned=root / "aligned" / AGAIN,
@@ -92,7 +95,7 @@ def scored(results: Path, layout: str, root: Path) -> dict[str, list[dict[str, A
         again, real, wild = (
             [
                 root / f"features/{of}/{name}.safetensors"
-                for name in frozen.settings.extractors(kind)
+                for name in frozen.settings.extractors(kind, prompted=False)
             ]
             for of in (AGAIN, *BESIDE)
         )

@@ -174,7 +174,7 @@ def study_in(finished_study: Path, folder: Path, *, made: bool) -> Path:
     source = resources.resolve()
     resources.unlink()
     shutil.copytree(source, resources, ignore=shutil.ignore_patterns("pretraining"))
-    without_pins("demo_recogniser_b", "demo_attributes")(folder)
+    without_pins("demo_recogniser_b", "demo_attributes", "demo_prompts")(folder)
     write_config(folder, SMALLER)
     for path in folder.glob("results/demo/*/*/demo/untuned"):
         shutil.rmtree(path)  # of a method that the smaller study has not
