@@ -26,10 +26,6 @@ from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import Frozen
 from pipeline_steps.study.settings.sampling import TogetherSettings
 
-COLUMNS = (
-    *("group", "index", "file", "sha256", "people", "masks", "label"),
-    *("prompt", "seed", "steps", "guidance", "scheduler", "base_model", "method", "weights_sha256"),
-)
 MORPH, TOGETHER = "morph", "together"  # labels
 
 
@@ -77,11 +73,11 @@ def run(
             )
             for index in range(group.images)
         ]
-        asked = Sampling(how.steps, how.guidance, how.scheduler, min(group.images, 16))
+        sampling = Sampling(how.steps, how.guidance, how.scheduler, min(group.images, 16))
         sized = replace(base, size=(height, width))
         with handed.on(base, group.people) as each:
             try:
-                made = list(sample(sized, requests, asked, bank=Together(each, masks)))
+                made = list(sample(sized, requests, sampling, bank=Together(each, masks)))
             except (RuntimeError, ValueError) as error:
                 raise StepError(
                     f"sample_together.groups.{name}: images of {width}x{height} pixels do not suit "
@@ -93,19 +89,26 @@ def run(
             write_bytes(out / file, content)
             rows.append(
                 {
-                    **{"group": name, "index": request.index, "file": file},
-                    **{"sha256": sha256_bytes(content), "people": list(group.people)},
-                    **{"masks": list(group.masks or ()), "prompt": group.prompt},
+                    "group": name,
+                    "index": request.index,
+                    "file": file,
+                    "sha256": sha256_bytes(content),
+                    "people": list(group.people),
+                    "masks": list(group.masks or ()),
                     "label": TOGETHER if group.masks or len(group.people) == 1 else MORPH,
-                    **{"seed": request.seed, "steps": how.steps, "guidance": how.guidance},
-                    **{"scheduler": how.scheduler, "base_model": weights.name},
+                    "prompt": group.prompt,
+                    "seed": request.seed,
+                    "steps": how.steps,
+                    "guidance": how.guidance,
+                    "scheduler": how.scheduler,
+                    "base_model": weights.name,
                     "method": frozen.variant["method"],
                     "weights_sha256": sha256_json([handed.origin(p, "")[0] for p in group.people]),
                 }
             )
     for path in set(out.rglob("*.png")) - {out / str(row["file"]) for row in rows}:
         path.unlink()
-    write_manifest(out / "manifest.parquet", rows, COLUMNS)
+    write_manifest(out / "manifest.parquet", rows, tuple(rows[0]))
     get_logger("sample_together").info("%d images written to %s", len(rows), out)
     return rows
 

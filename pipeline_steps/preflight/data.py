@@ -20,7 +20,8 @@ from pipeline_steps.study.plan import Plan, is_rendered
 PHOTOGRAPHS, TABLE = "photographs", "table of participants"
 WILD, EXTERNAL = "in-the-wild reference images", "external set"
 TEMPLATES, BIN = "set of templates", "verification benchmark"
-FILES = (TABLE, BIN)  # all else may be a folder
+LEARNT, MASK = "images that a generator is trained on", "mask of a person's place"
+FILES = (TABLE, BIN, MASK)  # all else may be a folder
 KNOWN = {
     PHOTOGRAPHS: (
         "the Tufts Face Database's own download page (tdface.ece.tufts.edu)",
@@ -97,6 +98,8 @@ def kinds_of_data(plan: Plan) -> dict[str, str]:
     study = plan.study
     kinds = dict.fromkeys(plan.verified, BIN) | dict.fromkeys(study.template_sets, TEMPLATES)
     kinds |= dict.fromkeys(study.external_sets.values(), EXTERNAL) | {study.in_the_wild: WILD}
+    kinds |= dict.fromkeys(plan.generator_images, LEARNT)
+    kinds |= dict.fromkeys(study.sample_together.mask_files, MASK)
     kinds |= dict.fromkeys(plan.photographs, TABLE)
     kinds |= dict.fromkeys(study.prepare.sources, PHOTOGRAPHS)
     return {path: kinds[path] for path in plan.put_in if not is_rendered(path)}

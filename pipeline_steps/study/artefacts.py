@@ -73,12 +73,7 @@ class Artefact:
 
 
 ANY = "[^/]+"
-SHELVES = (
-    "shares",
-    "checkpoints",
-    "images",
-    "parts",
-)  # folders that stand among those of identities
+SHELVES = ("shares", "checkpoints", "images", "parts")  # folders among those of identities
 FIELDS = {
     "file": ".+",
     "identity": rf"(?!(?:{'|'.join(SHELVES)})/)[^/.]+",
@@ -133,10 +128,7 @@ ARTEFACTS: dict[str, Artefact] = {
         ("manifest", "identities", "prior", "embeddings_index"),
         code=("finetune:run", "diffusion.methods.{method}:METHOD", BASE_MODEL),
         branches={
-            "faces": (
-                "diffusion.guide:load_guide",
-                "faces.recogniser:embedded_by",
-            ),
+            "faces": ("diffusion.guide:load_guide", "faces.recogniser:embedded_by"),
             "identity_term": ("diffusion.guide:identity_term",),
             "choice": (
                 "diffusion.training.choice:Trials",
@@ -184,10 +176,6 @@ ARTEFACTS: dict[str, Artefact] = {
         code=("sample_together:run", "{handed}", BASE_MODEL),
         what="lists images of several people",
     ),
-    "together_files": A(
-        *("together/{base_model}/{method}/{file}", "sample_together", ALL),
-        what="shows several people",
-    ),
     # evidence
     "aligned": A("aligned/{source}/manifest.parquet", "align", ALL, ("samples", "manifest")),
     "aligned_in_the_wild": A("aligned/wild/{file}", "align", NONE),
@@ -213,10 +201,7 @@ ARTEFACTS: dict[str, Artefact] = {
     ),
     "history": A("recognition/{trained_on}/seed{repetition}/history.csv", "recognise", ALL),
     "verification": A(
-        "recognition/{trained_on}/seed{repetition}/verification.csv",
-        "verify",
-        ALL,
-        ("recogniser",),
+        "recognition/{trained_on}/seed{repetition}/verification.csv", "verify", ALL, ("recogniser",)
     ),
     "templates": A(
         "recognition/{trained_on}/seed{repetition}/templates.csv",
@@ -263,8 +248,8 @@ ARTEFACTS: dict[str, Artefact] = {
 ARTEFACTS |= {  # records, indices, and what a killed job left half written
     f"{folder}_further": A(f"{folder}/{{file}}", "", ALL)
     for folder in (
-        *("dataset", "loras", "samples", "aligned", "features", "scores", "audit", "groups"),
-        *("recognition", "tables", "figures", "explorer", "export"),
+        *("dataset", "loras", "samples", "together", "aligned", "features", "scores", "audit"),
+        *("groups", "recognition", "tables", "figures", "explorer", "export"),
     )
 }
 

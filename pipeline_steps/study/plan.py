@@ -139,6 +139,7 @@ class Plan:
             *self.generator_images,
             *self.verified,
             *self.study.template_sets,
+            *self.study.sample_together.mask_files,
         ]
 
     def lora_flag(self, base_model: str, method: str) -> list[str]:
@@ -174,10 +175,9 @@ class Plan:
     @property
     def together(self) -> list[str]:
         """Manifests of images of several people."""
-        methods = [m for m in self.study.methods if METHODS[m].family.reads == "references"]
-        if not self.study.sample_together.groups:
-            return []
-        return self.all("together", base_model=self.study.base_models, method=methods)
+        looking = [m for m in self.study.methods if METHODS[m].family.reads == "references"]
+        method = looking if self.study.sample_together.groups else []
+        return self.all("together", base_model=self.study.base_models, method=method)
 
     @property
     def generators(self) -> list[str]:
@@ -336,6 +336,7 @@ class Plan:
                 *(self.groups_features(source) if source == REAL else ()),
             )
         ]
+        every = self.all("scores", kind=SCORE_KINDS, variant=study.compared)
         found |= {
             "align_photographs": [self.at("aligned", source=REAL)],
             "align_in_the_wild": [self.at("aligned", source=WILD)],
@@ -349,11 +350,7 @@ class Plan:
             "features": self.all("features", source=study.variants, extractor=self.extractors[:1]),
             "score_references": found["score"],
             "score_identity": identity,
-            "score": [
-                path
-                for path in self.all("scores", kind=SCORE_KINDS, variant=study.compared)
-                if path not in identity
-            ],
+            "score": [path for path in every if path not in identity],
             "groups": self.all("groups", source=self.grouped),
             "tables": [self.at("table", table="quality", ending="csv")],
             "figures": [self.at("figure", figure="distributions", ending="svg")],
@@ -397,9 +394,7 @@ def make_plan(config: Mapping[str, Any], where: str) -> Plan:
     """
     study = read_study(config, where)
     folder = PROJECT_ROOT / "config"
-    prompt_sets = {
-        name: read_prompt_set(folder / "prompts" / f"{name}.yaml") for name in study.prompt_sets
-    }
+    prompt_sets = {n: read_prompt_set(folder / f"prompts/{n}.yaml") for n in study.prompt_sets}
     plan = Plan(study, read_models(folder / "models.yaml"), prompt_sets)
     _ = plan.frozen  # names of weights are checked here, before any job starts
     return plan

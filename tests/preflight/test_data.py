@@ -18,7 +18,7 @@ from pipeline_steps.io.weights import FOLDER_VARIABLE
 from pipeline_steps.preflight.data import missing_data, unfit_data
 from pipeline_steps.recognition.benchmarks import write_bin
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.study.plan import Plan, make_plan
+from pipeline_steps.study.plan import Plan, is_rendered, make_plan
 from pipeline_steps.study.settings.study import merged, read_configs
 from pipeline_steps.study.snapshot import listed
 
@@ -204,3 +204,20 @@ def test_nobody_who_refused_is_opened(folder: Path, monkeypatch: pytest.MonkeyPa
     assert unfit_data(plan(prepare={"withdrawn": "withdrawn.csv"})) == []
     assert any("others/x" in path for path in opened)
     assert not [path for path in opened if "bob" in path or "ID_x" in path]
+
+
+PRESETS = sorted(path for path in ROOT.glob("config/*.yaml") if path.stem != "models")
+
+
+@pytest.mark.parametrize("study", PRESETS, ids=lambda path: path.stem)
+def test_everything_that_a_preset_takes_in_has_a_name(study: Path) -> None:
+    plan = make_plan(read_configs([study]), study.name)
+    wanted = {path for path in plan.put_in if not is_rendered(path)}
+    assert {missing.where for missing in missing_data(plan)} == wanted
+
+
+def test_a_mask_that_is_not_there_is_named() -> None:
+    groups = {"pair": {"people": ["ID_1", "ID_2"], "masks": ["left", "mask.png"]}}
+    config = read_configs([ROOT / "config/demo.yaml"]) | {"sample_together": {"groups": groups}}
+    (missing,) = missing_data(make_plan(config, "it"))
+    assert (missing.what, missing.where) == ("mask of a person's place", "mask.png")

@@ -44,8 +44,9 @@ def test_people_who_do_not_exist_are_shown_by_methods_that_need_no_photograph() 
 
 
 def test_people_stand_together_where_a_method_looks_at_photographs() -> None:
-    groups = {"groups": {"pair": {"people": ["ID_1", "ID_2"], "masks": ["left", "right"]}}}
+    groups = {"groups": {"pair": {"people": ["ID_1", "ID_2"], "masks": ["left", "data/b.png"]}}}
     plan = make_plan(demo(sample_together=groups), "demo")
+    assert "data/b.png" in plan.put_in and "left" not in plan.put_in
     assert plan.jobs["sample_together"] == [
         "results/demo/together/demo/facefusion/manifest.parquet"
     ]

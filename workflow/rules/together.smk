@@ -5,6 +5,7 @@ rule sample_together:
     input:
         config=conf("sample_together/{base_model}/{method}"),
         manifest=rules.prepare.output.manifest,
+        masks=PLAN.study.sample_together.mask_files,
         generator=branch(
             lambda wildcards: PLAN.generates(wildcards.base_model, wildcards.method),
             then=rules.train_generator.output,

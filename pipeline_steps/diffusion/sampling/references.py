@@ -30,12 +30,8 @@ from pipeline_steps.io.images import BadImage, noted_bytes, read_image, resized
 from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.base import Frozen
-from pipeline_steps.study.settings.sampling import ReferenceSettings, SampleSettings
+from pipeline_steps.study.settings.sampling import HALVES, ReferenceSettings, SampleSettings
 
-LAYOUT: dict[str, Callable[[int], slice]] = {  # word -> columns of an image so wide
-    "left": lambda width: slice(0, width // 2),
-    "right": lambda width: slice(width // 2, width),
-}
 Photograph = Mapping[Any, Any]  # a row of the dataset's manifest
 OF_REFERENCES = "references"  # a row's weights_source: one set of weights, and photographs
 
@@ -227,8 +223,9 @@ def masks_of(places: Sequence[str], height: int, width: int) -> Tensor:
     """
     masks = torch.zeros(len(places), height, width)
     for mask, place in zip(masks, places, strict=True):
-        if place in LAYOUT:
-            mask[:, LAYOUT[place](width)] = 1
+        if place in HALVES:
+            half = width // 2
+            mask[:, slice(half) if place == HALVES[0] else slice(half, None)] = 1
             continue
         try:
             image = read_image(Path(place))

@@ -195,6 +195,9 @@ class ReferenceSettings(Section):
     )
 
 
+HALVES = ("left", "right")  # of an image, as words for masks
+
+
 class GroupSettings(Section):
     """People who are shown in one image."""
 
@@ -345,6 +348,12 @@ class TogetherSettings(Section):
     sample: SampleSettings = Field(
         default=SampleSettings(), description="Filled in from the section sample."
     )
+
+    @property
+    def mask_files(self) -> list[str]:
+        """Paths of all masks that are files."""
+        masks = [mask for group in self.groups.values() for mask in group.masks or ()]
+        return sorted({*masks} - {*HALVES})
 
 
 def read_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
