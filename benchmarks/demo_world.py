@@ -328,6 +328,8 @@ def measure_places(task: Task) -> list[Row]:
         table = table[table["kept"]]
         samples = [read_image(path.parent / file) for file in table["file"]]
         wanted = [place_of(prompt) for prompt in table["prompt"]]
+        if set(wanted) == {"none"}:
+            continue  # of a method that is told numbers and no prompts
         name = f"place read from samples, {path.parts[-4]}, {path.parts[-3]}"
         rows.append(agreement(name, read_places(weights, samples), wanted))
     return rows
