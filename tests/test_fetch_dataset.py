@@ -21,7 +21,8 @@ from tests.io.local_server import LocalServer, local_server
 def archive(number: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr(f"Set{number}/1/TD_RGB_A_1_1.jpg", bytes(200_000))
+        undated = zipfile.ZipInfo(f"Set{number}/1/TD_RGB_A_1_1.jpg")  # equal bytes at any time
+        file.writestr(undated, bytes(200_000))
     return buffer.getvalue()
 
 
