@@ -8,6 +8,8 @@ the project's own modules is loaded before a fork: tests run copies of them that
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -17,7 +19,9 @@ import signal
 import socket
 import sys
 import tempfile
-from typing import Any
+import threading
+import traceback
+from typing import Any, NoReturn
 
 LIBRARIES = (
     *("torch", "torch._dynamo", "torchvision.transforms.v2", "safetensors.torch"),
@@ -97,10 +101,30 @@ def become(request: dict[str, Any]) -> None:
             runpy.run_path(program, run_name="__main__")
 
 
+def end(status: int) -> NoReturn:
+    """End as Python does, but touch no memory: pages would be copied, which takes seconds."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 255)
+
+
 if __name__ == "__main__":
     for library in LIBRARIES:
         importlib.import_module(library)
     assert not any(name.startswith("pipeline_steps") for name in sys.modules)
-    asked = serve(sys.argv[1])
-    if asked is not None:
-        become(asked)
+    gc.collect()
+    gc.freeze()
+    asked, status = serve(sys.argv[1]), 0
+    try:
+        if asked is not None:
+            become(asked)
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int | None) else 1
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    end(status or 0)
