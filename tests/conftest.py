@@ -13,7 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.workflow.small_study import ROOT, make_project, snakemake, watched, without_network
+from tests.workflow.small_study import (
+    ROOT,
+    fork_server,
+    make_project,
+    snakemake,
+    watched,
+    without_network,
+)
 
 # Files that take longest, longest first: two processes then end at about the same time. All tests
 # of one file are run by one process, for what they share (`pytest -n 2 --dist loadfile`).
@@ -71,7 +78,8 @@ def finished_study(
 def make_study(folder: Path) -> None:
     """A small study, from archives to report."""
     make_project(folder)
-    snakemake(folder, before=without_network(), **watched(folder))
+    with fork_server(*without_network(), **watched(folder)) as variables:
+        snakemake(folder, **variables)
 
 
 def pytest_report_header() -> str:

@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ SMALL: dict[str, Any] = {
     "render_demo_world.photograph_size": 256,
     "render_demo_world.in_the_wild": 20,
     "render_demo_world.benchmark_pairs": 40,
+    "render_demo_world.validation_pairs": 40,
     "prepare.positions": [3, 4, 5],
     "prior.images": 6,
     "prior.steps": 8,
@@ -65,17 +67,12 @@ def write_config(folder: Path, changes: dict[str, Any] | None = None) -> None:
     (folder / CONFIG).write_text(yaml.safe_dump(config))
 
 
-def start(
-    folder: Path, *arguments: str, before: Sequence[str] = (), **variables: str
-) -> subprocess.Popen[str]:
-    """Start the workflow of a project.
-
-    Without words before and without a cluster, a fork server runs Snakemake and the steps.
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Start the workflow of a project; without a cluster, by a fork server.
 
     Args:
         folder: of the project, as make_project leaves it.
         arguments: of snakemake, targets first; without --workflow-profile, --cores 2 is given.
-        before: words before the command.
         variables: added to the environment, which is otherwise a bare one.
     """
     program = Path(sys.executable).with_name("snakemake")
@@ -84,10 +81,10 @@ def start(
     if "--workflow-profile" in arguments:
         cores = []
         del environment["SLURM_CONF"]
-    elif not before and "PYTHONPATH" not in variables:
+    elif "PYTHONPATH" not in variables:
         environment |= quick()
     return subprocess.Popen(
-        [*before, program, *arguments, *cores, "--configfile", CONFIG],
+        [program, *arguments, *cores, "--configfile", CONFIG],
         cwd=folder,
         env=environment | variables,
         stdout=subprocess.PIPE,
@@ -96,9 +93,9 @@ def start(
     )
 
 
-def snakemake(folder: Path, *arguments: str, before: Sequence[str] = (), **variables: str) -> str:
+def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
     """Output of a run of a project's workflow, which has to succeed."""
-    job = start(folder, *arguments, before=before, **variables)
+    job = start(folder, *arguments, **variables)
     output, _ = job.communicate()
     assert job.returncode == 0, _failures(output)
     return output
@@ -114,21 +111,35 @@ def bare_environment() -> dict[str, str]:
     return kept | {"SLURM_CONF": "/dev/null"}
 
 
+@contextmanager
+def fork_server(*before: str, **variables: str) -> Iterator[dict[str, str]]:
+    """Variables by which Snakemake and steps need not load their libraries, while a server runs.
+
+    Args:
+        before: words before the server's command, so before all that it runs.
+        variables: added to the server's environment and to those that are yielded.
+    """
+    folder = Path(__file__).with_name("fork_server")
+    variables |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as place:
+        address = Path(place) / "socket"
+        server = subprocess.Popen(
+            [*before, sys.executable, folder / "server.py", address],
+            env=bare_environment() | variables | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert server.stdout and server.stdout.readline() == b"listening\n"
+        yield variables | {"FORK_SERVER": str(address)}
+        server.communicate()  # it ends with its input
+
+
 @cache
 def quick() -> dict[str, str]:
-    """Variables by which Snakemake and steps need not load their libraries (fork_server)."""
-    folder = Path(__file__).with_name("fork_server")
-    address = Path(tempfile.mkdtemp()) / "socket"
-    atexit.register(shutil.rmtree, address.parent)
-    server = subprocess.Popen(
-        [sys.executable, folder / "server.py", address],
-        env=bare_environment() | {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    atexit.register(server.communicate)  # it ends with its input
-    assert server.stdout and server.stdout.readline() == b"listening\n"
-    return {"FORK_SERVER": str(address), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    """Variables of a fork server that runs as long as the tests."""
+    server = fork_server()
+    atexit.register(server.__exit__, None, None, None)
+    return server.__enter__()
 
 
 @cache
@@ -144,9 +155,8 @@ def without_network() -> tuple[str, ...]:
 
 
 def watched(folder: Path) -> dict[str, str]:
-    """Variables by which Python notes in ``folder / NETWORK_LOG`` what it asks the network."""
-    watch = Path(__file__).with_name("network_watch")
-    return {"PYTHONPATH": str(watch), "NETWORK_LOG": str(folder / NETWORK_LOG)}
+    """A variable by which Python notes in ``folder / NETWORK_LOG`` what it asks the network."""
+    return {"NETWORK_LOG": str(folder / NETWORK_LOG)}
 
 
 def _failures(output: str) -> str:

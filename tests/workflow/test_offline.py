@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.workflow.small_study import NETWORK_LOG, watched, without_network
+from tests.workflow.small_study import (
+    NETWORK_LOG,
+    bare_environment,
+    quick,
+    watched,
+    without_network,
+)
 
 ASK = "import urllib.request; urllib.request.urlopen('http://203.0.113.1', timeout=0.01)"
 
@@ -20,9 +25,14 @@ def test_whole_study_asks_no_other_machine(finished_study: Path) -> None:
 
 
 def test_a_question_to_another_machine_would_be_noticed(tmp_path: Path) -> None:
-    environment = os.environ | watched(tmp_path)
-    subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True)
-    assert "203.0.113.1" in (tmp_path / NETWORK_LOG).read_text("utf-8")
+    (tmp_path / "pipeline_steps").mkdir()
+    (tmp_path / "pipeline_steps/ask.py").write_text(ASK)
+    command = [sys.executable, "-m", "pipeline_steps.ask", "now"]
+    for _ in range(2):  # the first process is on its own, the second one a fork of the server's
+        environment = bare_environment() | quick() | watched(tmp_path)
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    noted = (tmp_path / NETWORK_LOG).read_text("utf-8")
+    assert noted.count("socket.connect ('203.0.113.1'") == 2
 
 
 if without_network():  # pytest's header says whether
