@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 demo: $(READY)
-	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/python -m pipeline_steps.runtime.preloaded $(BIN)/snakemake --cores $(CORES)
 	@echo; cat results/demo/tables/identity.md
 	@echo; echo "All tables: results/demo/tables   Figures: results/demo/figures"
 	@echo "Everything on one page: results/demo/report.html"

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline_steps.runtime.preloaded import preloaded
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -113,30 +114,19 @@ def bare_environment() -> dict[str, str]:
 
 @contextmanager
 def fork_server(*before: str, **variables: str) -> Iterator[dict[str, str]]:
-    """Variables by which Snakemake and steps need not load their libraries, while a server runs.
+    """Variables by which Snakemake and steps are forks of a process that has their libraries.
 
     Args:
         before: words before the server's command, so before all that it runs.
         variables: added to the server's environment and to those that are yielded.
     """
-    folder = Path(__file__).with_name("fork_server")
-    variables |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as place:
-        address = Path(place) / "socket"
-        server = subprocess.Popen(
-            [*before, sys.executable, folder / "server.py", address],
-            env=bare_environment() | variables | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert server.stdout and server.stdout.readline() == b"listening\n"
-        yield variables | {"FORK_SERVER": str(address)}
-        server.communicate()  # it ends with its input
+    with preloaded(bare_environment() | variables, before) as known:
+        yield variables | known | {"OMP_NUM_THREADS": "1"}
 
 
 @cache
 def quick() -> dict[str, str]:
-    """Variables of a fork server that runs as long as the tests."""
+    """Variables of a server that runs as long as the tests."""
     server = fork_server()
     atexit.register(server.__exit__, None, None, None)
     return server.__enter__()

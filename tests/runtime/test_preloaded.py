@@ -1,4 +1,4 @@
-"""A program that is handed to the fork server runs and ends as one that is not."""
+"""A program that is a fork of the process with the libraries runs and ends as one that is not."""
 
 from __future__ import annotations
 
@@ -90,3 +90,30 @@ def test_it_dies_with_the_process_that_stands_for_it(tmp_path: Path) -> None:
             except BlockingIOError:
                 time.sleep(0.01)
     raise AssertionError("it lives on")
+
+
+def test_a_command_is_run_with_its_status_and_without_a_server_everything_runs_itself(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pipeline_steps").mkdir()
+    (tmp_path / "pipeline_steps" / "program.py").write_text(
+        "import os, sys; print('torch' in sys.modules, flush=True); sys.exit(7)"
+    )
+    program = [sys.executable, "-m", "pipeline_steps.program"]
+    served = [sys.executable, "-m", "pipeline_steps.runtime.preloaded"]
+    gone = {"FORK_SERVER": str(tmp_path / "gone")}
+    for command, further, loaded in (
+        ([*served, "sh", "-c", f"cd {tmp_path}; exec {' '.join(program)}"], {}, "True"),
+        (program, quick(), "True"),
+        (program, quick() | gone, "False"),
+        (program, quick() | {"FORK_SERVER_PYTHON": "/another"}, "False"),
+        (program, quick() | {"OMP_NUM_THREADS": "2"}, "False"),
+    ):
+        job = subprocess.run(
+            command,
+            cwd=None if command[:3] == served else tmp_path,
+            env={**bare_environment(), "OMP_NUM_THREADS": "1", **further},
+            capture_output=True,
+            text=True,
+        )
+        assert (job.returncode, job.stdout.strip()) == (7, loaded), job.stderr

@@ -3,7 +3,7 @@
     python server.py SOCKET
 
 Whoever starts it holds its standard input open, and reads a line from it when it listens. None of
-the project's own modules is loaded before a fork: tests run copies of them that they change.
+the project's own modules is loaded before a fork: they may be changed while the server runs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fork_for(caller: socket.socket) -> dict[str, Any]:
         os.close(file)
     ended = os.pidfd_open(child)
     while True:
-        ready, _, _ = select.select([ended, caller], [], [])
+        ready, _, _ = select.select([ended, caller.fileno()], [], [])
         if ended in ready:
             break
         for number in caller.recv(16) or [signal.SIGKILL]:
@@ -103,7 +103,7 @@ def become(request: dict[str, Any]) -> None:
 
 def end(status: int) -> NoReturn:
     """End as Python does, but touch no memory: pages would be copied, which takes seconds."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -116,7 +116,8 @@ if __name__ == "__main__":
     assert not any(name.startswith("pipeline_steps") for name in sys.modules)
     gc.collect()
     gc.freeze()
-    asked, status = serve(sys.argv[1]), 0
+    asked = serve(sys.argv[1])
+    status: int | None = 0
     try:
         if asked is not None:
             become(asked)

@@ -49,7 +49,8 @@ def _handed_over() -> bool:
             known = os.path.basename(program) == "snakemake"
         case _:
             known = False
-    return known and os.environ.get("OMP_NUM_THREADS") == "1"
+    same = os.environ.get("FORK_SERVER_PYTHON") == sys.prefix
+    return known and same and os.environ.get("OMP_NUM_THREADS") == "1"
 
 
 def _run() -> None:
@@ -59,7 +60,10 @@ def _run() -> None:
     passed = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
     ignored = [int(one) for one in passed if signal.getsignal(one) is signal.SIG_IGN]
     server = socket.socket(socket.AF_UNIX)
-    server.connect(os.environ["FORK_SERVER"])
+    try:
+        server.connect(os.environ["FORK_SERVER"])
+    except OSError:
+        return
     for one in passed.difference(ignored):
         signal.signal(one, lambda number, _: server.send(bytes([number])))
     request = {
