@@ -26,6 +26,7 @@ from pipeline_steps.recognition.dataset import NothingToTrain
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.settings.recognition import RecogniseSettings
 from pipeline_steps.study.store import INDEX
+from tests.workflow.small_study import quick
 
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 40], [40, 180, 180]])
 SMALL = {
@@ -199,7 +200,8 @@ def test_a_terminated_and_then_killed_run_goes_on_to_the_same_bytes(tmp_path: Pa
     start = [sys.executable, "-m", "pipeline_steps.recognise"]
     start += [f"--{name}={path}" for name, path in inputs.items()]
     # A process too, since sums depend on the number of threads, which tests change in this one.
-    subprocess.run([*start, f"--out={tmp_path / 'whole'}"], check=True, capture_output=True)
+    how: dict[str, Any] = {"env": os.environ | quick()}
+    subprocess.run([*start, f"--out={tmp_path / 'whole'}"], check=True, capture_output=True, **how)
     whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
     out = tmp_path / "out"
     command = [*start, f"--out={out}"]
@@ -207,7 +209,7 @@ def test_a_terminated_and_then_killed_run_goes_on_to_the_same_bytes(tmp_path: Pa
 
     def run_until(epoch: int, sent: signal.Signals) -> int:
         with log.open("w") as stream:
-            process = subprocess.Popen(command, stderr=stream)
+            process = subprocess.Popen(command, stderr=stream, **how)
             while f"epoch {epoch}:" not in log.read_text() and process.poll() is None:
                 time.sleep(0.01)
             process.send_signal(sent)
@@ -220,7 +222,7 @@ def test_a_terminated_and_then_killed_run_goes_on_to_the_same_bytes(tmp_path: Pa
     epochs = re.findall(r"epoch (\d+):", log.read_text())
     assert 2 <= int(epochs[0]) <= 5  # went on; did not start anew
     assert (out / recognise.KEPT / recognise.STATE).is_file()
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert subprocess.run(command, check=False, capture_output=True, **how).returncode == 0
     assert (out / "model.safetensors").read_bytes() == whole
     assert (out / "history.csv").read_text() == (tmp_path / "whole/history.csv").read_text()
     assert not (out / recognise.KEPT / recognise.STATE).exists()

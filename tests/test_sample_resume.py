@@ -25,6 +25,7 @@ from pipeline_steps.io.weights import Weights
 from pipeline_steps.study.settings.base import load_frozen
 from pipeline_steps.study.settings.sampling import SampleSettings, read_prompt_set
 from tests.diffusion.tiny_study import base_weights, write_dataset, write_frozen
+from tests.workflow.small_study import quick
 
 PROMPTS = Path(__file__).parents[1] / "config" / "prompts"
 STUDY = {"base_model": "tiny", "prompts": "base"}
@@ -47,7 +48,7 @@ def configuration(
 def start(config: Path, dataset: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "pipeline_steps.sample", "--config", str(config)]
     command += ["--dataset", str(dataset), "--out", str(out), "--batch-size", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | quick() | {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 

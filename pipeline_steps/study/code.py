@@ -277,10 +277,12 @@ def _data_files(folder: Path) -> dict[str, str]:
     }
 
 
+@cache
 def _exists(module: str) -> bool:
     return bool(module) and _file(module).is_file()
 
 
+@cache
 def _file(module: str) -> Path:
     path = PACKAGE.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
