@@ -68,6 +68,7 @@ def freeze(
         StepError: the study names weights that the registry lacks or has for another task, or
             whose resolution is above that of the prepared images.
     """
+    models = _Whole(models)
     return dict(
         [
             *_of_steps(study),
@@ -77,6 +78,20 @@ def freeze(
             *_of_presentation(study, models),
         ]
     )
+
+
+class _Whole(dict[str, Weights]):
+    """Entries of the registry with the hashes of their files, which are looked at once."""
+
+    def __init__(self, models: Mapping[str, Weights]) -> None:
+        super().__init__(models)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> Weights:
+        if name not in self.seen:
+            self[name] = super().__getitem__(name).with_contents()
+            self.seen.add(name)
+        return super().__getitem__(name)
 
 
 def _entry(
@@ -96,9 +111,7 @@ def _entry(
         "step": step,
         "seed": study.seed,
         "settings": settings.model_dump(mode="json") if isinstance(settings, Section) else settings,
-        "weights": {
-            role: entry.with_contents().frozen() for role, entry in (weights or {}).items()
-        },
+        "weights": {role: entry.frozen() for role, entry in (weights or {}).items()},
         "variant": named,
     }
     libraries = sorted(COMPUTING & libraries_behind(*code_behind(content)))

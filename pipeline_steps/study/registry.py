@@ -57,7 +57,7 @@ def pick(models: Mapping[str, Weights], name: str, key: str, task: str | None = 
         StepError: there is no such entry, or it is for another task.
     """
     if name not in models:
-        fit = sorted(entry for entry in models if task in (None, models[entry].task))
+        fit = sorted(other for other, entry in models.items() if task in (None, entry.task))
         raise StepError(f"{key}: config/models.yaml has no entry {name!r}{meant(name, fit)}")
     if task is not None and models[name].task != task:
         raise StepError(f"{key}: {name!r} is for {models[name].task}, not {task}")
