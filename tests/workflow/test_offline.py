@@ -14,6 +14,7 @@ from tests.workflow.small_study import (
     without_network,
 )
 
+LOADED = "import sys; print('torch' in sys.modules, flush=True)"
 ASK = "import urllib.request; urllib.request.urlopen('http://203.0.113.1', timeout=0.01)"
 
 
@@ -26,11 +27,14 @@ def test_whole_study_asks_no_other_machine(finished_study: Path) -> None:
 
 def test_a_question_to_another_machine_would_be_noticed(tmp_path: Path) -> None:
     (tmp_path / "pipeline_steps").mkdir()
-    (tmp_path / "pipeline_steps/ask.py").write_text(ASK)
+    (tmp_path / "pipeline_steps/ask.py").write_text(f"{LOADED}; {ASK}")
     command = [sys.executable, "-m", "pipeline_steps.ask", "now"]
-    for _ in range(2):  # the first process is on its own, the second one a fork of the server's
-        environment = bare_environment() | quick() | watched(tmp_path)
-        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    environment = bare_environment() | quick() | watched(tmp_path)
+    loaded = [
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).stdout
+        for _ in range(2)
+    ]
+    assert loaded == [b"False\n", b"True\n"]  # on its own, and a fork of the server's
     noted = (tmp_path / NETWORK_LOG).read_text("utf-8")
     assert noted.count("socket.connect ('203.0.113.1'") == 2
 

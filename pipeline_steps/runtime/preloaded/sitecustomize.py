@@ -36,7 +36,7 @@ def _is_first(module: str) -> bool:
     """Whether the network is watched, and no process of this module has been so far."""
     log = os.environ.get("NETWORK_LOG", "")
     if not os.path.exists(log):
-        return False
+        return bool(log)
     with open(log, encoding="utf-8") as lines:
         return f" -m {module} " not in lines.read()
 
