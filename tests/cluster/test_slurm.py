@@ -22,8 +22,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Made through SLURM: all that follows from these, which are those of the finished study, and one
-# set of features, so that each kind of job is submitted but for what comes before training; what
-# was made without any training stays, too.
+# set of features, so that each kind of job is submitted but for what comes before training.
 KEPT = (
     "config",
     "dataset",
@@ -32,8 +31,6 @@ KEPT = (
     "features/wild",
     "aligned/real",
     "aligned/wild",
-    *(f"{part}/demo/untuned" for part in ("samples", "aligned", "features", "audit", "groups")),
-    *(f"scores/{kind}/demo/untuned" for kind in ("quality", "identity", "pose")),
 )
 AGAIN = "features/real/demo_quality.safetensors"
 
