@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from measured import hardware, mean
+from studies import StudyFolder
 
 from pipeline_steps import align, features, gather, invent, recognise, sample, score, verify
 from pipeline_steps.io.atomic import write_json
@@ -30,8 +31,6 @@ from pipeline_steps.io.tensors import load_features
 from pipeline_steps.metrics.arrays import rows_of
 from pipeline_steps.metrics.vendi import vendi_score
 from pipeline_steps.study.command import run_main
-from pipeline_steps.study.plan import make_plan
-from pipeline_steps.study.settings.base import Frozen, Section, load_frozen
 from pipeline_steps.study.settings.evidence import FeaturesSettings, ScoreSettings
 from pipeline_steps.study.settings.photographs import AlignSettings
 from pipeline_steps.study.settings.recognition import RecogniseSettings, VerifySettings
@@ -50,25 +49,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "anchors: random": {"invent": {"anchors": "random"}},
     "likeness in [0.5, 0.7]": {"sample": {"embeddings": {"likeness": [0.5, 0.7]}}},
 }
-S = TypeVar("S", bound=Section)
 
 
-class Arm:
+class Arm(StudyFolder):
     """One configuration and what its steps make."""
 
     def __init__(self, folder: Path, study: Path, config: Mapping[str, Any]) -> None:
-        self.folder, self.study = folder, study
-        self.plan = make_plan({**config, "name": "ablation"}, "ablation")
-        for path, text in self.plan.frozen.items():
-            place = folder / path.removeprefix(f"{self.plan.results}/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text)
+        super().__init__(folder, {**config, "name": "ablation"})
+        self.study = study
         self.aligned = folder / "aligned" / VARIANT
         self.prdc = self.plan.study.score.quality.prdc_extractor
         self.judges = self.plan.study.score.identity.recognisers
-
-    def frozen(self, name: str, settings: type[S]) -> Frozen[S]:
-        return load_frozen(self.folder / "config" / f"{name}.json", settings)
 
     def of(self, source: str, names: Sequence[str]) -> list[Path]:
         """Feature files: the arm's own, or the study's."""

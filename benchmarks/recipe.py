@@ -16,11 +16,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from measured import Row, add, proportion, table
+from studies import StudyFolder
 
 from pipeline_steps import (
     align,
@@ -38,8 +39,7 @@ from pipeline_steps import render_demo_world as world
 from pipeline_steps.io.tensors import load_features
 from pipeline_steps.metrics.arrays import rows_of
 from pipeline_steps.study.command import run_main
-from pipeline_steps.study.plan import make_plan
-from pipeline_steps.study.settings.base import Frozen, Section, load_frozen
+from pipeline_steps.study.settings.base import load_frozen
 from pipeline_steps.study.settings.diffusion import FinetuneSettings, PriorSettings
 from pipeline_steps.study.settings.evidence import AuditSettings, FeaturesSettings, ScoreSettings
 from pipeline_steps.study.settings.photographs import (
@@ -52,29 +52,19 @@ from pipeline_steps.study.settings.sampling import SampleSettings
 from pipeline_steps.study.settings.study import merged, read_configs
 
 ROOT = Path(__file__).parents[1]
-S = TypeVar("S", bound=Section)
 
 
-class Study:
-    """A configuration written to a folder, and what its steps make there."""
+class Candidate(StudyFolder):
+    """One configuration of the demo, and what describes its images."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.plan = make_plan(dict(config), str(config["name"]))
-        for path, text in self.plan.frozen.items():
-            place = folder / path.removeprefix(f"{self.plan.results}/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
+        super().__init__(folder, config)
         self.judge = self.plan.study.score.identity.recognisers[-1]
         quality = self.plan.study.score.quality
         self.extractors = [
             *(quality.frechet_extractor, quality.prdc_extractor, quality.cmmd_extractor),
             *(quality.face_quality_extractor, quality.prompt_extractor, self.judge),
         ]
-
-    def frozen(self, name: str, settings: type[S]) -> Frozen[S]:
-        """A step's configuration."""
-        return load_frozen(self.folder / "config" / f"{name}.json", settings)
 
     def features(self, source: str) -> list[Path]:
         """Features of a set, by all extractors (those of prompts only where there are prompts)."""
@@ -91,7 +81,7 @@ class Study:
         return places
 
 
-def photographs(study: Study, people: int, seed: int) -> Path:
+def photographs(study: Candidate, people: int, seed: int) -> Path:
     """The photographs of so many people of another world, prepared; once for all candidates."""
     folder = study.folder
     dataset, rendered = folder / "dataset", folder / "world/render_demo_world.json"
@@ -123,7 +113,7 @@ def closest_to_own(images: Path, photographs: Path) -> int:
     return int((nearest == np.array([file.split("/")[0] for file in shown.files])).sum())
 
 
-def measured(study: Study, dataset: Path, method: str, what: str) -> list[Row]:
+def measured(study: Candidate, dataset: Path, method: str, what: str) -> list[Row]:
     """Train, sample and judge one candidate."""
     folder, base = study.folder, f"demo/{method}"
     start = time.process_time()
@@ -200,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the world and of all draws")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/recipe.json")
     args = parser.parse_args(argv)
-    archives = [f"{args.work}/world/tfd/TD_RGB_A_Set{k}.zip" for k in range(1, 5)]
+    work = args.work / f"{args.people}-of-{args.seed}"  # another world, another folder
+    archives = [f"{work}/world/tfd/TD_RGB_A_Set{k}.zip" for k in range(1, 5)]
     given = {
         "seed": args.seed,
         "name": "recipe",
@@ -209,12 +200,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "render_demo_world": {"participants": args.people, "benchmark_pairs": 40},
         "prepare": {
             "sources": archives,
-            "gender_table": f"{args.work}/world/tfd/gender.csv",
+            "gender_table": f"{work}/world/tfd/gender.csv",
         },
     }
     config = merged(read_configs([ROOT / "config/demo.yaml"]), given)
     for change in args.changes:
-        study = Study(args.work, merged(config, change))
+        study = Candidate(work, merged(config, change))
         dataset = photographs(study, args.people, args.seed)
         what = f"{args.method}, {json.dumps(change)}"
         rows = measured(study, dataset, args.method, what)

@@ -120,7 +120,8 @@ def fork_server(*before: str, **variables: str) -> Iterator[dict[str, str]]:
         before: words before the server's command, so before all that it runs.
         variables: added to the server's environment and to those that are yielded.
     """
-    with preloaded(bare_environment() | variables, before) as known:
+    watching = {"PYTHONPATH": str(Path(__file__).with_name("network_watch"))}
+    with preloaded(bare_environment() | watching | variables, before) as known:
         yield variables | known | {"OMP_NUM_THREADS": "1"}
 
 

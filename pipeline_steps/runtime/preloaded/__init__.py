@@ -27,10 +27,11 @@ def preloaded(
     """Variables by which Python's programs are handed over, while the server runs.
 
     Args:
-        environment: The server's own; Python's paths are set in it.
+        environment: The server's own. Where its PYTHONPATH has a `sitecustomize` already, that one
+            counts, and no step is handed over unless it loads ours.
         before: Words before the server's command, and so before all that it runs.
     """
-    paths = [str(FOLDER), *filter(None, [environment.get("PYTHONPATH")])]
+    paths = [*filter(None, [environment.get("PYTHONPATH")]), str(FOLDER)]
     variables = {"PYTHONPATH": os.pathsep.join(paths), "FORK_SERVER_PYTHON": sys.prefix}
     with tempfile.TemporaryDirectory() as place:
         address = Path(place) / "socket"

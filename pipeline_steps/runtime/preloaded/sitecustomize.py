@@ -1,50 +1,19 @@
-"""Loaded by Python at its start when this folder is in PYTHONPATH.
+"""Loaded by Python at its start when this folder is in PYTHONPATH: a server runs the program.
 
-It notes who asks the network in the file that the variable NETWORK_LOG names, if any: a line for
-each process, and one for each name that it looks up and each connection that it begins, to whatever
-machine.
-
-And it lets a server run the program, where there is the variable FORK_SERVER: Snakemake and steps
-of the pipeline on one thread, no others, are handed over to the server of that name (`server.py`
-beside this file). This process then stands for the other one: signals to it are passed on, the
-other one ends when it ends, and it ends in the same way. Where the network is watched, the first
-process of each step is not handed over: it has to import by itself all that it needs.
+Only Snakemake and steps of the pipeline, of the server's own Python and on one thread, are handed
+over, to the server that the variable FORK_SERVER names (`server.py` beside this file). This process
+then stands for the other one: signals to it are passed on, the other one ends when it ends, and it
+ends in the same way. Where no server answers, as on another node, the program runs here.
 """
 
 import os
-import socket
 import sys
-
-LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
-CONTACTS = ("socket.connect", "socket.sendto")
-
-
-def _note(text: str) -> None:
-    if "NETWORK_LOG" in os.environ:
-        with open(os.environ["NETWORK_LOG"], "a", encoding="utf-8") as log:
-            log.write(f"{text} by {' '.join(sys.orig_argv)!r}\n")
-
-
-def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    if event in LOOKUPS:
-        _note(f"{event} {arguments[0]}")
-    elif event in CONTACTS and getattr(arguments[0], "family", None) != socket.AF_UNIX:
-        _note(f"{event} {arguments[1]}")
-
-
-def _is_first(module: str) -> bool:
-    """Whether the network is watched, and no process of this module has been so far."""
-    log = os.environ.get("NETWORK_LOG", "")
-    if not os.path.exists(log):
-        return bool(log)
-    with open(log, encoding="utf-8") as lines:
-        return f" -m {module} " not in lines.read()
 
 
 def _handed_over() -> bool:
     match sys.orig_argv[1:]:
         case ["-m", module, *_]:
-            known = module.startswith("pipeline_steps.") and not _is_first(module)
+            known = module.startswith("pipeline_steps.")
         case [program, *_]:
             known = os.path.basename(program) == "snakemake"
         case _:
@@ -56,6 +25,7 @@ def _handed_over() -> bool:
 def _run() -> None:
     import json
     import signal
+    import socket
 
     passed = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
     ignored = [int(one) for one in passed if signal.getsignal(one) is signal.SIG_IGN]
@@ -82,8 +52,5 @@ def _run() -> None:
     os._exit(status)
 
 
-handed_over = "FORK_SERVER" in os.environ and _handed_over()
-_note("watched")
-sys.addaudithook(_watch)  # of a server's forks, too
-if handed_over:
+if "FORK_SERVER" in os.environ and _handed_over():
     _run()
