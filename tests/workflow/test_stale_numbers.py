@@ -136,7 +136,7 @@ STAGES: dict[str, dict[str, Callable[[Path], None]]] = {
     },
     "sampling": {
         "a word of a prompt": edited("config/prompts/base.yaml", "close-up", "near"),
-        "a setting of the sampling": setting("sample.guidance", 2.0),
+        "a setting of the sampling": setting("sample.guidance", 3.0),
     },
     "judging": {
         "the code of an extractor": edited(
