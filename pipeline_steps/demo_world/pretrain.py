@@ -162,7 +162,9 @@ def stage_of(name: str, call: Call, run: Run) -> Stage:
         return attributes.stage(seen, unseen, run, seed=plan.seed, amounts=plan.attributes)
     if name == "denoiser":
         latents, unseen_latents = encoded(call, run)
-        return denoiser.stage(latents, unseen_latents, run, seed=plan.seed, amounts=plan.denoiser)
+        return denoiser.stage(
+            base_model(), latents, unseen_latents, run, seed=plan.seed, amounts=plan.denoiser
+        )
     if name in ("face_fusion", "id3"):
         return stage_on_shipped(name, call, run)
     kind = next(kind for kind in plan.recognisers if kind.name == name)
@@ -195,34 +197,52 @@ def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:
     return stage
 
 
+def base_model() -> Path:
+    """Folder of the base model that ships by now."""
+    from pipeline_steps.io.weights import PROJECT_ROOT
+    from pipeline_steps.study.registry import read_models
+
+    return PROJECT_ROOT / read_models(PROJECT_ROOT / "config" / "models.yaml")["demo"].source
+
+
+def autoencoder_of(call: Call) -> Path:
+    """Folder of the autoencoder: the one trained below --work, or the one that ships."""
+    own = call.work / "autoencoder"
+    return own if (own / "config.json").exists() else base_model() / "vae"
+
+
 def encoded(call: Call, run: Run) -> list[Encoded]:
-    """Latents and captions of both sets of photographs; the latents of one autoencoder are kept."""
+    """Latents and captions of both sets of photographs and of their mirror images.
+
+    The latents of one autoencoder are kept.
+    """
+    import torch
     from diffusers import AutoencoderKL
     from safetensors.torch import load_file
+    from transformers import CLIPTokenizer
 
     from pipeline_steps.demo_world.pretraining import autoencoder, denoiser
-    from pipeline_steps.demo_world.pretraining.captions import build_tokenizer, names
+    from pipeline_steps.demo_world.pretraining.captions import names
 
-    folder = call.work / "autoencoder"
-    if not (folder / "config.json").exists():
-        raise StepError(f"there is no {folder} to encode with: train the autoencoder first")
-    model = AutoencoderKL.from_pretrained(folder).to(run.device).eval()
+    folder = autoencoder_of(call)
+    model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(run.device).eval()
     kind = sha256_file(folder / "diffusion_pytorch_model.safetensors")[:12]
     words = names(call.plan.named, call.plan.seed)
-    tokenizer = build_tokenizer(call.work / "tokenizer", words)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(base_model() / "tokenizer"))
     sets = []
     both = call.columns("pictures", *denoiser.CAPTION_FACTS)
     for what, columns in zip(call.photographs(), both, strict=True):
         path = call.work / f"latents-{what.population}.safetensors"
-        label = f"{kind} {what}"
+        label = f"{kind} {what} mirrored"
         if not path.exists() or _label(path) != label:
-            mean, std = autoencoder.latent_moments(model, columns["pictures"], run)
+            pictures = np.concatenate([columns["pictures"], columns["pictures"][:, :, ::-1]])
+            mean, std = autoencoder.latent_moments(model, pictures, run)
             save_tensors(path, {"mean": mean, "std": std}, {"of": label})
         named = words if what.population == PRETRAINING else ()
         tokens = denoiser.caption_tokens(columns, tokenizer, named, seed=call.plan.seed)
         kept = load_file(path)
         factor = float(model.config.scaling_factor)
-        sets.append(denoiser.Encoded(kept["mean"], kept["std"], factor, tokens, len(tokenizer)))
+        sets.append(denoiser.Encoded(kept["mean"], kept["std"], factor, tokens.repeat(2, 1, 1)))
     return sets
 
 
@@ -239,8 +259,6 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
     The autoencoder goes to `autoencoder`, in full precision, and from there into the base model
     that the denoiser makes of it.
     """
-    from diffusers import AutoencoderKL
-
     from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, face_fusion, id3
     from pipeline_steps.diffusion.face_fusion import FILE_NAME as FACE_FUSION_FILE
     from pipeline_steps.diffusion.id3 import ATTRIBUTES
@@ -256,10 +274,10 @@ def write_weights(name: str, average: nn.Module, call: Call, run: Run) -> None:
     elif name == "denoiser":
         denoiser.write_pipeline(
             out / "base_model",
-            AutoencoderKL.from_pretrained(call.work / "autoencoder"),
+            base_model(),
+            autoencoder_of(call),
             weights["unet"],
             weights["text"],
-            call.work / "tokenizer",
         )
     elif name == "id3":
         told = id3.weights_of(average, call.columns(*ATTRIBUTES)[0])

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline_steps.demo_world.pretrain import base_model
 from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, recogniser, training
-from pipeline_steps.demo_world.pretraining.captions import MAX_TOKENS, build_tokenizer
+from pipeline_steps.demo_world.pretraining.captions import names
 from pipeline_steps.demo_world.pretraining.plan import PLANS, RECOGNISERS, Amounts
 from pipeline_steps.demo_world.pretraining.recogniser import degrade, faceless
 from pipeline_steps.runtime.errors import StepError
@@ -246,11 +247,12 @@ def test_a_recogniser_learns_to_tell_unseen_patterns_apart(tmp_path: Path) -> No
 # Denoiser -----------------------------------------------------------------------------------------
 
 
-def test_the_noise_schedule_is_the_schedulers() -> None:
+def test_the_noise_schedule_is_the_base_models() -> None:
     from diffusers import DDPMScheduler
 
     alpha_bar, weights = denoiser.noise_schedule()
-    torch.testing.assert_close(alpha_bar, DDPMScheduler(**denoiser.SCHEDULE).alphas_cumprod)
+    shipped = DDPMScheduler.from_pretrained(base_model() / "scheduler")
+    torch.testing.assert_close(alpha_bar, shipped.alphas_cumprod)
     snr = alpha_bar / (1 - alpha_bar)
     assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
     noisy = snr < 5
@@ -259,9 +261,11 @@ def test_the_noise_schedule_is_the_schedulers() -> None:
     torch.testing.assert_close(ratio, torch.full_like(ratio, 5.0))
 
 
-def test_captions_become_tokens_of_their_own_photograph(tmp_path: Path) -> None:
-    words = ["bodi", "kalu"]
-    tokenizer = build_tokenizer(tmp_path, words)
+def test_captions_become_tokens_of_their_own_photograph() -> None:
+    from transformers import CLIPTokenizer
+
+    words = names(2, PLANS["cpu"].seed)
+    tokenizer = CLIPTokenizer.from_pretrained(str(base_model() / "tokenizer"))
     columns = {
         "identity": np.array([1, 7]),
         "male": np.array([1, 0]),
@@ -270,9 +274,19 @@ def test_captions_become_tokens_of_their_own_photograph(tmp_path: Path) -> None:
         "yaw": np.array([0.0, 0.0]),
     }
     tokens = denoiser.caption_tokens(columns, tokenizer, words, seed=0)
-    assert tokens.shape == (2, denoiser.CAPTIONS_EACH, MAX_TOKENS)
+    assert tokens.shape == (2, denoiser.CAPTIONS_EACH, tokenizer.model_max_length)
     named, other = (" ".join(tokenizer.batch_decode(part)) for part in tokens)
-    assert "kalu" in named
-    assert "bodi" not in named + other
-    assert "kalu" not in other
+    assert words[1] in named
+    assert words[0] not in named + other
+    assert words[1] not in other
     assert int(tokens.max()) == len(tokenizer) - 1
+
+
+def test_a_denoiser_goes_on_as_it_was_and_with_more_channels_at_first_without_them() -> None:
+    own, wider = (denoiser.networks(base_model(), channels)["unet"].eval() for channels in (4, 6))
+    z, text = torch.randn(1, 6, 16, 16), torch.randn(1, 3, 128)
+    with torch.no_grad():
+        expected = own(z[:, :4], 500, text).sample
+        found = wider(z, 500, text).sample
+    torch.testing.assert_close(found[:, :4], expected)
+    assert not found[:, 4:].any()

@@ -9,6 +9,7 @@ and mouth are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,7 +185,7 @@ def reconstruction_quality(
     for first in range(0, len(pictures), CHUNK):
         x = to_batch(torch.from_numpy(pictures[first : first + CHUNK]).to(device))
         marks = torch.from_numpy(landmarks[first : first + CHUNK]).to(device)
-        autocast = run.autocast() if run else torch.autocast(device.type, enabled=False)
+        autocast = run.autocast() if run else nullcontext()
         with autocast:
             y = model.decode(model.encode(x).latent_dist.mean).sample
         squares.append((y.float().clamp(-1, 1) - x).square().mean(1) / 4)

@@ -19,84 +19,43 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline_steps.demo_world.pretraining.autoencoder import (
-    DOWNSAMPLING,
-    LATENT_CHANNELS,
-    RESOLUTION,
-)
-from pipeline_steps.demo_world.pretraining.captions import MAX_TOKENS, caption
+from pipeline_steps.demo_world.pretraining.captions import caption
 from pipeline_steps.demo_world.pretraining.plan import Amounts
 from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.io.atomic import write_text
-from pipeline_steps.seeds import numpy_generator, seed_for
+from pipeline_steps.seeds import numpy_generator
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-TEXT_WIDTH = 128
 TRAIN_TIMESTEPS = 1000
 FIRST_BETA, LAST_BETA = 0.00085, 0.012
-SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": TRAIN_TIMESTEPS,
-    "beta_start": FIRST_BETA,
-    "beta_end": LAST_BETA,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "prediction_type": "epsilon",
-    "steps_offset": 1,
-}
 SNR_CAP = 5.0
 CAPTION_FACTS = ("identity", "male", "expression", "place", "yaw")
 CAPTIONS_EACH = 16  # of a photograph; each step takes one
-FILE_SIZE = "4MB"  # of a part of the UNet's weights
 
 
-def unet() -> UNet2DConditionModel:
-    """Untrained UNet2DConditionModel for latents [n, 8, 16, 16] and context [n, tokens, 128].
-
-    It attends to itself and to the text at every level, so that adapters on attention alone reach
-    coarse shape and fine detail.
-    """
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=RESOLUTION // DOWNSAMPLING,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(64, 112, 144),
-        layers_per_block=1,
-        attention_head_dim=(2, 4, 4),
-        cross_attention_dim=TEXT_WIDTH,
-        norm_num_groups=16,
-        use_linear_projection=True,
-    )
-
-
-def text_encoder(vocabulary: int) -> CLIPTextModel:
-    """Untrained CLIPTextModel of three layers: token ids [n, t <= MAX_TOKENS] to [n, t, 128].
+def networks(folder: Path, channels: int) -> nn.ModuleDict:
+    """Denoiser `unet` and text encoder `text` of a pipeline folder, in single precision.
 
     Args:
-        vocabulary: number of tokens; start and end are the last two, and the end also pads.
+        folder: of a Stable Diffusion pipeline.
+        channels: of the latents. Where the folder's have fewer, the others are not read and
+            predicted as zero to begin with.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
 
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=vocabulary - 2,
-            eos_token_id=vocabulary - 1,
-            pad_token_id=vocabulary - 1,
-            projection_dim=TEXT_WIDTH,
-        )
-    )
+    shipped = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    facts = {k: v for k, v in shipped.config.items() if not k.startswith("_")}  # no paths
+    wider = facts | {"in_channels": channels, "out_channels": channels}
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(wider)
+    own = unet.state_dict()
+    for name, tensor in shipped.state_dict().items():
+        own[name].zero_()[tuple(map(slice, tensor.shape))] = tensor
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    return nn.ModuleDict({"unet": unet, "text": text})
 
 
 @cache
@@ -114,17 +73,15 @@ class Encoded:
     """Photographs as the denoiser learns from them.
 
     Attributes:
-        mean, std: of the autoencoder's posterior, float16 [n, 8, 16, 16], unscaled.
+        mean, std: of the autoencoder's posterior, float16 [n, c, 16, 16], unscaled.
         scaling_factor: the autoencoder's.
         tokens: ids of CAPTIONS_EACH captions of each, int16 [n, k, t].
-        vocabulary: number of different tokens.
     """
 
     mean: Tensor
     std: Tensor
     scaling_factor: float
     tokens: Tensor
-    vocabulary: int
 
     def to(self, device: str) -> Encoded:
         """The same on a device."""
@@ -168,10 +125,14 @@ def caption_tokens(
     return ids[torch.tensor([index[text] for text in texts])].unflatten(0, (-1, CAPTIONS_EACH))
 
 
-def stage(seen: Encoded, unseen: Encoded, run: Run, *, seed: int, amounts: Amounts) -> Stage:
-    """The training of denoiser and text encoder; for the arguments see `autoencoder.stage`."""
-    torch.manual_seed(seed_for(seed, "denoiser"))
-    model = nn.ModuleDict({"unet": unet(), "text": text_encoder(seen.vocabulary)}).to(run.device)
+def stage(
+    folder: Path, seen: Encoded, unseen: Encoded, run: Run, *, seed: int, amounts: Amounts
+) -> Stage:
+    """The training of the denoiser and text encoder of a pipeline folder, from its weights on.
+
+    For the other arguments see `autoencoder.stage`.
+    """
+    model = networks(folder, seen.mean.shape[1]).to(run.device)
     model["unet"].to(memory_format=torch.channels_last)
     seen, unseen = seen.to(run.device), unseen.to(run.device)
 
@@ -197,7 +158,7 @@ def stage(seen: Encoded, unseen: Encoded, run: Run, *, seed: int, amounts: Amoun
         measure=measure,
         amounts=amounts,
         warm_up=6_000,
-        hold=200_000,
+        hold=100_000,
     )
 
 
@@ -224,40 +185,25 @@ def _loss(
 
 
 def write_pipeline(
-    folder: Path,
-    autoencoder: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text: CLIPTextModel,
-    tokenizer: Path,
+    folder: Path, start: Path, autoencoder: Path, unet: UNet2DConditionModel, text: CLIPTextModel
 ) -> None:
-    """Write the base model as a Stable Diffusion folder that plain diffusers opens.
+    """Write a base model as a Stable Diffusion folder that plain diffusers opens.
 
-    The networks are in half precision, there and afterwards; the tokenizer's folder is copied.
+    Args:
+        folder: to write; networks are in half precision there.
+        start: the folder whose training went on: tokenizer and noise schedule stay.
+        autoencoder: folder of the autoencoder.
+        unet, text: trained; they are in half precision afterwards.
     """
-    from diffusers import DDPMScheduler
+    from diffusers import AutoencoderKL
 
-    folder.mkdir(parents=True, exist_ok=True)
-    autoencoder.half().save_pretrained(folder / "vae")
+    shutil.copytree(start, folder, dirs_exist_ok=True)
+    if autoencoder != start / "vae":
+        AutoencoderKL.from_pretrained(autoencoder).half().save_pretrained(folder / "vae")
     text.half().save_pretrained(folder / "text_encoder")
-    unet.half().save_pretrained(folder / "unet", max_shard_size=FILE_SIZE)
+    unet.half().save_pretrained(folder / "unet")
     # Stored in half precision, computed in single: transformers opens a part in the precision that
     # its configuration names, diffusers in single precision, and the parts have to fit each other.
     path = folder / "text_encoder" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
-    DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
-    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.35.0",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    write_text(folder / "model_index.json", json.dumps(index, indent=1) + "\n")

@@ -100,7 +100,7 @@ class Plan:
 
 _CPU = Plan(
     seed=2026,
-    people=1000,
+    people=4000,
     each=4,
     unseen=20,
     named=500,
@@ -108,7 +108,7 @@ _CPU = Plan(
     autoencoder=Amounts(1_000_000, 16, 1e-3),
     recogniser=Amounts(400_000, 64, 1.5e-3),
     attributes=Amounts(200_000, 64, 2e-3),
-    denoiser=Amounts(20_000_000, 32, 6e-4),
+    denoiser=Amounts(20_000_000, 64, 6e-4),
     face_fusion=Amounts(400_000, 8, 2e-3),
     id3=Amounts(400_000, 8, 1e-3),
 )

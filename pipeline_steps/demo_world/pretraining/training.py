@@ -22,7 +22,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline_steps.demo_world.pretraining.plan import Amounts
+from pipeline_steps.diffusion.cpu import SingleAttention
 from pipeline_steps.io.atomic import write_text
 from pipeline_steps.io.tensors import save_tensors
 from pipeline_steps.runtime.errors import StepError
@@ -95,9 +97,11 @@ class Run:
     over: Callable[[], bool]
     save_every: float = 120.0
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """A context in which networks compute."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16), SingleAttention():
+            yield
 
 
 @dataclass
