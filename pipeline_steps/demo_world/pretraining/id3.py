@@ -9,7 +9,7 @@ paper trains all of it from nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,6 @@ def stage(
         seed: of weights, batches and all other draws.
         amounts: length, batch and learning rate.
     """
-    run = replace(run, bfloat16=run.bfloat16 and run.device != "cpu")  # slower there, measured
     seen, others = (
         Known.of(facts, count, base, judges, run.device)
         for facts, count in zip((columns, unseen), each, strict=True)

@@ -110,7 +110,7 @@ _CPU = Plan(
     attributes=Amounts(200_000, 64, 2e-3),
     denoiser=Amounts(20_000_000, 64, 6e-4),
     face_fusion=Amounts(400_000, 8, 2e-3),
-    id3=Amounts(400_000, 8, 1e-3),
+    id3=Amounts(400_000, 16, 1e-3),
 )
 PLANS = {
     "cpu": _CPU,
