@@ -253,7 +253,10 @@ def test_two_trainings_in_one_folder_are_refused(
 def test_plain_diffusers_opens_the_base_model_and_makes_an_image(made: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(str(made / "weights" / "base_model"))
+    folder = made / "weights" / "base_model"
+    texts = [path.read_text() for path in folder.glob("**/*.json")]
+    assert not any(str(place) in text for place in (made, Path.cwd()) for text in texts)
+    pipe = StableDiffusionPipeline.from_pretrained(str(folder))
     pipe.set_progress_bar_config(disable=True)
     assert pipe.scheduler.config.prediction_type == "epsilon"
     pictures = pipe(

@@ -48,8 +48,7 @@ def networks(folder: Path, channels: int) -> nn.ModuleDict:
     from transformers import CLIPTextModel
 
     shipped = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    facts = {k: v for k, v in shipped.config.items() if not k.startswith("_")}  # no paths
-    wider = facts | {"in_channels": channels, "out_channels": channels}
+    wider = dict(shipped.config) | {"in_channels": channels, "out_channels": channels}
     unet: UNet2DConditionModel = UNet2DConditionModel.from_config(wider)
     own = unet.state_dict()
     for name, tensor in shipped.state_dict().items():
@@ -202,8 +201,11 @@ def write_pipeline(
         AutoencoderKL.from_pretrained(autoencoder).half().save_pretrained(folder / "vae")
     text.half().save_pretrained(folder / "text_encoder")
     unet.half().save_pretrained(folder / "unet")
-    # Stored in half precision, computed in single: transformers opens a part in the precision that
-    # its configuration names, diffusers in single precision, and the parts have to fit each other.
-    path = folder / "text_encoder" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_text(path, json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a folder of this machine
+        # Stored in half precision, computed in single: transformers opens a part in the precision
+        # that its configuration names, diffusers in single, and the parts have to fit each other.
+        if path.parent.name == "text_encoder":
+            config["dtype"] = "float32"
+        write_text(path, json.dumps(config, indent=2) + "\n")
