@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from pipeline_steps.demo_world.pretraining.denoiser import Encoded
     from pipeline_steps.demo_world.pretraining.training import Run, Stage
+    from pipeline_steps.io.weights import Weights
 
 TRAININGS = (
     *("autoencoder", "recogniser", "recogniser_b", "attributes", "denoiser"),
@@ -177,10 +178,8 @@ def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:
     """The training of a whole method's weights, on the weights that are shipped by now."""
     from pipeline_steps.diffusion.base_models import load_base_model
     from pipeline_steps.faces.recogniser import load_recogniser
-    from pipeline_steps.io.weights import PROJECT_ROOT
-    from pipeline_steps.study.registry import read_models
 
-    models = read_models(PROJECT_ROOT / "config" / "models.yaml")
+    models = shipped()
     judges = [models[f"demo_{kind.name}"] for kind in call.plan.recognisers]
     module: Any = import_module(f"pipeline_steps.demo_world.pretraining.{name}")
     seen, unseen = call.columns(*module.COLUMNS)
@@ -197,12 +196,19 @@ def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:
     return stage
 
 
-def base_model() -> Path:
-    """Folder of the base model that ships by now."""
+def shipped() -> dict[str, Weights]:
+    """The weights that ship by now, by their names in config/models.yaml."""
     from pipeline_steps.io.weights import PROJECT_ROOT
     from pipeline_steps.study.registry import read_models
 
-    return PROJECT_ROOT / read_models(PROJECT_ROOT / "config" / "models.yaml")["demo"].source
+    return read_models(PROJECT_ROOT / "config" / "models.yaml")
+
+
+def base_model() -> Path:
+    """Folder of the base model that ships by now."""
+    from pipeline_steps.io.weights import PROJECT_ROOT
+
+    return PROJECT_ROOT / shipped()["demo"].source
 
 
 def autoencoder_of(call: Call) -> Path:

@@ -6,9 +6,6 @@ measured 2.3 times as fast on an AMD EPYC (Zen 5), one thread. For sampling, an 
 added to the frozen weights, W + (alpha / r) B A, which in 16 bits would distort a small one, so on
 a GPU adapters stay apart. Cross-attention's keys and values, which follow from the text alone, are
 computed once per batch instead of at every step.
-
-In bfloat16 (AVX512-BF16, AMX) everything but attention is faster: the gradient of PyTorch's fused
-attention takes nine times as long as in float32, which is more than the rest gains.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 _ONEDNN: Any = torch.ops.mkldnn
 
@@ -65,24 +61,6 @@ def folded(network: nn.Module, row: int | None) -> Iterator[None]:
     finally:
         for parent, name, layer in replaced:
             setattr(parent, name, layer)
-
-
-class SingleAttention(TorchFunctionMode):
-    """As a context: attention on a CPU is computed in float32, and rounded to its inputs' type."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention or args[0].device.type != "cpu":
-            return func(*args, **(kwargs or {}))
-
-        def single(value: Any) -> Any:
-            floating = isinstance(value, Tensor) and value.is_floating_point()
-            return value.float() if floating else value
-
-        given = {name: single(value) for name, value in (kwargs or {}).items()}
-        with torch.autocast("cpu", enabled=False):
-            return func(*map(single, args), **given).to(args[0].dtype)
 
 
 def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -83,6 +83,24 @@ def test_bfloat16_is_used_where_the_processor_names_it(monkeypatch: pytest.Monke
         assert training.processor_has_bfloat16("cpu") is has
 
 
+def test_attention_of_bfloat16_is_computed_in_single_precision() -> None:
+    def leaf(seed: int) -> torch.Tensor:
+        values = torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(seed))
+        return values.bfloat16().requires_grad_()
+
+    q, k, v = map(leaf, range(3))
+    mask = torch.zeros(6, 6).bfloat16().masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+    with torch.autocast("cpu", torch.bfloat16), training.SingleAttention():
+        found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    expected = functional.scaled_dot_product_attention(*wide, attn_mask=mask.float())
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+    slope = torch.autograd.grad(found.float().square().sum(), q)[0]
+    wanted = torch.autograd.grad(expected.bfloat16().float().square().sum(), wide[0])[0]
+    assert torch.equal(slope, wanted.bfloat16())
+
+
 def test_plans_render_whole_files_and_share_networks() -> None:
     cpu, cuda = PLANS["cpu"], PLANS["cuda"]
     assert all(n % 10 == 0 for plan in PLANS.values() for n in (plan.people, plan.unseen))

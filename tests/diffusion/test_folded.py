@@ -10,7 +10,6 @@ from pipeline_steps.diffusion.base_models.base import BaseModel, Conditioning
 from pipeline_steps.diffusion.cpu import (
     FrozenGeglu,
     FrozenLinear,
-    SingleAttention,
     can_fold,
     folded,
 )
@@ -85,23 +84,3 @@ def test_other_types_are_left_to_pytorch() -> None:
     assert not can_fold(nn.Linear(1, 1, dtype=torch.float64))
     assert not can_fold(nn.Linear(1, 1, dtype=torch.bfloat16))
     assert not can_fold(nn.Linear(1, 1, device="meta"))
-
-
-def test_attention_of_bfloat16_is_computed_in_single_precision() -> None:
-    from torch.nn import functional as F
-
-    def leaf(seed: int) -> torch.Tensor:
-        values = torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(seed))
-        return values.bfloat16().requires_grad_()
-
-    q, k, v = map(leaf, range(3))
-    mask = torch.zeros(6, 6).bfloat16().masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
-    with torch.autocast("cpu", torch.bfloat16), SingleAttention():
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
-    expected = F.scaled_dot_product_attention(*wide, attn_mask=mask.float())
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, expected.bfloat16())
-    slope = torch.autograd.grad(found.float().square().sum(), q)[0]
-    wanted = torch.autograd.grad(expected.bfloat16().float().square().sum(), wide[0])[0]
-    assert torch.equal(slope, wanted.bfloat16())
