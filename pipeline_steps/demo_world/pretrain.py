@@ -153,6 +153,7 @@ def train(name: str, call: Call) -> bool:
 def stage_of(name: str, call: Call, run: Run) -> Stage:
     """The stage of a training's name."""
     from pipeline_steps.demo_world.pretraining import attributes, autoencoder, denoiser, recogniser
+    from pipeline_steps.faces.recogniser import load_recogniser
 
     plan = call.plan
     if name == "autoencoder":
@@ -171,7 +172,8 @@ def stage_of(name: str, call: Call, run: Run) -> Stage:
     kind = next(kind for kind in plan.recognisers if kind.name == name)
     seen, unseen = call.columns("crops", "identity", seed_offset=kind.seed_offset)
     seed = plan.seed + kind.seed_offset
-    return recogniser.stage(kind, seen, unseen, run, seed=seed, amounts=plan.recogniser)
+    network = load_recogniser(shipped()[f"demo_{name}"], run.device).network
+    return recogniser.stage(kind, network, seen, unseen, run, seed=seed, amounts=plan.recogniser)
 
 
 def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:

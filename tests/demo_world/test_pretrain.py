@@ -21,7 +21,6 @@ from pipeline_steps.demo_world.pretraining.plan import PLANS, RECOGNISERS, Amoun
 from pipeline_steps.faces.extractors import AttributeNet
 from pipeline_steps.faces.recogniser import load_recogniser
 from pipeline_steps.io.hashes import sha256_file
-from pipeline_steps.io.weights import Weights
 from pipeline_steps.runtime.errors import StepError
 
 SMALL = Amounts(images=8, batch=2, learning_rate=1e-3)
@@ -31,9 +30,7 @@ PLAN = Plan(
     each=3,
     unseen=2,
     named=3,
-    recognisers=tuple(
-        replace(r, layers=(1, 1, 1, 1), widths=(16,) * 5, embedding_dim=8) for r in RECOGNISERS
-    ),
+    recognisers=RECOGNISERS,
     autoencoder=SMALL,
     recogniser=replace(SMALL, images=16, batch=8),
     attributes=SMALL,
@@ -210,7 +207,7 @@ def test_a_share_of_the_minutes_makes_way_for_the_next(work: Path) -> None:
 def test_a_small_state_is_taken_up_where_it_is_further(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "PART_BYTES", 4000)
+    monkeypatch.setattr(training, "PART_BYTES", 400_000)
     kept, elsewhere = work / "kept", work / "elsewhere"
     call = Call(PLAN, work, kept, keep=kept)
     pretrain.train("recogniser", call)
@@ -273,21 +270,9 @@ def test_plain_diffusers_opens_the_base_model_and_makes_an_image(made: Path) -> 
 
 @pytest.mark.parametrize("kind", PLAN.recognisers, ids=lambda kind: kind.name)
 def test_a_recogniser_opens_from_the_registrys_entry(made: Path, kind: Any) -> None:
-    recogniser = load_recogniser(
-        Weights(
-            name=kind.name,
-            task="recogniser",
-            architecture="iresnet",
-            source=str(made / "weights" / kind.name / "model.safetensors"),
-            licence="Apache-2.0",
-            commercial_use=True,
-            options={
-                "layers": list(kind.layers),
-                "widths": list(kind.widths),
-                "embedding_dim": kind.embedding_dim,
-            },
-        )
-    )
+    source = made / "weights" / kind.name / "model.safetensors"
+    shipped = pretrain.shipped()[f"demo_{kind.name}"]
+    recogniser = load_recogniser(shipped.model_copy(update={"source": str(source), "sha256": {}}))
     faces = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     np.testing.assert_allclose(np.linalg.norm(recogniser.embed(faces), axis=1), 1, rtol=1e-5)
     if kind.guides:

@@ -17,6 +17,7 @@ from pipeline_steps.demo_world.pretraining import autoencoder, denoiser, recogni
 from pipeline_steps.demo_world.pretraining.captions import names
 from pipeline_steps.demo_world.pretraining.plan import PLANS, RECOGNISERS, Amounts
 from pipeline_steps.demo_world.pretraining.recogniser import degrade, faceless
+from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.runtime.errors import StepError
 
 MARKS = torch.tensor([[[20.0, 26.0], [44.0, 26.0], [32.0, 36.0], [23.0, 46.0], [41.0, 46.0]]])
@@ -190,6 +191,11 @@ def faces(n: int) -> torch.Tensor:
     return functional.interpolate(coarse, size=112, mode="bicubic").clamp(-1, 1)
 
 
+def small_network(quality_head: bool) -> IResNet:
+    torch.manual_seed(0)
+    return IResNet((1, 1, 1, 1), (16,) * 5, embedding_dim=8, quality_head=quality_head)
+
+
 def test_degraded_faces_keep_shape_range_colour_and_order() -> None:
     x = faces(32)
     found = degrade(x, torch.Generator().manual_seed(0))
@@ -231,12 +237,23 @@ def test_only_the_guide_is_pushed_away_from_faceless_images() -> None:
     centres = torch.eye(2, 8)
     embeddings = torch.cat([centres, centres[:1]]).requires_grad_()
     for kind in RECOGNISERS:
-        small = replace(kind, widths=(16,) * 5, embedding_dim=8)
-        model = recogniser.Trainee(small, 2)
-        model.head.weight.data.copy_(centres)
+        model = recogniser.Trainee(kind, small_network(kind.guides), centres)
         shown = embeddings if kind.guides else embeddings[:2]
         (slope,) = torch.autograd.grad(recogniser._loss(model, shown, own), embeddings)
         assert bool(slope[2].abs().sum() > 0) is kind.guides
+
+
+def test_people_begin_where_the_network_puts_their_faces(tmp_path: Path) -> None:
+    pictures = torch.randint(0, 256, (5, 112, 112, 3), generator=torch.Generator().manual_seed(0))
+    identity = torch.tensor([1, 0, 1, 0, 1])
+    network = small_network(quality_head=False)
+    found = recogniser.centres(network, pictures.to(torch.uint8), identity, a_run(tmp_path))
+    with torch.no_grad():
+        rows = functional.normalize(network.eval()(pictures.permute(0, 3, 1, 2) / 127.5 - 1))
+    expected = functional.normalize(torch.stack([rows[identity == k].sum(0) for k in (0, 1)]))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    model = recogniser.Trainee(RECOGNISERS[1], network, found)
+    assert torch.equal(model.head.weight, found)
 
 
 def test_a_recogniser_learns_to_tell_unseen_patterns_apart(tmp_path: Path) -> None:
@@ -253,10 +270,15 @@ def test_a_recogniser_learns_to_tell_unseen_patterns_apart(tmp_path: Path) -> No
             "identity": np.arange(people).repeat(4),
         }
 
-    kind = replace(RECOGNISERS[0], layers=(1, 1, 1, 1), widths=(16,) * 5, embedding_dim=16)
     run = a_run(tmp_path)
     stage = recogniser.stage(
-        kind, patterns(0, 20), patterns(1, 8), run, seed=0, amounts=Amounts(480, 16, 5e-3)
+        RECOGNISERS[0],
+        small_network(quality_head=True),
+        patterns(0, 20),
+        patterns(1, 8),
+        run,
+        seed=0,
+        amounts=Amounts(480, 16, 5e-3),
     )
     state = training.train(replace(stage, warm_up=64), run)
     assert state.curve[-1]["eer"] < 0.2

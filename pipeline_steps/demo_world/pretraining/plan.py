@@ -20,13 +20,11 @@ class Amounts:
 
 @dataclass(frozen=True)
 class RecogniserPlan:
-    """One recogniser.
+    """One recogniser; its network is that of the one that ships.
 
     Attributes:
         name: of its folder and its training.
         seed_offset: added to the plan's seed; another one means other people.
-        layers, widths, embedding_dim: see faces.iresnet; widths are multiples of 16, as CPU
-            kernels come.
         loss, margin: names and sizes of recognition.margins.
         guides: whether fine-tuning follows it: it then learns what fine-tuning may show it, see
             recogniser.py, and to predict a face's quality.
@@ -34,9 +32,6 @@ class RecogniserPlan:
 
     name: str
     seed_offset: int
-    layers: tuple[int, ...]
-    widths: tuple[int, ...]
-    embedding_dim: int
     loss: str
     margin: float
     guides: bool
@@ -44,26 +39,8 @@ class RecogniserPlan:
 
 # The second judges what the first helped to train: other people, architecture and loss.
 RECOGNISERS = (
-    RecogniserPlan(
-        name="recogniser",
-        seed_offset=0,
-        layers=(1, 1, 2, 1),
-        widths=(16, 32, 48, 80, 80),
-        embedding_dim=256,
-        loss="cosface",
-        margin=0.35,
-        guides=True,
-    ),
-    RecogniserPlan(
-        name="recogniser_b",
-        seed_offset=1,
-        layers=(1, 1, 2, 1),
-        widths=(16, 16, 32, 64, 64),
-        embedding_dim=256,
-        loss="arcface",
-        margin=0.3,
-        guides=False,
-    ),
+    RecogniserPlan("recogniser", seed_offset=0, loss="cosface", margin=0.35, guides=True),
+    RecogniserPlan("recogniser_b", seed_offset=1, loss="arcface", margin=0.3, guides=False),
 )
 
 
@@ -106,7 +83,7 @@ _CPU = Plan(
     named=500,
     recognisers=RECOGNISERS,
     autoencoder=Amounts(1_000_000, 16, 1e-3),
-    recogniser=Amounts(400_000, 64, 1.5e-3),
+    recogniser=Amounts(400_000, 64, 5e-4),
     attributes=Amounts(200_000, 64, 2e-3),
     denoiser=Amounts(20_000_000, 64, 6e-4),
     face_fusion=Amounts(400_000, 8, 2e-3),
@@ -119,7 +96,7 @@ PLANS = {
         people=5000,
         unseen=60,
         autoencoder=Amounts(1_500_000, 256, 2e-3),
-        recogniser=Amounts(800_000, 512, 3e-3),
+        recogniser=Amounts(800_000, 512, 1e-3),
         attributes=Amounts(400_000, 512, 3e-3),
         denoiser=Amounts(20_000_000, 1024, 1.5e-3),
         face_fusion=Amounts(2_000_000, 128, 2e-3),

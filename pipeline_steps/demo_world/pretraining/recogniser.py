@@ -1,9 +1,11 @@
 """Training of the embedded recognisers: small iResNets, one of them a guide with a quality head.
 
-Loss: CosFace (Wang et al., CVPR 2018) or ArcFace (Deng et al., CVPR 2019), with a margin that grows
-from zero, so that a small network starts to learn at once. Quality head: CR-FIQA (Boutros et al.,
-CVPR 2023): a sample's certainty ratio CCS / (NNCCS + 1 + eps), the cosine to its own class centre
-over the cosine to the nearest other one, regressed by a smooth L1 loss.
+They go on from those that ship. People's class centres begin where those put them, so that faces
+stay about where they were and what was trained with the recognisers still understands them.
+
+Loss: CosFace (Wang et al., CVPR 2018) or ArcFace (Deng et al., CVPR 2019). Quality head: CR-FIQA
+(Boutros et al., CVPR 2023): a sample's certainty ratio CCS / (NNCCS + 1 + eps), the cosine to its
+own class centre over the cosine to the nearest other one, regressed by a smooth L1 loss.
 
 The guide is what fine-tuning's identity losses follow, so it is also shown what fine-tuning may end
 in: faces without eyes or features (`faceless`) have to lie far from everybody, and poor.
@@ -31,34 +33,40 @@ from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.faces.iresnet import IResNet
 from pipeline_steps.metrics.verification import error_rates
 from pipeline_steps.recognition.margins import MarginHead
-from pipeline_steps.seeds import seed_for
 
 EPSILON = 1e-9
 SCALE = 32.0  # of the cosines
-MARGIN_RISE = 100_000  # images in which the margin rises
 SMOOTH_L1_BETA = 0.5
 FACELESS_SHARE = 0.25  # images without a face, beside a batch of faces
 FAR = 0.1  # largest cosine of such an image to anybody
 FAR_WEIGHT = 10.0
+FAINT = 0.25  # of their contrast, what is left of wiped features at most
 
 
 class Trainee(nn.Module):
-    """A recogniser and, only while it is trained, people's class centres and the images seen."""
+    """A recogniser and, only while it is trained, people's class centres."""
 
-    seen: Tensor
-
-    def __init__(self, plan: RecogniserPlan, people: int) -> None:
+    def __init__(self, plan: RecogniserPlan, network: IResNet, centres: Tensor) -> None:
         super().__init__()
-        dim = plan.embedding_dim
-        self.network = IResNet(
-            plan.layers, plan.widths, embedding_dim=dim, quality_head=plan.guides
-        )
-        self.head = MarginHead(dim, people, loss=plan.loss, scale=SCALE, margin=0)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.network = network.requires_grad_(True)
+        people, dim = centres.shape
+        self.head = MarginHead(dim, people, loss=plan.loss, scale=SCALE, margin=plan.margin)
+        self.head.weight.data.copy_(centres)
+
+
+@torch.no_grad()
+def centres(network: IResNet, crops: Tensor, identity: Tensor, run: Run) -> Tensor:
+    """Mean unit embedding of each person, float32 [people, d], of faces uint8 [n, 112, 112, 3]."""
+    network.eval()
+    with run.autocast():
+        rows = [functional.normalize(network(to_batch(x)).float()) for x in crops.split(CHUNK)]
+    sums = rows[0].new_zeros(int(identity.max()) + 1, rows[0].shape[1])
+    return functional.normalize(sums.index_add_(0, identity, torch.cat(rows)))
 
 
 def stage(
     plan: RecogniserPlan,
+    network: IResNet,
     columns: Mapping[str, np.ndarray],
     unseen: Mapping[str, np.ndarray],
     run: Run,
@@ -66,14 +74,14 @@ def stage(
     seed: int,
     amounts: Amounts,
 ) -> Stage:
-    """The training of a recogniser, for the arguments see `autoencoder.stage`; the columns are
-    `crops` and `identity`.
+    """The training of a recogniser from the network on; for the other arguments see
+    `autoencoder.stage`; the columns are `crops` and `identity`.
     """
-    torch.manual_seed(seed_for(seed, plan.name))
-    model = Trainee(plan, int(columns["identity"].max()) + 1).to(run.device).train()
     crops, identity = (
         torch.from_numpy(columns[name]).to(run.device) for name in ("crops", "identity")
     )
+    known = centres(network.to(run.device), crops, identity, run)
+    model = Trainee(plan, network, known).to(run.device).train()
 
     def loss(count: int, generator: torch.Generator) -> Tensor:
         at = torch.randint(len(crops), (count,), generator=generator, device=run.device)
@@ -83,8 +91,6 @@ def stage(
             x = torch.cat([x, faceless(faces[: int(FACELESS_SHARE * count)], generator)])
         with run.autocast():
             embeddings = model.network(x)
-        model.head.margin = plan.margin * min(1.0, int(model.seen) / MARGIN_RISE)
-        model.seen += count
         return _loss(model, embeddings.float(), identity[at])
 
     return Stage(
@@ -247,20 +253,23 @@ def faceless(x: Tensor, generator: torch.Generator) -> Tensor:
     wide = int(_number(size // 5, size // 3, generator))
     return torch.cat(
         [
-            _wiped(blank, FACE_ELLIPSE),
-            _wiped(blind, EYE_ELLIPSE),
+            _wiped(blank, FACE_ELLIPSE, generator),
+            _wiped(blind, EYE_ELLIPSE, generator),
             _coarse(blurred, int(_number(3, 8, generator))),
             functional.interpolate(corner[..., :wide, :wide], size=(size, size), mode="bilinear"),
         ]
     )
 
 
-def _wiped(x: Tensor, ellipse: tuple[float, float, float, float]) -> Tensor:
-    """Images [n, 3, s, s] with their own blur inside a soft ellipse."""
+def _wiped(
+    x: Tensor, ellipse: tuple[float, float, float, float], generator: torch.Generator
+) -> Tensor:
+    """Images [n, 3, s, s] with their own blur inside a soft ellipse, or nearly so."""
+    faint = 1 - FAINT * torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device)
     axis = (torch.arange(x.shape[-1], device=x.device) + 0.5) / x.shape[-1]
     across, down = (axis - ellipse[0]) / ellipse[2], (axis - ellipse[1]) / ellipse[3]
     inside = torch.sigmoid(8 * (1 - across.square()[None] - down.square()[:, None]))
-    return x + inside * (_coarse(x, 5) - x)
+    return x + faint * inside * (_coarse(x, 5) - x)
 
 
 def _spoil(x: Tensor, generator: torch.Generator) -> Tensor:
