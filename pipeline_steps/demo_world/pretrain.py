@@ -5,14 +5,16 @@
 
 Everything is rendered; no photograph of a real person is involved. Stages: photographs, rendered on
 all cores; autoencoder; recognisers; attribute network; denoiser with its text encoder;
-Face Fusion's weights and ID3's, for the base model and judges of config/models.yaml. Each goes on
-until it has seen as many images as its plan says (pretraining/plan.py), or its share of --minutes
-is over where the plan gives shares; then comes the next.
+Face Fusion's weights and ID3's, for the base model and judges of config/models.yaml. Each begins
+with the weights that ship and goes on until it has seen as many images as its plan says
+(pretraining/plan.py), or its share of --minutes is over where the plan gives shares; then comes the
+next.
 
 The command ends by itself after --minutes, on SIGTERM and on Ctrl-C, and the same command goes on.
 Whole states lie below --work. Where there are none, or older ones, the small states below --start
-are taken up, which `--keep FOLDER` writes: they come with the code. Weights in the formats of the
-real ones, as good as they are by now, lie in `weights` below --work.
+are taken up, which `--keep FOLDER` writes: they come with the code, and of weights that ship, their
+curve alone. Weights in the formats of the real ones, as good as they are by now, lie in `weights`
+below --work.
 
 Needs NumPy, SciPy, OpenCV, Pillow, pydantic, tqdm, PyTorch, safetensors, diffusers and
 transformers, and nothing of the workflow.
@@ -153,7 +155,8 @@ def train(name: str, call: Call) -> bool:
 def stage_of(name: str, call: Call, run: Run) -> Stage:
     """The stage of a training's name."""
     from pipeline_steps.demo_world.pretraining import attributes, autoencoder, denoiser, recogniser
-    from pipeline_steps.faces.recogniser import load_recogniser
+    from pipeline_steps.faces.extractors import AttributeNet
+    from pipeline_steps.faces.recogniser import load_network, load_recogniser
 
     plan = call.plan
     if name == "autoencoder":
@@ -161,7 +164,8 @@ def stage_of(name: str, call: Call, run: Run) -> Stage:
         return autoencoder.stage(seen, unseen, run, seed=plan.seed, amounts=plan.autoencoder)
     if name == "attributes":
         seen, unseen = call.columns("pictures", *attributes.CLASSES, *attributes.NUMBERS)
-        return attributes.stage(seen, unseen, run, seed=plan.seed, amounts=plan.attributes)
+        reader = load_network(shipped()["demo_attributes"], AttributeNet.from_state_dict)
+        return attributes.stage(reader, seen, unseen, run, seed=plan.seed, amounts=plan.attributes)
     if name == "denoiser":
         latents, unseen_latents = encoded(call, run)
         return denoiser.stage(
@@ -178,8 +182,10 @@ def stage_of(name: str, call: Call, run: Run) -> Stage:
 
 def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:
     """The training of a whole method's weights, on the weights that are shipped by now."""
+    from safetensors.torch import load_file
+
     from pipeline_steps.diffusion.base_models import load_base_model
-    from pipeline_steps.faces.recogniser import load_recogniser
+    from pipeline_steps.faces.recogniser import load_recogniser, weights_file
 
     models = shipped()
     judges = [models[f"demo_{kind.name}"] for kind in call.plan.recognisers]
@@ -188,6 +194,7 @@ def stage_on_shipped(name: str, call: Call, run: Run) -> Stage:
     stage: Stage = module.stage(
         load_base_model(models["demo"], run.device),
         [load_recogniser(judge, run.device) for judge in judges],
+        load_file(weights_file(models[f"demo_{name.replace('_', '')}"])),
         seen,
         unseen,
         run,

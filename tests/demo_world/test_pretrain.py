@@ -157,6 +157,20 @@ def test_id3_learns_on_the_embedded_weights_and_leaves_what_sampling_reads(work:
     assert state(work, "id3")[1]["images"] == SMALL.images + 2
 
 
+def test_what_ships_goes_on_from_where_its_curve_alone_says_it_is(work: Path) -> None:
+    kept = work / "kept"
+    kept.mkdir()
+    (kept / "attributes.csv").write_text("steps,images,seconds,loss,age\n3,6,1.5,0.5,\n")
+    assert pretrain.train("attributes", Call(PLAN, work, kept))
+    tensors, counts = state(work, "attributes")
+    assert (counts["steps"], counts["images"], counts["warm"]) == (4, SMALL.images, 2)
+    assert counts["curve"][0] == {"steps": 3, "images": 6, "seconds": 1.5, "loss": 0.5}
+    entry = pretrain.shipped()["demo_attributes"]
+    shipped = load_file(entry.source)["stages.0.0.weight"].float()
+    change = (tensors["weights/stages.0.0.weight"] - shipped).abs().max()
+    assert 0 < float(change) <= 1.1 * SMALL.learning_rate  # one step
+
+
 def call_length(name: str) -> int:
     return (PLAN.recogniser if name.startswith("recogniser") else SMALL).images
 

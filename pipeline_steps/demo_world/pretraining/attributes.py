@@ -14,7 +14,6 @@ from pipeline_steps.demo_world.pretraining.plan import Amounts
 from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.demo_world.rendering.parameters import EXPRESSIONS, PLACES
 from pipeline_steps.faces.extractors import AttributeNet
-from pipeline_steps.seeds import seed_for
 
 CLASSES = {"place": len(PLACES), "expression": len(EXPRESSIONS), "male": 2}
 # Heads of one number each, and what 1 of them stands for: age in [0, 1], degrees, and lightness of
@@ -26,6 +25,7 @@ ZOOM_MARGIN = (10, 16)  # pixels cut off each side of 64, the upper limit exclud
 
 
 def stage(
+    model: AttributeNet,
     columns: Mapping[str, np.ndarray],
     unseen: Mapping[str, np.ndarray],
     run: Run,
@@ -33,13 +33,12 @@ def stage(
     seed: int,
     amounts: Amounts,
 ) -> Stage:
-    """The training on photographs, half of each batch zoomed onto the face as aligned crops are.
+    """The training from a network on, half of each batch zoomed onto the face as crops are.
 
-    For the arguments see `autoencoder.stage`; the columns are `pictures` and what CLASSES and
+    For the other arguments see `autoencoder.stage`; the columns are `pictures` and what CLASSES and
     NUMBERS name.
     """
-    torch.manual_seed(seed_for(seed, "attributes"))
-    model = AttributeNet(CLASSES | dict.fromkeys(NUMBERS, 1)).to(run.device).train()
+    model = model.to(run.device).requires_grad_(True).train()
     pictures = torch.from_numpy(columns["pictures"]).to(run.device)
     truth = {n: torch.from_numpy(columns[n]).to(run.device) for n in (*CLASSES, *NUMBERS)}
 

@@ -31,7 +31,7 @@ from pipeline_steps.diffusion.guide import frozen_copy
 from pipeline_steps.diffusion.objectives import add_noise, predict_x0, prediction_target
 from pipeline_steps.faces.detection import crop_and_resize
 from pipeline_steps.faces.recogniser import Recogniser
-from pipeline_steps.seeds import numpy_generator, torch_generator
+from pipeline_steps.seeds import numpy_generator
 
 COLUMNS = ("pictures", "landmarks", *CAPTION_FACTS)
 IDENTITY_WEIGHT = 0.3
@@ -134,6 +134,7 @@ def captions_of(columns: Mapping[str, np.ndarray], seed: int) -> list[str]:
 def stage(
     base: BaseModel,
     judges: Sequence[Recogniser],
+    weights: Mapping[str, Tensor],
     columns: Mapping[str, np.ndarray],
     unseen: Mapping[str, np.ndarray],
     run: Run,
@@ -147,16 +148,17 @@ def stage(
     Args:
         base: on the device, in single precision.
         judges: recognisers; the first one is followed, all measure.
+        weights: where W_kf and W_vf begin, as FaceFusion has them.
         columns: COLUMNS of photographs, so many of each person one behind the other.
         unseen: the same of people on whom it is measured.
         run: device and precision.
         each: photographs of each person in both.
-        seed: of weights, batches and all other draws.
+        seed: of all draws.
         amounts: length, batch and learning rate.
     """
     run = replace(run, bfloat16=run.bfloat16 and run.device != "cpu")  # slower there, measured
     fusion = FaceFusion(base.unet)
-    fusion.initialise(torch_generator(seed, "face_fusion", "weights"))
+    fusion.load(weights)
     seen, others = (
         People.of(facts, count, base, fusion, judges, run, seed=seed)
         for facts, count in zip((columns, unseen), each, strict=True)

@@ -24,7 +24,7 @@ from pipeline_steps.demo_world.pretraining.plan import Amounts
 from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.guide import frozen_copy
-from pipeline_steps.diffusion.id3 import ATTRIBUTES, TRAINED, TRAINED_ON, ConditionNetwork, Id3
+from pipeline_steps.diffusion.id3 import ATTRIBUTES, TRAINED, TRAINED_ON, Id3
 from pipeline_steps.diffusion.objectives import add_noise, noise_prediction_loss, predict_x0
 from pipeline_steps.diffusion.training.id3 import MOST_FACTS, Batch, Objective
 from pipeline_steps.faces.detection import crop_and_resize
@@ -79,6 +79,7 @@ class Known:
 def stage(
     base: BaseModel,
     judges: Sequence[Recogniser],
+    weights: Mapping[str, Tensor],
     columns: Mapping[str, np.ndarray],
     unseen: Mapping[str, np.ndarray],
     run: Run,
@@ -92,23 +93,20 @@ def stage(
     Args:
         base: on the device, in single precision.
         judges: recognisers; the first one makes y and is followed, all measure.
+        weights: where the network begins, as Id3 reads them.
         columns: COLUMNS of photographs, so many of each person one behind the other.
         unseen: the same of people on whom it is measured.
         run: device and precision.
         each: photographs of each person in both.
-        seed: of weights, batches and all other draws.
+        seed: of all draws.
         amounts: length, batch and learning rate.
     """
     seen, others = (
         Known.of(facts, count, base, judges, run.device)
         for facts, count in zip((columns, unseen), each, strict=True)
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        condition = ConditionNetwork(
-            seen.embeddings[0].shape[1], base.unet.config.cross_attention_dim
-        )
-    network = Id3(base.unet, condition.to(run.device), "attention")
+    known = Id3.of(base.unet, weights)
+    network = Id3(known.unet, known.condition.requires_grad_(True), "attention")
     guide = frozen_copy(judges[0].network)
 
     def loss(count: int, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,8 @@ Two forms of the state, both safetensors with the training curve in their metada
 * whole, `<stage>.safetensors`: weights, running averages and the optimiser's moments, float32;
 * small, `<stage>-<part>.safetensors`: running averages in float16, in parts of a few MB, without
   what only training needs and what is not trained. Training that goes on from them warms up again;
-  the moments, twice as large as the weights, are found within a few hundred steps.
+  the moments, twice as large as the weights, are found within a few hundred steps. Of weights that
+  ship, with which every training begins, only the curve is left, `<stage>.csv`.
 
 Optimiser: AdamW (Loshchilov & Hutter, ICLR 2019). The learning rate's fall and the averages' length
 follow EDM2 (Karras et al., CVPR 2024): neither needs to know when training will end.
@@ -19,6 +20,7 @@ follow EDM2 (Karras et al., CVPR 2024): neither needs to know when training will
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import math
 import time
@@ -106,7 +108,7 @@ class Run:
 
     Attributes:
         folder: of the whole states.
-        start: folder of small states, taken up where they are further than the whole ones.
+        start: folder of small states and curves, taken up where they are further than whole ones.
         device: "cpu" or "cuda".
         bfloat16: autocast; the weights stay float32.
         over: asked after every step.
@@ -303,6 +305,8 @@ def _write(path: Path, tensors: dict[str, Tensor], state: State) -> None:
 def restore(stage: Stage, optimiser: torch.optim.Optimizer, run: Run) -> State:
     """Read what is furthest, the whole or the small state, into the networks and the optimiser.
 
+    A small state without parts is the networks as they are.
+
     Raises:
         StepError: it does not fit the networks.
     """
@@ -310,10 +314,11 @@ def restore(stage: Stage, optimiser: torch.optim.Optimizer, run: Run) -> State:
     whole = run.folder / f"{stage.name}.safetensors"
     small = sorted(run.start.glob(f"{stage.name}-*.safetensors")) if run.start else []
     counts = _counts([whole]) if whole.exists() else None
-    small_counts = _counts(small) if small else None
+    curve = run.start / f"{stage.name}.csv" if run.start else None
+    small_counts = _counts(small) if small else _counts_of(curve) if curve else None
     if small_counts and (counts is None or small_counts["images"] > counts["images"]):
         tensors = {k: t for path in small for k, t in load_file(path).items()}
-        for networks in (stage.networks, state.average):
+        for networks in (stage.networks, state.average) if small else ():
             _fill(networks, tensors, small[0], without=_left_out(stage))
         vars(state).update(small_counts | {"warm": 0})
     elif counts:
@@ -355,6 +360,17 @@ def _left_out(stage: Stage) -> set[str]:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) + 1 :]: t for k, t in tensors.items() if k.startswith(f"{prefix}/")}
+
+
+def _counts_of(curve: Path) -> dict[str, Any] | None:
+    """What a curve's last row says; None where there is none."""
+    if not curve.exists():
+        return None
+    rows = [
+        {name: (int if name in ("steps", "images") else float)(v) for name, v in row.items() if v}
+        for row in csv.DictReader(curve.read_text(encoding="utf-8").splitlines())
+    ]
+    return {name: rows[-1][name] for name in ("steps", "images", "seconds")} | {"curve": rows}
 
 
 def _counts(paths: list[Path]) -> dict[str, Any]:
