@@ -4,9 +4,13 @@
     autoencoder  signal-to-noise ratio of decoded renders: all, of dark faces, at the eyes
     looks        similarity to a person of whom only skin, hair, glasses or shape is another's
     recognisers  equal error rate of embedded recognisers on people they were not trained on
-    samples      does MTCNN find a face in the untuned base model's samples        (needs --study)
-    places       do complex prompts steer the place: read by the attribute network (needs --study)
-    identity     the study's identity table                                        (needs --study)
+
+and of a study named by --study:
+
+    faces        does MTCNN find a face in its images, and in those of its worst person
+    prompts      do prompts steer place and expression, as the attribute network reads them
+    skin         colour of cheeks in images against their person's photographs
+    identity     its identity table
 
 Prints a table with 95 % intervals and adds the same rows to --out; parts that are not measured this
 time stay in that file as they were. A part whose weights or study are missing says so and is left
@@ -17,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,15 +30,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import demo_study
 import numpy as np
 from measured import REPLICATES, Row, add, mean, proportion, table
 
 from pipeline_steps.demo_world.pretraining.images import halved
-from pipeline_steps.demo_world.rendering.parameters import PLACES, Nuisance
+from pipeline_steps.demo_world.rendering.parameters import Nuisance
 from pipeline_steps.demo_world.rendering.population import HELD_OUT, person, wild_nuisance
 from pipeline_steps.demo_world.rendering.renderer import Photograph
-from pipeline_steps.io.images import read_image
-from pipeline_steps.io.manifests import read_manifest
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.runtime.logs import progress
 from pipeline_steps.seeds import numpy_generator
@@ -56,7 +58,6 @@ LOOKS = {
     "glasses": (),
     "shape": ("shape",),
 }
-ENVIRONMENT = re.compile(r"busy (.+) environment")
 
 
 @dataclass(frozen=True)
@@ -273,101 +274,17 @@ def equal_error_rate(what: str, embeddings: np.ndarray, people: Sequence[str], s
     return Row(what, rate, limits.low, limits.high, len(genuine) + len(impostor))
 
 
-def measure_samples(task: Task) -> list[Row]:
-    """Share of the untuned base model's samples in which a face was found."""
-    rows = []
-    for path in sorted(task.study_folder().glob("aligned/*/untuned/*/manifest.parquet")):
-        kept = read_manifest(path, ("kept",))["kept"]
-        name = f"face found, untuned {path.parts[-4]}, {path.parts[-2]} prompts"
-        rows.append(proportion(name, int(kept.sum()), len(kept)))
-    if not rows:
-        raise StepError(f"{task.study} has no aligned untuned samples: run the study first")
-    return rows
-
-
-def place_of(prompt: str) -> str:
-    """The place that a complex prompt asks for; "none" where it asks for none."""
-    match = ENVIRONMENT.search(prompt)
-    return match.group(1) if match else "none"
-
-
-def read_places(weights: Weights, images: Sequence[np.ndarray]) -> list[str]:
-    """Places that the attribute network reads from images uint8 [64, 64, 3]."""
-    import torch
-
-    from pipeline_steps.faces.extractors import AttributeNet
-    from pipeline_steps.faces.recogniser import read_state_dict, to_input, weights_file
-
-    state = read_state_dict(weights_file(weights))
-    network = AttributeNet.from_state_dict({name: value.float() for name, value in state.items()})
-    read: list[str] = []
-    with torch.inference_mode():
-        for first in range(0, len(images), BATCH):
-            x = to_input(torch.from_numpy(np.stack(images[first : first + BATCH])))
-            read += [PLACES[int(k)] for k in network(x)["place"].argmax(1)]
-    return read
-
-
-def measure_places(task: Task) -> list[Row]:
-    """Share of images in which the attribute network reads the true place (chance 1 of 11)."""
-    weights = task.weights("demo_attributes")
-    manifests = sorted(task.study_folder().glob("samples/*/*/complex/manifest.parquet"))
-    if not manifests:
-        raise StepError(f"{task.study} has no samples of complex prompts: run the study first")
-    numbers = range(task.people)
-    photos = rendered(task, numbers, task.photographs, FACE_SIZE, "places")
-    images = [halved(photo.image) for photo in photos]
-    truth = [
-        held_out_nuisance(task.seed, number, index).place
-        for number in numbers
-        for index in range(task.photographs)
-    ]
-    rows = [agreement("place read from unseen renders", read_places(weights, images), truth)]
-    for path in manifests:
-        table = read_manifest(path, ("file", "prompt", "kept"))
-        table = table[table["kept"]]
-        samples = [read_image(path.parent / file) for file in table["file"]]
-        wanted = [place_of(prompt) for prompt in table["prompt"]]
-        if set(wanted) == {"none"}:
-            continue  # of a method that is told numbers and no prompts
-        name = f"place read from samples, {path.parts[-4]}, {path.parts[-3]}"
-        rows.append(agreement(name, read_places(weights, samples), wanted))
-    return rows
-
-
-def agreement(what: str, read: Sequence[str], truth: Sequence[str]) -> Row:
-    """How often what was read is true."""
-    return proportion(what, sum(a == b for a, b in zip(read, truth, strict=True)), len(truth))
-
-
-def measure_identity(task: Task) -> list[Row]:
-    """EER and FDR of the study's identity table, as the study measured them."""
-    import pandas as pd
-
-    path = task.study_folder() / "tables" / "identity.csv"
-    if not path.is_file():
-        raise StepError(f"{path} is missing: run the study first")
-    rows = []
-    for line in pd.read_csv(path).to_dict("records"):
-        name = " ".join(str(line[k]) for k in ("base_model", "method", "prompts"))
-        name += f", vs {line['versus']}, {line['recogniser']}"
-        pairs = int(line["n_genuine"] + line["n_impostor"])
-        for number in ("eer", "fdr"):
-            value, *limits = (line.get(f"{number}{end}") for end in ("", "_low", "_high"))
-            low, high = (None if pd.isna(limit) else float(limit) for limit in limits)
-            if not pd.isna(value):
-                rows.append(Row(f"{number.upper()}, {name}", float(value), low, high, pairs))
-    return rows
-
-
 PARTS: dict[str, Callable[[Task], list[Row]]] = {
     "renderer": measure_renderer,
     "autoencoder": measure_autoencoder,
     "looks": measure_looks,
     "recognisers": measure_recognisers,
-    "samples": measure_samples,
-    "places": measure_places,
-    "identity": measure_identity,
+    "faces": lambda task: demo_study.faces_found(task.study_folder()),
+    "prompts": lambda task: demo_study.prompts_followed(
+        task.study_folder(), task.weights("demo_attributes")
+    ),
+    "skin": lambda task: demo_study.skin(task.study_folder()),
+    "identity": lambda task: demo_study.identity_table(task.study_folder()),
 }
 
 

@@ -10,7 +10,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import skimage.color
 
+from pipeline_steps.io.images import write_png
 from pipeline_steps.io.manifests import write_manifest
 from pipeline_steps.runtime.errors import StepError
 
@@ -30,10 +32,42 @@ def measure() -> ModuleType:
     return module
 
 
-def test_the_place_is_read_off_a_complex_prompt(measure: ModuleType) -> None:
-    start = "photo of sks person, close-up portrait, sad expression"
-    assert measure.place_of(start) == "none"
-    assert measure.place_of(f"{start}, busy construction site environment") == "construction site"
+def test_what_is_asked_for_is_read_off_a_prompt(measure: ModuleType) -> None:
+    asked = measure.demo_study.asked_of
+    start = "photo of sks person, close-up portrait"
+    assert asked(start, "place") == asked(start, "expression") == "none"
+    start = f"{start}, sad expression"
+    assert (asked(start, "place"), asked(start, "expression")) == ("none", "sad")
+    assert asked(f"{start}, busy construction site environment", "place") == "construction site"
+
+
+def test_skin_is_held_against_the_own_persons_photographs(
+    measure: ModuleType, tmp_path: Path
+) -> None:
+    def aligned(folder: Path, greys: dict[str, list[int]]) -> None:
+        rows = []
+        for identity, values in greys.items():
+            for k, value in enumerate(values):
+                image = np.zeros((112, 112, 3), np.uint8)
+                image[60:84, 20:90] = value
+                write_png(folder / identity / f"{k}.png", image)
+                rows.append({"identity": identity, "file": f"{identity}/{k}.png", "kept": True})
+        rows.append({"identity": "ID_1", "file": None, "kept": False})
+        write_manifest(folder / "manifest.parquet", rows)
+
+    study = tmp_path / "aligned"
+    aligned(study / "real", {"ID_1": [119, 119], "ID_2": [60, 60, 60]})
+    aligned(study / "demo" / "idbooth" / "base", {"ID_1": [119], "ID_2": [119, 60]})
+    photographs, images = measure.demo_study.skin(tmp_path)
+    assert (photographs.what, photographs.value) == (
+        "skin, photographs",
+        pytest.approx(0, abs=1e-3),
+    )
+    greys = np.full((1, 2, 3), [[[119], [60]]], np.uint8)
+    light, dark = skimage.color.rgb2lab(greys)[0, :, 0]
+    expected = (0 + (light - dark) / 2) / 2  # people count alike
+    assert images.value == pytest.approx(expected, rel=0.01)
+    assert (images.what, images.n) == ("skin, demo idbooth, base prompts", 2)
 
 
 def test_intervals_are_wilsons_and_the_bootstraps(measure: ModuleType) -> None:
@@ -54,16 +88,18 @@ def test_parts_are_added_to_the_file_and_missing_ones_are_named(
 ) -> None:
     study, out = tmp_path / "study", tmp_path / "measured.json"
     rows = [{"identity": "ID_1", "kept": k < 3} for k in range(4)]
+    rows.append({"identity": "ID_2", "kept": False})
     write_manifest(study / "aligned" / "demo" / "untuned" / "base" / "manifest.parquet", rows)
     write_manifest(study / "aligned" / "demo" / "idbooth" / "base" / "manifest.parquet", rows)
     out.write_text(json.dumps({"renderer": {"rows": []}}))
     arguments = ["--study", str(study), "--out", str(out)]
-    assert measure.main(["--only", "samples", *arguments]) == 0
+    assert measure.main(["--only", "faces", *arguments]) == 0
     written = json.loads(out.read_text())
-    assert set(written) == {"renderer", "samples"}
-    (row,) = written["samples"]["rows"]
-    assert row["what"] == "face found, untuned demo, base prompts"
-    assert (row["value"], row["n"]) == (0.75, 4)
+    assert set(written) == {"renderer", "faces"}
+    found, worst = written["faces"]["rows"][-2:]
+    assert found["what"] == "face found, demo untuned, base prompts"
+    assert (found["value"], found["n"]) == (0.6, 5)
+    assert (worst["value"], worst["n"]) == (0.0, 1)
     assert measure.main(["--only", "identity", *arguments]) == 1
     assert "run the study first" in capsys.readouterr().out
 
