@@ -15,7 +15,9 @@ Out: provenance.json with
                 step
 
 Times are those that the workflow measured around each job. A job that found its results finished
-measured only that; so the sum of reruns may be less than what a study from scratch takes.
+measured only that; so the sum of reruns may be less than what a study from scratch takes. Processor
+seconds and memory are the larger of what the workflow measured and what the job told of itself: the
+one knows nothing of a fork of another process, the other of children that nobody waited for.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from pipeline_steps.io.atomic import write_json
 from pipeline_steps.io.hashes import folder_listing, remembered_sha256, sha256_json
 from pipeline_steps.io.weights import PROJECT_ROOT, Weights, content_hashes, placed
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.logs import get_logger, machine_of_log, this_machine
+from pipeline_steps.runtime.logs import JobLog, get_logger, this_machine
 from pipeline_steps.study.command import command, run_main
 from pipeline_steps.study.settings.base import validated
 
@@ -130,50 +132,47 @@ def source_hash(path: Path) -> dict[str, Any]:
     return {"kind": "folder", **folder_listing(path)}
 
 
-def jobs(benchmarks: Path, logs: Path) -> Iterator[tuple[str, Path, dict[str, Any] | None]]:
-    """Step, benchmark file and machine of each job.
+def jobs(benchmarks: Path, logs: Path) -> Iterator[tuple[str, Path, JobLog]]:
+    """Step, benchmark file and log of each job.
 
     A benchmark file lies at ``<step>.tsv`` or ``<step>/<variant>.tsv``, the log of the same job at
     the same place in its own folder.
     """
     for path in sorted(benchmarks.rglob("*.tsv")):
         name = path.relative_to(benchmarks)
-        yield (
-            name.parts[0].removesuffix(".tsv"),
-            path,
-            machine_of_log(logs / name.with_suffix(".log")),
-        )
+        log = JobLog.read(logs / name.with_suffix(".log"))
+        yield name.parts[0].removesuffix(".tsv"), path, log
 
 
 def machines(benchmarks: Path, logs: Path) -> list[dict[str, Any]]:
     """The different machines and GPUs that jobs told in their logs, with jobs per step."""
     found: dict[str, dict[str, Any]] = {}
-    for step, _, machine in jobs(benchmarks, logs):
-        if machine is not None:
+    for step, _, log in jobs(benchmarks, logs):
+        if (machine := log.machine) is not None:
             entry = found.setdefault(sha256_json(machine), machine | {"jobs": {}})
             entry["jobs"][step] = entry["jobs"].get(step, 0) + 1
     return [found[key] for key in sorted(found)]
 
 
 def steps(benchmarks: Path, logs: Path) -> dict[str, dict[str, float]]:
-    """Jobs, summed times and largest memory per step, from the workflow's benchmark files.
+    """Jobs, summed times and largest memory per step, from benchmark files and logs.
 
     Unmeasured values ("NA", "-") count as nothing. A job has one GPU, or none.
     """
     found: dict[str, dict[str, float]] = {}
-    for step, path, machine in jobs(benchmarks, logs):
+    for step, path, log in jobs(benchmarks, logs):
         none = {"jobs": 0, **dict.fromkeys(NUMBERS, 0.0), "gpu_seconds": 0.0}
         entry = found.setdefault(step, none)
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream, delimiter="\t"):
                 entry["jobs"] += 1
                 for name, column in NUMBERS.items():
-                    value = _number(row.get(column))
+                    value = max(_number(row.get(column)), log.used.get(name, 0.0))
                     if name == "memory_mib":
                         entry[name] = max(entry[name], value)
                     else:
                         entry[name] = round(entry[name] + value, 2)
-                if machine is not None and machine["gpu"]:
+                if log.machine is not None and log.machine["gpu"]:
                     seconds = entry["gpu_seconds"] + _number(row.get("s"))
                     entry["gpu_seconds"] = round(seconds, 2)
     return found

@@ -11,7 +11,7 @@ from pipeline_steps import provenance
 from pipeline_steps.io.atomic import write_json, write_text
 from pipeline_steps.io.hashes import sha256_bytes, sha256_file
 from pipeline_steps.runtime.errors import StepError
-from pipeline_steps.runtime.logs import machine_of_log, tell_machine, this_machine
+from pipeline_steps.runtime.logs import JobLog, tell_machine, tell_usage, this_machine
 from pipeline_steps.runtime.run_lock import VARIABLE
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -97,8 +97,24 @@ def test_a_job_of_a_workflow_tells_its_machine(
     tell_machine()
     log = tmp_path / "job.log"
     log.write_text(f"a line before\n{capsys.readouterr().err}a line after\n")
-    assert machine_of_log(log) == this_machine() | {"gpu": None}
-    assert machine_of_log(tmp_path / "absent.log") is None
+    assert JobLog.read(log).machine == this_machine() | {"gpu": None}
+    assert JobLog.read(tmp_path / "absent.log") == JobLog(None, {})
+
+
+def test_what_a_fork_used_counts_though_its_caller_measured_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv(VARIABLE, "token:")
+    tell_usage()
+    told = capsys.readouterr().err
+    write_text(tmp_path / "logs" / "embed.log", f"a line before\n{told}")
+    row = "12.5\t0:00:12\t14.8\t-\t-\t-\t-\t-\t0.0\t0.01\n"
+    write_text(tmp_path / "benchmarks" / "embed.tsv", HEADER + row)
+    found = provenance.steps(tmp_path / "benchmarks", tmp_path / "logs")["embed"]
+    used = JobLog.read(tmp_path / "logs" / "embed.log").used
+    assert found["processor_seconds"] == used["processor_seconds"] > 0.5  # this process's own
+    assert found["memory_mib"] == used["memory_mib"] > 100
+    assert found["wall_seconds"] == 12.5
 
 
 def test_inputs_and_weights_are_named_by_hash(written: dict[str, Any]) -> None:

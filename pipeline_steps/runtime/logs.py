@@ -1,6 +1,7 @@
 """Log lines and progress bars of the steps, on stderr so that stdout stays free for results.
 
-In a job of a workflow one line tells the machine, since other jobs may run elsewhere.
+In a job of a workflow one line tells the machine, since other jobs may run elsewhere, and the last
+one what the job used.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import logging
 import os
 import platform
 import re
+import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +27,7 @@ T = TypeVar("T")
 
 ROOT = "pipeline_steps"
 LINE = "%(asctime)s %(levelname)s %(step)s %(message)s"
-MACHINE = "machine: "
+MACHINE, USED = "machine: ", "used: "
 COMPUTES_ON = "computes on"
 
 
@@ -104,27 +107,61 @@ def processor() -> str:
 
 def tell_machine() -> None:
     """In a job of a workflow: write down the machine."""
+    _tell(MACHINE, this_machine)
+
+
+def tell_usage() -> None:
+    """In a job of a workflow, at its end: write down what this process and its children used.
+
+    Who started the job cannot measure a fork of another process (see runtime.preloaded).
+    """
+    _tell(USED, usage)
+
+
+def usage() -> dict[str, float]:
+    """Seconds of processor so far, and the largest resident memory of one process in MiB."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "processor_seconds": round(sum(of.ru_utime + of.ru_stime for of in both), 2),
+        "memory_mib": round(max(of.ru_maxrss for of in both) / 1024, 1),
+    }
+
+
+def _tell(mark: str, facts: Callable[[], dict[str, Any]]) -> None:
     if VARIABLE in os.environ:
         with contextlib.suppress(OSError):  # the log may lie on a disk that is full
-            print(f"{MACHINE}{json.dumps(this_machine())}", file=sys.stderr, flush=True)
+            print(f"{mark}{json.dumps(facts())}", file=sys.stderr, flush=True)
 
 
-def machine_of_log(log: Path) -> dict[str, Any] | None:
-    """The machine that a job told in its log, with the GPU it computed on or None.
+@dataclass(frozen=True)
+class JobLog:
+    """What a job told of itself in its log.
 
-    Returns:
-        None where there is no such log, or the job told nothing.
+    Attributes:
+        machine: where it ran, with the GPU it computed on or None; None: it told nothing.
+        used: see :func:`usage`; empty: it told nothing.
     """
+
+    machine: dict[str, Any] | None
+    used: dict[str, float]
+
+    @classmethod
+    def read(cls, log: Path) -> JobLog:
+        """Of a log, which may be missing."""
+        try:
+            text = log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            text = ""
+        machine, used = _told(MACHINE, text), _told(USED, text)
+        gpu = re.search(rf" lease {COMPUTES_ON} (.+)$", text, re.MULTILINE)
+        if machine is not None:
+            machine["gpu"] = gpu[1] if gpu else None
+        return cls(machine, used or {})
+
+
+def _told(mark: str, text: str) -> dict[str, Any] | None:
+    found = re.search(rf"^{mark}(\{{.*\}})$", text, re.MULTILINE)
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    told = re.search(rf"^{MACHINE}(\{{.*\}})$", text, re.MULTILINE)
-    if told is None:
-        return None
-    try:
-        machine: dict[str, Any] = json.loads(told[1])
+        return dict(json.loads(found[1])) if found else None
     except ValueError:
         return None
-    gpu = re.search(rf" lease {COMPUTES_ON} (.+)$", text, re.MULTILINE)
-    return machine | {"gpu": gpu[1] if gpu else None}

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Protocol, get_args, get_origin
 
 from pipeline_steps.runtime.errors import Interrupted, StepError, outer_cause
 from pipeline_steps.runtime.lease import gpu_lease
-from pipeline_steps.runtime.logs import tell_machine
+from pipeline_steps.runtime.logs import tell_machine, tell_usage
 from pipeline_steps.runtime.run_lock import join_run
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 
@@ -95,6 +95,8 @@ def run_main(main: Callable[[], int]) -> int:
             raise
         _say("error", cause)
         return 2
+    finally:
+        tell_usage()
 
 
 def _say(kind: str, text: str) -> None:

@@ -4,7 +4,8 @@ Most steps of a small study take longer to load PyTorch than to work. While a co
 one process has the libraries loaded (`server.py`), and each step that the command starts is a fork
 of it (`sitecustomize.py`). No result changes. Handed over are steps of this Python on one thread of
 this machine; all others run as ever, such as those on another node or in another environment.
-Snakemake's benchmark files then count a step's seconds, but not its memory, which is the fork's.
+Snakemake's benchmark files then count a step's seconds, but not its processor time and memory,
+which are the fork's: it tells them in its log (`runtime.logs.tell_usage`).
 """
 
 from __future__ import annotations
