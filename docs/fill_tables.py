@@ -117,8 +117,10 @@ def study_tables(study: Path, *, date: str, hardware: str) -> dict[str, str]:
         name: "\n".join(to_markdown(table, intervals=True) for table in tables).strip()
         for name, tables in tables_of(frames, NAMES).items()
     }
-    revision = (provenance.get("code") or {}).get("revision", "")
-    code = f", code revision `{revision[:12]}`" if revision else ""
+    of = provenance.get("code") or {}
+    code = f", code revision `{of['revision'][:12]}`" if of else ""
+    if changed := len(of.get("changed_files", ())):
+        code += f", files changed since: {changed}"
     return shown | {
         "measured": f"Measured on {date}, {hardware}{code}.",
         "summary": summary(frames),

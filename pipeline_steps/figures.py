@@ -247,8 +247,7 @@ def _attributes(settings: FiguresSettings, gallery: Gallery, look: Mapping[str, 
     patterns, tables = ATTRIBUTES | settings.attributes, {}
     for method in dict.fromkeys(source.method for source in gallery.samples):
         frame = pd.concat(gallery.similarities(s) for s in gallery.samples if s.method == method)
-        prompts, similarity = frame["prompt"].tolist(), frame["similarity"].to_numpy()
-        tables[method] = attribute_rows(prompts, similarity, patterns)
+        tables[method] = attribute_rows(frame, patterns)
     labels = {method: look["labels"][method] for method in tables}
     return attributes_figure(tables, **{**look, "labels": labels})
 

@@ -78,6 +78,15 @@ def toy_study(root: Path) -> Path:
     return root
 
 
+def test_changed_code_is_told_beside_the_revision(tmp_path: Path) -> None:
+    study = toy_study(tmp_path)
+    provenance = json.loads((study / "provenance.json").read_text())
+    provenance["code"]["changed_files"] = ["pipeline_steps/score.py"]
+    (study / "provenance.json").write_text(json.dumps(provenance))
+    told = fill_tables.study_tables(study, date="2026-01-02", hardware="2 cores")["measured"]
+    assert told.endswith("code revision `0123456789ab`, files changed since: 1.")
+
+
 def test_tables_hold_the_numbers_of_the_csv_files(tmp_path: Path) -> None:
     tables = fill_tables.study_tables(toy_study(tmp_path), date="2026-01-02", hardware="2 cores")
     assert tables.keys() >= set(NAMES)

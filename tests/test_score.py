@@ -14,6 +14,7 @@ from pipeline_steps.evidence.scores import identity
 from pipeline_steps.evidence.scores.identity import IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS, pose_row
 from pipeline_steps.io.tensors import load_features, save_features
+from pipeline_steps.metrics import pairs
 from pipeline_steps.metrics.frechet import frechet_distance
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.score import main
@@ -208,6 +209,9 @@ def test_many_pairs_give_the_same_rows_and_replicates(
     numbers = ["n_identities", "replicate", "eer", "fdr", "genuine_mean"]
     np.testing.assert_allclose(few[numbers], many[numbers], rtol=1e-3, atol=1e-3)
     assert (few["identities_sha256"] == many["identities_sha256"]).all()
+    monkeypatch.setattr(pairs, "GROUPS", 3)  # of five people: draws that pair with no others
+    world.score("identity", sources, "groups.csv", "--replicates", str(files[1]))
+    assert set(pd.read_parquet(files[1])["identities_sha256"]).isdisjoint(few["identities_sha256"])
 
 
 def test_identity_of_the_real_images_among_themselves(world: World) -> None:

@@ -39,7 +39,7 @@ class Study:
     own: bool = False
     intervals: bool = False
     images: int | None = None
-    largest: int = 5_000_000  # beyond, error rates are over groups of people
+    largest: int = 6_000_000  # beyond, error rates are over groups of people
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 

@@ -11,6 +11,7 @@ pairs there are; whatever reads comparisons reads both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,7 +29,7 @@ from pipeline_steps.metrics.arrays import (
     unit_rows,
 )
 
-MAX_PAIRS = 5_000_000  # of a comparison that lists them all
+MAX_PAIRS = 6_000_000  # of a comparison that lists them all: 107 people x 21 images, twice
 OPERATING_POINTS = {"fmr100": 0.01, "fmr1000": 0.001}  # column -> false match rate
 BLOCK_ROWS, BLOCK_COLUMNS = 512, 2048
 GROUPS = 40  # of people, in a condensed comparison
@@ -85,6 +86,14 @@ class Comparison:
         return self.groups or len(self.identities)
 
 
+@dataclass(frozen=True)
+class Exactly:
+    """False match rates and thresholds near which a condensed comparison counts by score."""
+
+    rates: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+
 def compare(
     probes: ArrayLike,
     probe_identities: Sequence[str],
@@ -94,6 +103,7 @@ def compare(
     impostors: Impostors = "all",
     rng: np.random.Generator | None = None,
     keep: int | None = None,
+    exactly: Exactly | None = None,
 ) -> Comparison:
     """Every probe against every gallery image, or every unordered pair of two different probes.
 
@@ -105,8 +115,10 @@ def compare(
         impostors: "all" pairs of two identities, or "equal": as many as there are genuine ones,
             drawn without replacement (all, when there are fewer).
         rng: generator of that draw; needed for "equal" only.
-        keep: a comparison of all pairs that are more than this is condensed; its scores are those
-            of single precision. None: none is.
+        keep: a comparison of all pairs is condensed where they would be more than this if everybody
+            had as many images as the one with most; so comparisons of the same people are alike,
+            though faces were lost in some. Its scores are those of single precision. None: none is.
+        exactly: what a condensed comparison has to tell exactly beside OPERATING_POINTS.
 
     Raises:
         ValueError: wrong shapes or lengths, or "equal" without a generator.
@@ -122,12 +134,14 @@ def compare(
     unique, codes = np.unique(np.asarray(owners, dtype=str), return_inverse=True)
     names = tuple(unique.tolist())
     n_pairs = len(a) * (len(a) - 1) // 2 if within else len(a) * len(b)
-    condensed = impostors == "all" and keep is not None and n_pairs > keep
+    whole = [_evened(codes[: len(a)]), *(() if within else (_evened(codes[len(a) :]),))]
+    most = whole[0] * (whole[0] - 1) // 2 if within else whole[0] * whole[1]
+    condensed = impostors == "all" and keep is not None and most > keep
     units = min(GROUPS, len(names)) if condensed else None
     left = _side(a, codes[: len(a)], units, len(names), "image" if within else "probe")
     right = left if within else _side(b, codes[len(a) :], units, len(names), "gallery")
     if units is not None:
-        return Comparison(*_counted(left, right, units), names, groups=units)
+        return Comparison(*_counted(left, right, units, exactly or Exactly()), names, groups=units)
     if impostors == "all":
         return Comparison(*_listed(left, right, None), names)
     if rng is None:
@@ -138,6 +152,12 @@ def compare(
     if genuine < n_pairs - genuine:
         chosen = np.sort(rng.choice(n_pairs - genuine, size=genuine, replace=False, shuffle=False))
     return Comparison(*_listed(left, right, chosen), names)
+
+
+def _evened(codes: Codes) -> int:
+    """Number of images if each person had as many as the one with most."""
+    counts = np.bincount(codes)
+    return int(np.count_nonzero(counts) * counts.max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -299,7 +319,7 @@ def _tally(left: _Side, right: _Side, units: int, levels: Codes, sharp: Codes) -
     return tally
 
 
-def _counted(left: _Side, right: _Side, units: int) -> tuple[Pairs, Pairs]:
+def _counted(left: _Side, right: _Side, units: int, exactly: Exactly) -> tuple[Pairs, Pairs]:
     """Genuine and impostor pairs, counted finely where some rows say that the thresholds lie."""
     step = max(1, len(left.rows) // SAMPLE_ROWS)
     some = _Side(left.rows[::step], left.codes[::step], -(-left.edges // step))
@@ -308,20 +328,20 @@ def _counted(left: _Side, right: _Side, units: int) -> tuple[Pairs, Pairs]:
     tally, sharp = _tally(some, right, units, none, none), none
     if not tally.coarse.any((1, 2, 3)).all():  # genuine pairs are rare: all rows have to tell
         tally = _tally(left, right, units, none, none)
-    crossing, thresholds = _thresholds(tally.by_bin())
+    crossing, thresholds = _thresholds(tally.by_bin(), exactly)
     while not np.isin(thresholds // FINE, sharp).all():  # again, if those rows were wrong
         beside = (thresholds // FINE)[:, None] + np.arange(-1, 2)
         sharp = np.union1d(sharp, np.clip(beside, 0, LEVELS - 1))
         around = crossing // FINE + np.arange(-reach, reach + 1)
         levels = np.union1d(sharp, np.clip(around, 0, LEVELS - 1))
         tally = _tally(left, right, units, levels, sharp)
-        crossing, thresholds = _thresholds(tally.by_bin())
+        crossing, thresholds = _thresholds(tally.by_bin(), exactly)
     sums = _sums(left, right, tally.genuine_sums)
     own, other = (_condensed(tally, kind, thresholds, sums[kind]) for kind in (0, 1))
     return own, other
 
 
-def _thresholds(bins: Codes) -> tuple[int, Codes]:
+def _thresholds(bins: Codes, exactly: Exactly) -> tuple[int, Codes]:
     """The bin with the equal error rate's threshold, and all bins with any, of counts [2, n].
 
     The equal error rate's is the bin in which FMR falls below FNMR. A false match rate's is the bin
@@ -335,9 +355,12 @@ def _thresholds(bins: Codes) -> tuple[int, Codes]:
     fnmr, fmr = below[0] / below[0, -1], (below[1, -1] - below[1]) / below[1, -1]
     crossing = int(np.argmax(fmr <= fnmr)) - 1
     found = [crossing]
-    for rate in OPERATING_POINTS.values():
+    for rate in (*OPERATING_POINTS.values(), *exactly.rates):
         last = int(np.argmax(fmr <= rate)) - 1
         found += [last, *np.flatnonzero(bins[1, :last])[-1:].tolist()]
+    for threshold in exactly.thresholds:
+        at = math.floor((threshold - LOW) * (LEVELS * FINE / (HIGH - LOW)))
+        found.append(min(max(at, 0), LEVELS * FINE - 1))
     return crossing, np.unique(found)
 
 

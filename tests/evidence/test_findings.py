@@ -4,15 +4,17 @@ import math
 
 import pandas as pd
 
-from pipeline_steps.evidence.names import Names
+from pipeline_steps.evidence.names import WORST_TO_BEST, Names
 from pipeline_steps.evidence.report.findings import (
     error_sentences,
+    group_sentences,
     likeness_sentences,
     order_claims,
     order_sentences,
     recognition_sentences,
 )
 from pipeline_steps.evidence.report.page import count_images
+from pipeline_steps.evidence.scores.groups import COMPARED
 from pipeline_steps.evidence.tables.table import Estimate
 
 ORDER = ("dreambooth", "portraitbooth", "idbooth")
@@ -116,6 +118,32 @@ def test_recognition_compares_photographs_and_best_synthetic_set_with_chance() -
     assert "not told apart from chance" in real
     assert "SD-2.1 ID-Booth, Base prompts, 0.600 [" in best
     assert "better than chance (0.5); 1 of 2 synthetic sets" in best
+
+
+def test_photographs_with_images_are_no_synthetic_training_set() -> None:
+    rows = recognition("real", "-", 0.51) + recognition("real+sd21", "idbooth", 0.93)
+    frame = pd.DataFrame(rows + recognition("sd21", "idbooth", 0.52))
+    _, both, best = recognition_sentences(frame, Names())
+    assert "photographs and images" in both and "0.930" in both
+    assert best.startswith("Best synthetic training set: SD-2.1 ID-Booth") and "0.520" in best
+    assert "of 1 synthetic sets" in best
+
+
+def test_a_group_without_a_face_is_told_as_the_furthest() -> None:
+    of = {"base_model": "sd21", "method": "idbooth", "prompts": "base", "note": ""}
+    rows: list[dict] = [
+        of | {"recogniser": "judge", "by": "gender", "group": group, "faces": faces, "eer": eer}
+        for group, faces, eer in (("F", 1.0, 0.1), ("M", 0.0, math.nan))
+    ]
+    limits = {"faces_low": 0.0, "faces_high": 0.4}
+    ratios = of | {"recogniser": "judge", "by": "gender", "group": WORST_TO_BEST, "faces": 0.0}
+    frame = pd.DataFrame([*rows, ratios | limits | {"note": "beyond chance: faces"}])
+    for key in COMPARED:
+        for name in (key, f"{key.removesuffix('_mean')}_low", f"{key.removesuffix('_mean')}_high"):
+            frame[name] = frame.get(name, math.nan)
+    (sentence,) = group_sentences(frame, Names())
+    assert "share of images with a face of M over F" in sentence
+    assert "in 1 of 1 sets" in sentence
 
 
 def test_reasons_are_counted_most_frequent_first() -> None:

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from pipeline_steps.evidence.names import WORST_TO_BEST
+from pipeline_steps.evidence.scores import groups as scored
 from pipeline_steps.evidence.scores.groups import COMPARED, Grouped, group_rows
 from pipeline_steps.evidence.scores.sets import ImageSet
+from pipeline_steps.metrics import pairs
 from pipeline_steps.metrics.pairs import compare
 from pipeline_steps.metrics.verification import comparison_error_rates
 from pipeline_steps.study.settings.evidence import GroupsSettings
@@ -109,6 +111,23 @@ def test_all_groups_are_held_against_the_threshold_of_everybody() -> None:
     assert {row["threshold"] for row in by_group.values()} == {by_group["F"]["threshold"]}
     missed = found.counts["images"] - found.counts["faces"]
     assert by_group["F"]["faces"] == pytest.approx(1 - missed[groups["gender"]["F"]].sum() / 40)
+
+
+@pytest.mark.parametrize("fmr", [0.01, 0.03])
+def test_many_pairs_give_groups_the_rates_of_all_scores(
+    fmr: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, members = world(1, {"F": 12, "M": 12}, {"M": 0.5})
+    settings = GroupsSettings(min_people=4, fmr=fmr)
+    listed = group_rows(found, "judge", members, settings)
+    monkeypatch.setattr(scored, "MAX_PAIRS", 0)
+    monkeypatch.setattr(pairs, "WITHIN", 0)  # levels far from the thresholds are counted whole
+    monkeypatch.setattr(pairs, "AROUND", 0)
+    condensed = group_rows(found, "judge", members, settings)
+    for one, two in zip(listed, condensed, strict=True):
+        for name in ("fnmr", "fmr"):
+            assert two[name] == pytest.approx(one[name], rel=1e-9), (name, one["group"])
+        assert two["threshold"] == pytest.approx(one["threshold"], abs=1e-7)
 
 
 def test_a_group_of_few_people_has_no_numbers_and_says_why() -> None:

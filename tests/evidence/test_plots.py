@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -94,11 +95,16 @@ PROMPTS = [
     "photo of sks person, close-up portrait, happy expression, busy forest environment",
     "photo of sks person, close-up portrait, happy expression, busy forest environment",
 ]
-SIMILARITY = np.array([0.5, 0.1, 0.3, np.nan])
+SIMILARITY = [0.5, 0.1, 0.3, np.nan]
+
+
+def shown(prompts: list[str], similarity: list[float]) -> pd.DataFrame:
+    columns = {"prompt": prompts, "face": np.isfinite(similarity), "similarity": similarity}
+    return pd.DataFrame(columns)
 
 
 def test_attributes_are_read_off_the_prompts() -> None:
-    table = attribute_rows(PROMPTS, SIMILARITY, ATTRIBUTES).set_index(["attribute", "value"])
+    table = attribute_rows(shown(PROMPTS, SIMILARITY), ATTRIBUTES).set_index(["attribute", "value"])
     assert list(table.index) == [
         ("expression", "happy"),
         ("expression", "sad"),
@@ -111,12 +117,19 @@ def test_attributes_are_read_off_the_prompts() -> None:
     assert happy["half_width"] == pytest.approx(1.96 * np.std([0.5, 0.3], ddof=1) / np.sqrt(2))
 
 
+def test_faces_of_people_without_photographs_are_faces() -> None:
+    images = shown(PROMPTS[2:], [np.nan, np.nan]).assign(face=[True, False])
+    table = attribute_rows(images, ATTRIBUTES)
+    assert table["faces"].tolist() == [0.5, 0.5]
+    assert table["similarity"].isna().all()
+
+
 def test_views_and_backgrounds_of_the_fg2025_prompts_are_attributes_too() -> None:
     prompts = [
         "face side-portrait photo of female sks person, night club background",
         "face portrait photo of male sks person",
     ]
-    table = attribute_rows(prompts, np.array([0.1, 0.2]), ATTRIBUTES)
+    table = attribute_rows(shown(prompts, [0.1, 0.2]), ATTRIBUTES)
     assert list(zip(table["attribute"], table["value"], strict=True)) == [
         *(("place", "none"), ("place", "night club")),
         *(("view", "portrait"), ("view", "side-portrait")),
@@ -124,7 +137,7 @@ def test_views_and_backgrounds_of_the_fg2025_prompts_are_attributes_too() -> Non
 
 
 def test_prompts_that_name_nothing_give_an_empty_figure() -> None:
-    table = attribute_rows(["photo of a person"], np.array([0.1]), ATTRIBUTES)
+    table = attribute_rows(shown(["photo of a person"], [0.1]), ATTRIBUTES)
     assert table.empty
     figure = attributes_figure({"idbooth": table}, **LOOK, width=5)
     assert figure.axes == []
@@ -132,7 +145,9 @@ def test_prompts_that_name_nothing_give_an_empty_figure() -> None:
 
 
 def test_each_attribute_shows_every_method_at_its_own_height() -> None:
-    tables = {m: attribute_rows(PROMPTS, SIMILARITY, ATTRIBUTES) for m in ("dreambooth", "idbooth")}
+    tables = {
+        m: attribute_rows(shown(PROMPTS, SIMILARITY), ATTRIBUTES) for m in ("dreambooth", "idbooth")
+    }
     figure = attributes_figure(tables, **LOOK, width=5)
     left, right = figure.axes[2], figure.axes[3]
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["none", "city street", "forest"]

@@ -99,6 +99,19 @@ def test_pairs_of_one_kind_are_condensed_without_the_other(names: str, kind: str
 
 
 @pytest.mark.parametrize("versus", [False, True])
+def test_sets_of_the_same_people_are_condensed_alike_though_some_lost_an_image(
+    versus: bool,
+) -> None:
+    rows, names = np.eye(6), list("aaabbb")
+    other = (rows, names) if versus else ()
+    most = 36 if versus else 15
+    for kept in (6, 5):
+        for keep, condensed in ((most, False), (most - 1, True)):
+            found = compare(rows[:kept], names[:kept], *other, keep=keep)
+            assert (found.groups is not None) is condensed
+
+
+@pytest.mark.parametrize("versus", [False, True])
 @pytest.mark.parametrize("groups", [40, 3])
 def test_condensed_pairs_are_counted_once_each_with_their_sums(
     versus: bool, groups: int, monkeypatch: pytest.MonkeyPatch

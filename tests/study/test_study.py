@@ -118,6 +118,7 @@ def test_the_paper_presets_have_the_papers_values() -> None:
         ({"prompt_sets": ["basic"], "training_sets": ["real"]}, "config/prompts/basic.yaml"),
         ({"recogniser": "arcface"}, "recogniser: config/models.yaml has no entry 'arcface'"),
         ({"recogniser": "demo"}, "recogniser: 'demo' is for base_model, not recogniser"),
+        ({"figures__recogniser": "arcface_r100"}, "is none of score.identity.recognisers"),
         ({"score__pose__extractor": "posenet"}, "no entry 'posenet'"),
         ({"prepare__resolution": 32}, "prepare.resolution is 32, but base model 'demo' has 64"),
     ],

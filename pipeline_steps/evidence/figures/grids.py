@@ -165,18 +165,18 @@ class Gallery:
         return [str(p) for p in self._samples_of(source, identity)["prompt"].head(count)]
 
     def similarities(self, source: Source) -> pd.DataFrame:
-        """Prompt and mean similarity to the identity's photographs of every sample.
-
-        NaN where no face was found or the identity has no photographs.
+        """Of every sample its prompt, whether a face was found, and the mean similarity to the
+        identity's photographs; NaN where there is no face or no photograph.
         """
         frame = self.samples[source]
         means = {name: np.mean(list(rows.values()), axis=0) for name, rows in self.real.items()}
-        values = []
+        faces, values = [], []
         for identity, file in zip(frame["identity"].astype(str), frame["file"], strict=True):
             embedding = self.synthetic[source].get(identity, {}).get(Path(file).stem)
             known = embedding is not None and identity in means
+            faces.append(embedding is not None)
             values.append(float(means[identity] @ embedding) if known else np.nan)
-        return pd.DataFrame({"prompt": frame["prompt"], "similarity": values})
+        return pd.DataFrame({"prompt": frame["prompt"], "face": faces, "similarity": values})
 
     def _photographs_of(self, identity: str) -> list[str]:
         rows = self.photographs[self.photographs["identity"].astype(str) == identity]

@@ -137,14 +137,11 @@ def pose_figure(
     return figure
 
 
-def attribute_rows(
-    prompts: Sequence[str], similarity: NDArray[np.float64], patterns: Mapping[str, str]
-) -> pd.DataFrame:
+def attribute_rows(images: pd.DataFrame, patterns: Mapping[str, str]) -> pd.DataFrame:
     """What each image was asked to show, and how well it then shows the person.
 
     Args:
-        prompts: the prompt of each image [n].
-        similarity: mean similarity to the person's photographs [n]; NaN: no face was found.
+        images: see `Gallery.similarities`.
         patterns: attribute to a regular expression; its first group that matched is the value.
 
     Returns:
@@ -154,17 +151,16 @@ def attribute_rows(
     """
     found = []
     for attribute, pattern in patterns.items():
-        matches = [re.search(pattern, prompt) for prompt in prompts]
+        matches = [re.search(pattern, prompt) for prompt in images["prompt"]]
         if not any(matches):
             continue
         values = np.array([_group(match) if match else NOT_NAMED for match in matches])
         for value in sorted(set(values.tolist()), key=lambda v: (v != NOT_NAMED, natural_key(v))):
-            own = similarity[values == value]
-            faces = own[~np.isnan(own)]
-            deviation = float(faces.std(ddof=1)) if len(faces) > 1 else float("nan")
-            mean = float(faces.mean()) if len(faces) else float("nan")
-            half_width = Z95 * deviation / np.sqrt(max(len(faces), 1))
-            share = len(faces) / len(own)
+            own = images[values == value]
+            known = own["similarity"].dropna()
+            mean, deviation = float(known.mean()), float(known.std(ddof=1))
+            half_width = Z95 * deviation / np.sqrt(max(len(known), 1))
+            share = float(own["face"].mean())
             found.append((attribute, value, len(own), share, mean, half_width))
     return pd.DataFrame(found, columns=ATTRIBUTE_COLUMNS)
 

@@ -20,7 +20,7 @@ from pipeline_steps.evidence.names import (
 from pipeline_steps.evidence.scores.groups import COMPARED, NONE, worst_and_best
 from pipeline_steps.evidence.tables.kinds import average_accuracy
 from pipeline_steps.evidence.tables.table import Estimate, estimate_of
-from pipeline_steps.naming import REFERENCES, UNTUNED
+from pipeline_steps.naming import REAL, REFERENCES, UNTUNED
 from pipeline_steps.study.source import NOT_APPLICABLE
 
 GROUP_MEASURES = {
@@ -229,21 +229,27 @@ def likeness_sentences(frames: Mapping[str, pd.DataFrame], names: Names) -> list
 
 
 def recognition_sentences(recognition: pd.DataFrame, names: Names) -> list[str]:
-    """Average test accuracy: the photographs, the best synthetic set, and how many beat chance."""
+    """Average test accuracy: of the photographs, alone and with images, and of the best synthetic
+    set, and how many of these beat chance."""
     sentences: list[str] = []
     synthetic: list[tuple[str, Estimate]] = []
     for (base_model, prompts, method), rows in sorted_groups(recognition, SETS):
         average = average_accuracy(rows)
         if average is None:
             continue
+        asked = "" if prompts == NOT_APPLICABLE else f", {names(prompts)} prompts"
+        what = f"{names(base_model)} {names(method)}{asked}"
         if base_model in REFERENCES:
             sentences.append(
                 f"Trained on the photographs ({names(base_model)}): average accuracy over the test "
                 f"benchmarks {average.text()}, {_against_chance(average)}."
             )
+        elif REAL in base_model.split("+"):
+            sentences.append(
+                f"Trained on the photographs and images, {what}: {average.text()}, "
+                f"{_against_chance(average)}."
+            )
         else:
-            asked = "" if prompts == NOT_APPLICABLE else f", {names(prompts)} prompts"
-            what = f"{names(base_model)} {names(method)}{asked}"
             synthetic.append((what, average))
     if synthetic:
         what, best = max(synthetic, key=lambda item: item[1].value)
@@ -276,7 +282,8 @@ def group_sentences(groups: pd.DataFrame, names: Names) -> list[str]:
                     worst, best = worst_and_best(values, key)
                     where = ", ".join(map(names, source))
                     what = f"{GROUP_MEASURES[key]} of {worst} over {best}, {where}: "
-                    beyond.append((abs(math.log(ratio.value)), what + ratio.text(2)))
+                    far = abs(math.log(ratio.value)) if ratio.value > 0 else math.inf
+                    beyond.append((far, what + ratio.text(2)))
         total = len(ratios)
         apart = sum(not str(note).endswith(NONE) for note in ratios["note"])
         told += (

@@ -28,7 +28,7 @@ from pipeline_steps.metrics.intervals import (
     jackknife_interval,
     ratio_interval,
 )
-from pipeline_steps.metrics.pairs import MAX_PAIRS, Comparison, Pairs, compare
+from pipeline_steps.metrics.pairs import MAX_PAIRS, Comparison, Exactly, Pairs, compare
 from pipeline_steps.metrics.verification import comparison_error_rates, threshold_at_fmr
 from pipeline_steps.naming import VARIANT
 from pipeline_steps.study.settings.evidence import GroupsSettings
@@ -77,14 +77,16 @@ class Grouped:
     quality: str
     skin_tone: str
 
-    def comparison(self, judge: str, people: Sequence[str] | None = None) -> Comparison:
+    def comparison(
+        self, judge: str, exactly: Exactly, people: Sequence[str] | None = None
+    ) -> Comparison:
         """All pairs of some people, or of everybody."""
         sides: list[Any] = []
         for one in (self.images, self.photographs):
             if one is not None:
                 own = one if people is None else one.of(people)
                 sides += [own.features[judge], own.identities]
-        return compare(*sides, keep=MAX_PAIRS)
+        return compare(*sides, keep=MAX_PAIRS, exactly=exactly)
 
 
 def group_rows(
@@ -108,7 +110,7 @@ def group_rows(
     """
     threshold = math.nan
     if len(found.images):
-        whole = found.comparison(judge)
+        whole = found.comparison(judge, Exactly(rates=(settings.fmr,)))
         counts = whole.impostor.count
         n_impostor = len(whole.impostor.scores) if counts is None else int(counts.sum())
         if n_impostor * settings.fmr >= 1.0:
@@ -184,7 +186,8 @@ def _estimates(
         if len(own):
             numbers[key] = _mean(own.features[extractor][:, 0], own.identities, level)
     try:
-        pairs = found.comparison(judge, people)
+        thresholds = () if math.isnan(threshold) else (threshold,)
+        pairs = found.comparison(judge, Exactly(thresholds=thresholds), people)
         rates = comparison_error_rates(pairs, level=level)
     except Undefined as error:  # nobody has a face
         return numbers, str(error)

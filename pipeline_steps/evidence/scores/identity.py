@@ -95,10 +95,11 @@ def identity_numbers(
             others.features[recogniser],
             others.identities,
         )
-    # Tells which rows of other sets these may be paired with.
-    names = hashlib.sha256("\n".join(comparison.identities).encode()).hexdigest()
+    # Tells which rows of other sets these may be paired with: equal draws of equal units.
+    names = [str(comparison.units), *comparison.identities]
+    units = hashlib.sha256("\n".join(names).encode()).hexdigest()
     return row, [
-        {"identities_sha256": names, "n_identities": comparison.units, "replicate": index}
+        {"identities_sha256": units, "n_identities": comparison.units, "replicate": index}
         | {metric: float(getattr(drawn, metric)[index]) for metric in METRICS}
         for index in range(len(counts))
     ]

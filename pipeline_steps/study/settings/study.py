@@ -161,6 +161,12 @@ class Study(
             raise ValueError(f"benchmarks: two files of one name among {', '.join(names)}")
         if self.training_sets:
             self._check_validation(names)
+        shown, judges = self.figures.recogniser, self.score.identity.recognisers
+        if shown not in (None, *judges):
+            raise ValueError(
+                f"figures.recogniser: {shown!r} is none of score.identity.recognisers, "
+                f"{', '.join(judges)}, whose numbers the figures show"
+            )
         if self.sample.prompt_set is not None:
             raise ValueError("sample.prompt_set: name prompt sets under prompt_sets instead")
         return self
