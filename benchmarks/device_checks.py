@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from finetune_worlds import World, embedded_world, photographs
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline_steps.diffusion.base_models.base import Runtime, compiled_predict
 from pipeline_steps.diffusion.sampling.sampler import (
@@ -29,6 +29,7 @@ from pipeline_steps.diffusion.training.fleet import Fleet
 from pipeline_steps.faces.detection import Detector
 from pipeline_steps.faces.extractors import AlignedFaces, load_extractor
 from pipeline_steps.faces.recogniser import load_recogniser
+from pipeline_steps.io.weights import Weights
 from pipeline_steps.metrics.verification import identity_error_rates
 from pipeline_steps.recognition.backbones import Architecture, to_device
 from pipeline_steps.recognition.margins import MarginHead
@@ -151,7 +152,8 @@ def recogniser_trained(device: str) -> Tensor:
     built_as = Architecture.of(settings)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network, head = built_as.build(), MarginHead(64, 4)
+        network: nn.Module = built_as.build()
+        head = MarginHead(64, 4)
     network, head = to_device(network, device), head.to(device)
     before = _flat(network)
     train(network, head, faces(), np.arange(12) % 4, settings, validate=lambda _: 0.5, seed=0)
@@ -192,7 +194,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def _models() -> dict[str, object]:
+def _models() -> dict[str, Weights]:
     return read_models(Path("config/models.yaml"))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo_world import agreement, place_of, read_places
+from demo_study import agreement, asked_of, read
 from measured import Row, add, mean, proportion, table
 from safetensors.torch import load_file
 
@@ -173,8 +173,9 @@ class World:
             rows.append(mean(f"{name}, genuine", pairs.genuine.scores, np.random.default_rng(0)))
             rows.append(mean(f"{name}, impostor", pairs.impostor.scores, np.random.default_rng(0)))
         images, asked = [image for _, image in varied], [r.prompt for r, _ in varied]
-        read = read_places(entry("demo_attributes"), images)
-        rows.append(agreement(f"{what}: place read", read, [place_of(prompt) for prompt in asked]))
+        places = read(entry("demo_attributes"), images, "place")
+        wanted = [asked_of(prompt, "place") for prompt in asked]
+        rows.append(agreement(f"{what}: place read", places, wanted))
         shown = load_reader(entry("demo_prompts")).score(np.stack(images), asked).ravel()
         rows.append(mean(f"{what}: prompt score", shown[shown >= 0], np.random.default_rng(0)))
         features = load_extractor(entry("demo_attributes"))

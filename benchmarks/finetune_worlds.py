@@ -53,8 +53,10 @@ class World:
 
     def __post_init__(self) -> None:
         self.latents = [
-            LatentSet(*(part.cpu().float() for part in self.base.encode_images(images)), rows, "")
-            for images, rows in zip(self.images, self.embeddings, strict=True)
+            LatentSet(mean.cpu().float(), std.cpu().float(), rows, "")
+            for (mean, std), rows in zip(
+                map(self.base.encode_images, self.images), self.embeddings, strict=True
+            )
         ]
 
     def subjects(self, count: int) -> dict[str, LatentSet]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pipeline_steps.io.atomic import write_json
 from pipeline_steps.runtime.errors import StepError
@@ -40,7 +41,7 @@ def proportion(what: str, hits: int, n: int) -> Row:
     return Row(what, hits / n, float(limits.low), float(limits.high), n)
 
 
-def mean(what: str, values: Sequence[float], rng: np.random.Generator) -> Row:
+def mean(what: str, values: ArrayLike, rng: np.random.Generator) -> Row:
     """A mean with its bootstrap percentile interval over the values."""
     data = np.asarray(values)
     draws = data[rng.integers(len(data), size=(REPLICATES, len(data)))].mean(1)

@@ -103,11 +103,11 @@ def base_model(name: str, architecture: Architecture, side: int, precision: str)
     added = unet.get("projection_class_embeddings_input_dim", 0)
     pooled = added - 6 * unet.get("addition_time_embed_dim", 0)
 
-    def encode(prompts: Sequence[str]) -> Conditioning:
+    def encode(prompts: Sequence[str | None]) -> Conditioning:
         rows = [
             torch.randn(
                 TOKENS * unet["cross_attention_dim"] + pooled,
-                generator=torch_generator(0, "prompt", prompt),
+                generator=torch_generator(0, "prompt", prompt or ""),
             )
             for prompt in prompts
         ]

@@ -68,7 +68,8 @@ def compare(study: Study, table: str, rows: Sequence[Row]) -> int:
                     f"{table}.csv: {' '.join(key)}: {column} reads {named[key][column]}, "
                     f"recomputed {value}"
                 )
-        unknown |= set(named[key]) - set(found[key]) if len(found[key]) > len(keys) else set()
+        if len(found[key]) > len(keys):
+            unknown |= set(map(str, named[key])) - set(map(str, found[key]))
     unknown -= {"sentence", "reasons", *(() if study.intervals else INTERVALS)}
     study.left_out += [f"{table}.csv: column {column}" for column in sorted(unknown)]
     return cells

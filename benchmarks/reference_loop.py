@@ -127,9 +127,9 @@ class ReferenceLoop:
         side = decoded.shape[-1]
         image = ((decoded[0].detach() + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         boxes, _ = self.detector.detect(image)
-        if boxes is None and self.default_box is None:
-            return None
         chosen = self.default_box if boxes is None else max(boxes, key=_area)
+        if chosen is None:
+            return None
         x1, y1, x2, y2 = (int(min(max(value, 0), side)) for value in chosen)
         return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 

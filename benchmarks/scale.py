@@ -115,7 +115,7 @@ class World:
                 rows.append(row | {"source_sha256": digest, "kept": True, "reason": ""})
             pack(folder / name, [f"{k}.png" for k in range(each)])
         write_manifest(folder / "manifest.parquet", rows)
-        files, owner = [row["file"] for row in rows], np.repeat(np.arange(len(people)), each)
+        files, owner = [str(row["file"]) for row in rows], np.repeat(np.arange(len(people)), each)
         images = json.dumps([row["sha256"] for row in rows])
         for extractor in self.plan.extractors:
             task = self.plan.models[extractor].task

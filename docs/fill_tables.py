@@ -100,7 +100,8 @@ def fill(document: str, tables: Mapping[str, str]) -> str:
             raise StepError(
                 f"expected <!-- table:{name} --> on a line of its own, then <!-- /table -->, once"
             )
-        document = pattern.sub(lambda found, text=table: f"{found[1]}{text}\n{found[2]}", document)
+        (found,) = pattern.finditer(document)
+        document = f"{document[: found.end(1)]}{table}\n{document[found.start(2) :]}"
     return document
 
 
@@ -158,8 +159,8 @@ def comparison(frame: pd.DataFrame) -> str:
     rows = []
     for key, part in sorted_groups(frame, ["recogniser", "base_model", "prompts", "versus"]):
         shown = dict.fromkeys(pairs, "")
-        for row in part.itertuples():
-            difference = Estimate(row.difference, row.low, row.high)
+        for _, row in part.iterrows():
+            difference = Estimate(float(row["difference"]), float(row["low"]), float(row["high"]))
             text = minus(difference.text(2))
             bold = "**" if difference.beyond(0.0) else ""
             shown[row.method, row.minus_method] = f"{bold}{text}{bold}"
@@ -172,7 +173,7 @@ def timing(steps: Mapping[str, Mapping[str, float]]) -> str:
     """Jobs, summed wall and processor time, and largest memory of each step."""
     keys = ["jobs", "wall_seconds", "processor_seconds", "memory_mib"]
     order = [step for step in STEPS if step in steps] + sorted(set(steps) - set(STEPS))
-    frame = pd.DataFrame.from_dict(steps, orient="index")[keys].loc[order]
+    frame = pd.DataFrame([dict(steps[step]) for step in order])[keys]
     frame.index = [f"`{step}`" for step in order]
     frame.loc["all"] = frame.agg(dict.fromkeys(keys[:3], "sum") | {"memory_mib": "max"})
     rows = [[str(step), *(f"{number:.0f}" for number in row)] for step, *row in frame.itertuples()]

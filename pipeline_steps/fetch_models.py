@@ -105,13 +105,13 @@ def fetch_all(study: Study, entries: Sequence[Weights]) -> list[str]:
     for licence, names in by_licence(entries).items():
         log.info("licence: %s: %s", licence, ", ".join(names))
     require_licences(study, entries)
-    waiting = [entry for entry in entries if unfit_files(entry)]
-    by_hand = [entry for entry in waiting if not remote_sources(entry)]
     fetched = []
-    for entry in waiting:
-        if entry not in by_hand:
+    for entry in entries:
+        if remote_sources(entry) and unfit_files(entry):
             fetch(entry)
             fetched.append(entry.name)
+    # Asked last: an entry may lie where another one was fetched to.
+    by_hand = [entry for entry in entries if not remote_sources(entry) and unfit_files(entry)]
     if by_hand:
         listed = "; ".join(f"{entry.name}: {how_to_get(entry)}" for entry in by_hand)
         raise StepError(f"no address to fetch these from: {listed}")

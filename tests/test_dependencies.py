@@ -86,3 +86,24 @@ def test_what_is_declared_is_imported() -> None:
     dev = PROJECT["optional-dependencies"]["dev"]
     unused = declared([*PROJECT["dependencies"], *dev]) - used
     assert unused == NOT_IMPORTED.keys()
+
+
+def test_benchmarks_take_from_each_other_what_is_there() -> None:
+    """Their command lines are only run by hand."""
+    trees = {p.stem: ast.parse(p.read_text("utf-8")) for p in (ROOT / "benchmarks").glob("*.py")}
+    named = {
+        name: {
+            node.id if isinstance(node, ast.Name) else getattr(node, "name", "")
+            for statement in tree.body
+            for node in ast.walk(statement)
+        }
+        for name, tree in trees.items()
+    }
+    taken = 0
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in named:
+                missing = {alias.name for alias in node.names} - named[node.module]
+                assert not missing, f"{name} takes {missing} from {node.module}"
+                taken += 1
+    assert taken > 20

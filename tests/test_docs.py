@@ -13,6 +13,7 @@ import yaml
 from pipeline_steps import check_study
 from pipeline_steps.diffusion.base_models import ARCHITECTURES
 from pipeline_steps.diffusion.methods import METHODS
+from pipeline_steps.evidence.audit.checks import SUMMARY_COLUMNS
 from pipeline_steps.evidence.scores.groups import GROUP_COLUMNS
 from pipeline_steps.evidence.scores.identity import COMPARISON_COLUMNS, IDENTITY_COLUMNS
 from pipeline_steps.evidence.scores.quality import POSE_COLUMNS, QUALITY_COLUMNS
@@ -34,6 +35,7 @@ COLUMNS = {
     "recognition": RECOGNITION_COLUMNS,
     "comparison": COMPARISON_COLUMNS,
     "groups": GROUP_COLUMNS,
+    "audit": SUMMARY_COLUMNS,
 }
 # Files that a guide tells its reader to write.
 WRITTEN = {

@@ -65,7 +65,7 @@ def consented(settings: Row, photographs: Faces, wild: Faces | None = None) -> C
         search = max(image, search)
     nearest, windows, pictures = [], {}, {}
     for name in names:
-        pictures[name] = np.stack([images.pixels(i) for i in np.flatnonzero(owner == name)])
+        pictures[name] = np.stack([images.pixels(int(i)) for i in np.flatnonzero(owner == name)])
         patches = [band_passed(picture) for picture in pictures[name]]
         shifted = [shifts(patch) for patch in patches]
         windows[name] = np.concatenate(shifted)
@@ -113,9 +113,9 @@ def audit_row(settings: Row, generated: Faces, known: Consented) -> Row:
     for i, name in enumerate(meant):
         if to_photographs[i] < image:
             continue
-        who = {str(name), people[int(to_people[i].argmax())]}
+        nearest = {str(name), people[int(to_people[i].argmax())]}
         own = middle(band_passed(images.pixels(i)))
-        found = [float((known.windows[p] @ own).max()) for p in who if p in known.windows]
+        found = [float((known.windows[p] @ own).max()) for p in nearest if p in known.windows]
         copies += bool(found) and max(found) >= known.pixel
 
     # Pixels against the closest photograph of the person meant.

@@ -134,9 +134,10 @@ def prompts_read(images: Images, config: Path, samples: Path, rows: list[int]) -
     made = pd.read_parquet(samples).set_index("file")
     found = []
     for row in rows:
-        name = aligned.loc[images.files[row], "source_file"]
+        name = str(aligned.loc[images.files[row], "source_file"])
         with Image.open(opened(samples.parent / name)) as image:
-            found.append(_shown(weights, np.array(image.convert("RGB")), made.loc[name, "prompt"]))
+            prompt = str(made.loc[name, "prompt"])
+            found.append(_shown(weights, np.array(image.convert("RGB")), prompt))
     return np.array(found, np.float32).reshape(-1, 1)
 
 

@@ -77,7 +77,7 @@ def _counted(genuine: Array, impostor: Array) -> tuple[Array, Array]:
 
 
 def _equal(fmr: Array, fnmr: Array) -> float:
-    fmr, fnmr = [*fmr, 0.0], [*fnmr, 1.0]  # a threshold above every score
+    fmr, fnmr = np.append(fmr, 0.0), np.append(fnmr, 1.0)  # a threshold above every score
     crossing = next(i for i in range(len(fmr)) if fmr[i] <= fnmr[i])
     after = (fmr[crossing] + fnmr[crossing]) / 2
     if crossing == 0 or fmr[crossing] == fnmr[crossing]:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline_steps.study.artefacts import fields_of
-from pipeline_steps.study.record import record_place
+from pipeline_steps.study.artefacts import fields_of, record_place
 from recomputed import intervals, pairs, sets
 from recomputed.audit import audit_row, consented
 from recomputed.sources import benchmark_distances
