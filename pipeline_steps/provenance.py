@@ -1,8 +1,9 @@
 """Write down what a study's results came from, and what they cost.
 
 In:  the study's frozen configurations (--configs), the folder of the files in which the workflow
-     noted each job's time and memory (--benchmarks), that of the jobs' logs (--logs), and the
-     files that were put in: archives, folders, benchmark sets (--sources).
+     noted each job's time and memory (--benchmarks), that of the jobs' logs (--logs), the names of
+     which the study's jobs are (--names), and the files that were put in: archives, folders,
+     benchmark sets (--sources).
 Out: provenance.json with
      code       git revision and whether files were changed since; None outside a repository
      versions   Python, and every installed package
@@ -44,7 +45,13 @@ NUMBERS = {"wall_seconds": "s", "processor_seconds": "cpu_time", "memory_mib": "
 
 
 def run(
-    *, configs: Sequence[Path], benchmarks: Path, logs: Path, sources: Sequence[Path], out: Path
+    *,
+    configs: Sequence[Path],
+    benchmarks: Path,
+    logs: Path,
+    sources: Sequence[Path],
+    out: Path,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Collect everything and write it.
 
@@ -54,6 +61,8 @@ def run(
         logs: Folder of the jobs' logs, laid out as the benchmark files are.
         sources: Files and folders that were put in.
         out: JSON file to write.
+        names: Those in the paths of the study's jobs; notes of others, of methods or shares that it
+            has no longer, count as nothing. None: all jobs count.
 
     Returns:
         What was written.
@@ -67,11 +76,11 @@ def run(
         "code": git_state(PROJECT_ROOT),
         "versions": versions(),
         "hardware": this_machine(),
-        "machines": machines(benchmarks, logs),
+        "machines": machines(benchmarks, logs, names),
         "config": frozen,
         "weights": weights(frozen),
         "sources": {str(path): source_hash(path) for path in sources},
-        "steps": steps(benchmarks, logs),
+        "steps": steps(benchmarks, logs, names),
     }
     write_json(out, content)
     get_logger("provenance").info("%d configurations: %s", len(frozen), out)
@@ -132,35 +141,39 @@ def source_hash(path: Path) -> dict[str, Any]:
     return {"kind": "folder", **folder_listing(path)}
 
 
-def jobs(benchmarks: Path, logs: Path) -> Iterator[tuple[str, Path, JobLog]]:
-    """Step, benchmark file and log of each job.
+def jobs(
+    benchmarks: Path, logs: Path, names: Sequence[str] = ()
+) -> Iterator[tuple[str, Path, JobLog]]:
+    """Step, benchmark file and log of each job; see `run` for names.
 
     A benchmark file lies at ``<step>.tsv`` or ``<step>/<variant>.tsv``, the log of the same job at
     the same place in its own folder.
     """
     for path in sorted(benchmarks.rglob("*.tsv")):
         name = path.relative_to(benchmarks)
+        if names and not {Path(part).stem for part in name.parts} <= {*names}:
+            continue
         log = JobLog.read(logs / name.with_suffix(".log"))
         yield name.parts[0].removesuffix(".tsv"), path, log
 
 
-def machines(benchmarks: Path, logs: Path) -> list[dict[str, Any]]:
+def machines(benchmarks: Path, logs: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The different machines and GPUs that jobs told in their logs, with jobs per step."""
     found: dict[str, dict[str, Any]] = {}
-    for step, _, log in jobs(benchmarks, logs):
+    for step, _, log in jobs(benchmarks, logs, names):
         if (machine := log.machine) is not None:
             entry = found.setdefault(sha256_json(machine), machine | {"jobs": {}})
             entry["jobs"][step] = entry["jobs"].get(step, 0) + 1
     return [found[key] for key in sorted(found)]
 
 
-def steps(benchmarks: Path, logs: Path) -> dict[str, dict[str, float]]:
+def steps(benchmarks: Path, logs: Path, names: Sequence[str] = ()) -> dict[str, dict[str, float]]:
     """Jobs, summed times and largest memory per step, from benchmark files and logs.
 
     Unmeasured values ("NA", "-") count as nothing. A job has one GPU, or none.
     """
     found: dict[str, dict[str, float]] = {}
-    for step, path, log in jobs(benchmarks, logs):
+    for step, path, log in jobs(benchmarks, logs, names):
         none = {"jobs": 0, **dict.fromkeys(NUMBERS, 0.0), "gpu_seconds": 0.0}
         entry = found.setdefault(step, none)
         with path.open(newline="", encoding="utf-8") as stream:

@@ -364,6 +364,15 @@ class Plan:
         return {rule: found[rule] for rule in sorted(found, key=place) if found[rule]}
 
     @property
+    def names(self) -> list[str]:
+        """Every name in the paths of what the study's jobs make, and the jobs' rules.
+
+        A note of a job with another name in its path is of a job that the study has no longer.
+        """
+        outputs = (Path(path) for paths in self.jobs.values() for path in paths)
+        return sorted({Path(part).stem for path in outputs for part in path.parts} | {*self.jobs})
+
+    @property
     def targets(self) -> list[str]:
         """What a study is finished with: outputs of its jobs that nothing else is made from."""
         used = {ARTEFACTS[name].step for of in ARTEFACTS.values() for name in of.made_from}

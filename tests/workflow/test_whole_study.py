@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -75,3 +76,14 @@ def test_fine_tuned_weights_open_in_plain_diffusers_and_change_its_output(
 
 def test_run_again_nothing_is_to_be_done(finished_study: Path) -> None:
     assert "Nothing to be done" in snakemake(finished_study)
+
+
+def test_every_job_is_counted_in_the_provenance(finished_study: Path) -> None:
+    results = finished_study / "results" / "demo"
+    steps = json.loads((results / "provenance.json").read_text("utf-8"))["steps"]
+    notes = results / "benchmarks"
+    assert {"finetune", "sample", "features", "score", "recognise"} <= steps.keys()
+    for step, numbers in steps.items():
+        files = [*notes.glob(f"{step}.tsv"), *(notes / step).rglob("*.tsv")]
+        assert numbers["jobs"] == len(files), step
+        assert numbers["processor_seconds"] > 0 < numbers["memory_mib"], step

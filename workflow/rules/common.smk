@@ -17,9 +17,7 @@ try:
     PLAN = open_plan(config, workflow.configfiles, main=workflow.is_main_process)
     if workflow.is_main_process:
         refuse_missing(PLAN)
-except (
-    StepError
-) as error:  # one sentence, without the traceback that Snakemake would print
+except StepError as error:  # one sentence, without the traceback that Snakemake would print
     sys.exit(f"error: {error}")
 STUDY = PLAN.study
 S = PLAN.results
@@ -73,9 +71,7 @@ GPU = lambda wildcards: int(HAS_GPU or not workflow.local_exec)
 # rule of its own, whose output could make others run again.
 onstart:
     claim_run(S)
-    refuse_unready(
-        PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.input]
-    )
+    refuse_unready(PLAN, [path for job in workflow.dag.needrun_jobs() for path in job.input])
     remove_refused(PLAN)
 
 

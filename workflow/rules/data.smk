@@ -18,7 +18,7 @@ rule render_demo_world:
         mem_mb=2000,
         runtime=30,
     params:
-        out=WORLD,
+        out=subpath(input.config, parent=True),
     message:
         "Embedded world: render photographs, in-the-wild images and benchmarks"
     shell:

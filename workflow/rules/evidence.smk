@@ -116,11 +116,13 @@ rule provenance:
         sources=PLAN.put_in,
         benchmarks=BENCHMARKS,
         logs=LOGS,
+        names=PLAN.names,
     message:
         "Provenance"
     shell:
         "python -m pipeline_steps.provenance --configs {input.configs:q} --sources {params.sources:q}"
-        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --out {output:q} &> {log:q}"
+        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --names {params.names:q}"
+        " --out {output:q} &> {log:q}"
 
 
 rule report:
@@ -166,9 +168,7 @@ rule explore:
         dataset=rules.prepare.output.manifest,
         identities=rules.prepare.output.identities,
         aligned=PLAN.all("aligned", source=PLAN.explored),
-        features=[
-            path for source in PLAN.explored for path in PLAN.explored_features(source)
-        ],
+        features=[path for source in PLAN.explored for path in PLAN.explored_features(source)],
         samples=PLAN.all("samples", variant=STUDY.variants),
         audits=PLAN.all("audit", variant=STUDY.compared),
     output:

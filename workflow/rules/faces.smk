@@ -45,7 +45,7 @@ rule align_in_the_wild:
         mem_mb=4000,
         runtime=480,
     params:
-        images=STUDY.in_the_wild,
+        images=lambda wildcards: STUDY.in_the_wild,
         out=subpath(output[0], parent=True),
     message:
         "wild: align faces"
