@@ -90,12 +90,18 @@ def run(frozen: Frozen[EmbedSettings], *, dataset: Path, device: str) -> dict[st
         }
         hashes = {file: sha256_bytes(content) for file, content in contents.items()}
         boxes = group["box"] if "box" in group.columns else [None] * len(group)
+        chosen = [None if box is None else [*map(float, box)] for box in boxes]  # whom they show
         for side in (None, *frozen.settings.resolutions):  # None: as they were prepared
             item_name, size = identity, {}
             if side is not None:
                 item_name, size = f"{identity}@{side}", {"resolution": str(side)}
             made_under = key(
-                frozen, settings=settings, images=hashes, recogniser=weights.name, **size
+                frozen,
+                settings=settings,
+                images=hashes,
+                boxes=chosen,
+                recogniser=weights.name,
+                **size,
             )
             item = store.find(item_name, made_under)
             if item is None:

@@ -92,7 +92,9 @@ def run(
         base = load_base_model(frozen.weights["base_model"], device, settings.precision)
         training = kind(base, pictures, frozen, out / STATE.parent, stop)
         train(training, saved, 60 * checkpoint_minutes, stop)
-    weights = {name: tensor.half().cpu() for name, tensor in training.weights().items()}
+    weights = {
+        name: tensor.half().cpu().contiguous() for name, tensor in training.weights().items()
+    }
     if not all(tensor.isfinite().all() for tensor in weights.values()):
         raise StepError("training diverged; lower train_generator.learning_rate")
     file = training.file_name

@@ -112,6 +112,19 @@ def test_another_identity_changes_no_byte_and_a_withdrawn_one_goes(tmp_path, fro
     assert not (folder / "embeddings/ID_1.safetensors").exists()
 
 
+def test_another_chosen_face_of_the_same_image_is_embedded_anew(tmp_path, frozen):
+    two = np.concatenate([FACE, FACE[:, ::-1]], axis=1)
+    left, right = ([0.0 + x, 0.0, 160.0 + x, 160.0] for x in (0, 160))
+    found = []
+    for box in (left, right):
+        folder = dataset(tmp_path, {"ID_1": [two]})
+        rows = [{"identity": "ID_1", "file": "images/ID_1/0.png", "kept": True, "box": box}]
+        write_manifest(folder / "manifest.parquet", rows)
+        embed.run(frozen, dataset=folder, device="cpu")
+        found.append(load_features(folder / "embeddings/ID_1.safetensors", key="embeddings"))
+    assert not np.allclose(found[0].features, found[1].features, atol=1e-3)
+
+
 def test_what_is_missing_is_named(tmp_path, frozen):
     with pytest.raises(StepError, match=r"manifest\.parquet is missing"):
         embed.run(frozen, dataset=tmp_path, device="cpu")

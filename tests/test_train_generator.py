@@ -126,7 +126,10 @@ BOX = np.array([8, 8, 24, 24], dtype=np.float32)
 MARKS = np.array([[12, 13], [20, 13], [16, 17], [13, 20], [19, 20]], dtype=np.float32)
 OF_ID3 = {
     "average": 0.9,
-    "embeddings": {"hidden": 8, "tokens": 2, "trains": "attention", "embedding_of": "person"},
+    "embeddings": {
+        **{"start": "base_model", "trains": "attention", "hidden": 8, "tokens": 2},
+        "embedding_of": "person",
+    },
 }
 
 
@@ -180,6 +183,32 @@ def test_id3_learns_from_faces_that_are_known_once(
     prefixes = {name.split(".")[0] for name in content}
     assert prefixes == {"unet", "condition"}
     assert trained("last", average=None)["weights_sha256"] != whole["weights_sha256"]
+
+
+@pytest.mark.parametrize("start", ["nothing", "base_model"])
+def test_what_is_trained_stays_in_single_precision_beside_half_precision(
+    start: str,
+    weights: dict[str, Weights],
+    people: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(id3, "load_guide", lambda *_: Finder())
+    monkeypatch.setattr(id3, "weights_hash", lambda of: of.name)
+    both = weights | {"recogniser": entry("recogniser", "iresnet", people)}
+    how = {"start": start, "trains": "all", "hidden": 8, "tokens": 2}
+    seen: set[torch.dtype] = set()
+    step = WeightsTraining.step
+
+    def watched(self: WeightsTraining) -> None:
+        step(self)
+        seen.update(p.dtype for p in self._trained.values())
+
+    monkeypatch.setattr(WeightsTraining, "step", watched)
+    variant = VARIANT | {"method": "id3"}
+    found = run(both, people, tmp_path / "out", variant=variant, precision="bf16", embeddings=how)
+    assert seen == {torch.float32}
+    assert np.isfinite(found["losses"]).all()
 
 
 def test_broken_facts_and_images_without_faces_are_told(

@@ -74,6 +74,16 @@ def noise_prediction_loss(model_output: Tensor, target: Tensor) -> Tensor:
     return (model_output - target).square().flatten(1).mean(dim=1)
 
 
+def min_snr_weight(alphas_cumprod: Tensor, cap: float, prediction_type: str) -> Tensor:
+    """Weights [n] of errors: min(SNR, cap) / SNR of epsilon, min(SNR, cap) / (SNR + 1) of v.
+
+    Source: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023.
+    """
+    _check_type(prediction_type)
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return snr.clamp(max=cap) / (snr + (1 if prediction_type == V_PREDICTION else 0))
+
+
 def timestep_weight(timesteps: Tensor, train_timesteps: int = 1000) -> Tensor:
     """w(t) = (1 - t/T)^2 in (0, 1], float [n]: how much an estimate of x_0 at t can be trusted."""
     return (1.0 - timesteps.double() / train_timesteps).square()

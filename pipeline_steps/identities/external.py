@@ -29,7 +29,7 @@ from pipeline_steps.identities.labelled_sets import (
     parts_of,
     sampled,
 )
-from pipeline_steps.identities.participants import NO_CONSENT, read_withdrawn
+from pipeline_steps.identities.participants import NO_CONSENT, fold, read_withdrawn
 from pipeline_steps.io.hashes import sha256_file
 from pipeline_steps.io.images import BadImage, read_image
 from pipeline_steps.io.manifests import join_manifests, write_manifest
@@ -76,7 +76,7 @@ def align_external(
     rng = numpy_generator(frozen.seed, "align", "external")
     finding = measured(sampled(parts, MEASURED, rng), detector, settings.padding)
     log.info("%s: %s", source, finding["sentence"])
-    refused = set(read_withdrawn(withdrawn)) if withdrawn else set()
+    refused = set(map(fold, read_withdrawn(withdrawn))) if withdrawn else set()
     made_under = key(
         frozen,
         settings=settings.model_dump(mode="json"),
@@ -173,7 +173,7 @@ def _aligned(
         for number, record in chunk[start : start + IMAGES_AT_ONCE]:
             identity = identity_of_label(record.label) if record.label else "nobody"
             file = f"{identity}/{number:07d}.png"
-            reason = NO_CONSENT if identity in refused else "" if record.label else NO_LABEL
+            reason = NO_CONSENT if fold(identity) in refused else "" if record.label else NO_LABEL
             inputs.append(Input(identity, record.name, file, record.read))
             if reason:
                 left_out[file] = reason

@@ -156,7 +156,7 @@ ARTEFACTS: dict[str, Artefact] = {
         "samples/{variant}/shares/{share}.parquet",
         "sample",
         ALL,
-        ("identities", "adapters", "generator", "invented"),
+        ("identities", "adapters", "generator", "invented", "targets"),
         code=("sample:run", "{handed}", BASE_MODEL),
         branches={
             "gate": ("diffusion.sampling.gate:Gate",),

@@ -33,12 +33,22 @@ from pipeline_steps.study.generate import HIDDEN
 from pipeline_steps.study.plan import Plan, is_rendered
 from pipeline_steps.study.settings.base import Section, choices, validated
 from pipeline_steps.study.settings.study import merged, read_study
-from pipeline_steps.study.snapshot import KEPT, LISTINGS
+from pipeline_steps.study.snapshot import KEPT, LISTINGS, noted_contents
 
 
-def compare_contents() -> None:
-    """Let Snakemake's main process compare files of any size by content, each read once only."""
+def compare_contents(plan: Plan) -> None:
+    """Let Snakemake's main process compare files of any size by content, each read once only.
+
+    Of files that come from outside the content is that of the run's beginning, and new since this
+    project noted it: a file may be replaced by an older one, or while it is being read.
+    """
     from snakemake.io import _IOFile
+
+    noted, newer = noted_contents(plan), _IOFile.is_newer
+
+    async def is_newer(file: Any, time: float) -> bool:
+        since, _ = noted.get(str(file.file), (0.0, ""))
+        return since > time or bool(await newer(file, time))
 
     async def eligible(file: Any, threshold: int) -> bool:
         return Path(file.file).is_file()
@@ -46,8 +56,12 @@ def compare_contents() -> None:
     async def checksum(
         file: Any, threshold: int | None = None, force: bool = False, algorithm: object = None
     ) -> str | None:
-        return f"sha256:{remembered_sha256(file.file)}" if Path(file.file).is_file() else None
+        path = str(file.file)
+        if not Path(path).is_file():
+            return None
+        return f"sha256:{noted[path][1] if path in noted else remembered_sha256(path)}"
 
+    _IOFile.is_newer = is_newer
     _IOFile.is_checksum_eligible = eligible
     _IOFile.checksum = checksum
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.io.atomic import json_text, write_text
-from pipeline_steps.io.hashes import folder_listing, sha256_bytes
+from pipeline_steps.io.hashes import folder_listing, remembered_sha256, sha256_bytes
 from pipeline_steps.io.weights import Weights
-from pipeline_steps.study.plan import Plan, make_plan
+from pipeline_steps.study.plan import Plan, is_rendered, make_plan
 from pipeline_steps.study.settings.base import validated
 from pipeline_steps.study.settings.sampling import PromptSet
 from pipeline_steps.study.settings.study import read_configs, read_study
@@ -68,24 +68,46 @@ def mark_changes(plan: Plan) -> None:
         os.utime(marker, (LONG_AGO, LONG_AGO) if same else None)
 
 
+def listing_of(path: str) -> Path:
+    """Where the listing of a file or folder lies."""
+    return LISTINGS / f"{sha256_bytes(path.encode())[:16]}.json"
+
+
 def listed(path: str) -> str:
     """What a rule takes in where a study names a file or a folder: of a folder its listing."""
-    if not Path(path).is_dir():
-        return path
-    return (LISTINGS / f"{sha256_bytes(path.encode())[:16]}.json").as_posix()
+    return listing_of(path).as_posix() if Path(path).is_dir() else path
 
 
 def write_listings(plan: Plan) -> None:
-    """Write the listing of every folder that a study names, where its content has changed.
+    """Write the listing of all files and folders that a study names, where contents have changed.
 
-    Snakemake itself looks at a folder's own time alone, not at the files below it.
+    Snakemake itself looks at a folder's own time alone, not at the files below it, and at a file's
+    content only where it is newer than what was made of it: see `reruns.compare_contents`.
     """
-    for folder in plan.put_in:
-        listing = Path(listed(folder))
-        if listing.parent == LISTINGS:
-            text = json_text({"folder": folder, **folder_listing(folder)})
-            if not listing.is_file() or listing.read_text(encoding="utf-8") != text:
-                write_text(listing, text)
+    for path in {*plan.put_in, *plan.withdrawn}:
+        listing = listing_of(path)
+        if Path(path).is_dir():
+            text = json_text({"folder": path, **folder_listing(path)})
+        elif Path(path).is_file() and not is_rendered(path):
+            text = json_text({"file": path, "sha256": remembered_sha256(path)})
+        else:
+            continue
+        if not listing.is_file() or listing.read_text(encoding="utf-8") != text:
+            new = not listing.is_file()
+            write_text(listing, text)
+            if new and Path(path).is_file():  # nothing tells that it has changed
+                os.utime(listing, (Path(path).stat().st_mtime,) * 2)
+
+
+def noted_contents(plan: Plan) -> dict[str, tuple[float, str]]:
+    """Files that come from outside: since when they have their content, and its hash."""
+    found = {}
+    for path in {*plan.put_in, *plan.withdrawn}:
+        listing = listing_of(path)
+        if listed(path) == path and listing.is_file():
+            content = json.loads(listing.read_text(encoding="utf-8"))
+            found[path] = listing.stat().st_mtime, content["sha256"]
+    return found
 
 
 def plan_text(plan: Plan) -> str:

@@ -156,6 +156,17 @@ def xl_weights(folder: Path) -> Weights:
     return base_weights(folder).model_copy(update={"architecture": "stable-diffusion-xl"})
 
 
+def test_stable_diffusion_xl_is_told_the_size_of_images_that_are_no_squares(
+    xl_folder: Path,
+) -> None:
+    base = load_base_model(xl_weights(xl_folder))
+    side = base.resolution
+    for size in (None, (side, 2 * side)):
+        told = replace(base, size=size).encode_prompts(["photo", None]).added["time_ids"]
+        height, width = size or (side, side)
+        assert told.tolist() == [[height, width, 0, 0, height, width]] * 2
+
+
 def test_stable_diffusion_xl_gives_diffusers_image_and_trains(xl_folder: Path) -> None:
     from diffusers import StableDiffusionXLPipeline
 

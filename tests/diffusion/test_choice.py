@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from pipeline_steps.diffusion.base_models.base import Runtime
 from pipeline_steps.diffusion.training.choice import Trial, choose, diversity, similarity
 from pipeline_steps.diffusion.training.data import hold_out
+from pipeline_steps.diffusion.training.memory import Backoff
+from pipeline_steps.diffusion.training.run import SavedStates, run_fleet
 from pipeline_steps.runtime.errors import StepError
+from pipeline_steps.runtime.signals import StopRequest
 from pipeline_steps.study.settings.diffusion import ChoiceSettings, FinetuneSettings
 
 
@@ -75,3 +82,59 @@ def test_steps_beyond_the_end_are_refused() -> None:
         ChoiceSettings(steps=(20, 10))
     with pytest.raises(ValidationError, match="token"):
         ChoiceSettings(steps=(20,), prompts=("photo of a person",))
+
+
+class Steps:
+    """A fleet of one that only counts its steps."""
+
+    def __init__(self) -> None:
+        self.subjects, self.settings = {"ID_1": None}, SimpleNamespace(steps=4)
+        self.step_number, self.sound = 0, True
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    @property
+    def finished(self) -> bool:
+        return self.step_number >= 4
+
+    def step(self) -> torch.Tensor:
+        self.step_number += 1
+        return torch.zeros(1, 4)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"step": torch.tensor([self.step_number])}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.step_number = int(state["step"])
+
+    def results(self) -> dict[str, str]:
+        return {"ID_1": "trained"}
+
+
+def test_a_step_at_whose_trial_the_memory_did_not_suffice_is_tried_again(tmp_path: Path) -> None:
+    tried: list[int] = []
+    failing = [2, 4]  # each once
+
+    class Tried(SimpleNamespace):
+        def __call__(self, fleet: Steps) -> None:
+            step = fleet.step_number
+            if step in failing:
+                failing.remove(step)
+                raise torch.OutOfMemoryError("the detector")
+            if step in (0, 2, 4) and step not in tried:
+                tried.append(step)
+
+    trials: Any = Tried(state=lambda names: {}, apply=lambda fleet: None)
+    saved, stop = SavedStates(tmp_path, {"ID_1": "key"}), StopRequest()
+
+    def train(fleet: Any) -> None:
+        run_fleet(fleet, "dreambooth", saved, 1e9, stop, trials)
+
+    open_fleet: Any = lambda names, runtime: Steps()  # noqa: E731
+    found: Any = Backoff(open_fleet, torch.device("cpu"), Runtime()).run(["ID_1"], train, None)
+    assert found == {"ID_1": "trained"}
+    assert tried == [0, 2, 4]

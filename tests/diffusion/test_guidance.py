@@ -92,6 +92,17 @@ def test_the_change_is_the_slope_of_the_likeness(
             )
 
 
+@pytest.mark.parametrize("gradient", ["estimate", "network"])
+def test_the_first_step_of_a_schedule_that_begins_with_noise_alone_is_a_number(
+    base: BaseModel, noisy: Tensor, gradient: str
+) -> None:
+    base.scheduler_config["prediction_type"] = "v_prediction"
+    base.alphas_cumprod = base.alphas_cumprod.clone()
+    base.alphas_cumprod[T] = 0.0  # zero terminal SNR
+    leaned = likeness(gradient=gradient).adjusted(base, ["ID_1", "ID_2"], T, noisy, network(base))
+    assert leaned.isfinite().all()
+
+
 def test_images_without_a_face_or_a_target_are_left_as_they_are(
     base: BaseModel, noisy: Tensor
 ) -> None:

@@ -110,6 +110,14 @@ def test_an_unknown_prediction_type_is_refused() -> None:
         objectives.predict_x0(torch.ones(1, 1), torch.ones(1, 1), torch.full((1,), 0.5), "sample")
 
 
+def test_min_snr_weights_are_the_papers_for_either_prediction() -> None:
+    abar = torch.tensor([0.0, 1 / 3, 0.5, 0.95], dtype=torch.float64)  # SNR 0, 1/2, 1, 19
+    of_v = objectives.min_snr_weight(abar, 5.0, "v_prediction")
+    torch.testing.assert_close(of_v, torch.tensor([0, 1 / 3, 1 / 2, 5 / 20]).double())
+    of_epsilon = objectives.min_snr_weight(abar[1:], 5.0, "epsilon")
+    torch.testing.assert_close(of_epsilon, torch.tensor([1, 1, 5 / 19]).double())
+
+
 def test_timestep_weight_falls_quadratically() -> None:
     weights = objectives.timestep_weight(torch.tensor([0, 500, 999]))
     torch.testing.assert_close(weights, torch.tensor([1.0, 0.25, 1e-6], dtype=torch.float64))

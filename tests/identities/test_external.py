@@ -184,7 +184,7 @@ def test_a_run_goes_on_where_it_was_stopped_and_follows_the_dataset(
     (source / "ID_2/5.png").unlink()
     less = taken(source, out, withdrawn=tmp_path / "nobody.csv")
     assert len(less) == 4 and not list(out.glob("ID_2/*.png")) and len(made) == 6
-    (tmp_path / "withdrawn.csv").write_text("identity\nID_1\n")
+    (tmp_path / "withdrawn.csv").write_text("identity\nid_1\n")  # as prepare reads names
     rest = taken(source, out, withdrawn=tmp_path / "withdrawn.csv")
     assert rest["reason"].tolist() == ["", "", "no consent", "no consent"]
     assert not list(out.glob("ID_1/*.png"))

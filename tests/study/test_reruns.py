@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +64,41 @@ def test_the_matrix_says_what_runs_again_for_every_change_and_nothing_else() -> 
     assert not any(rules for row, rules in again.items() if row.startswith(free))
     assert len([row for row in rows if row.startswith("setting ")]) > 100
     assert "setting figures.dpi" in as_text(rows)
+
+
+SNAKEFILE = """
+from types import SimpleNamespace
+from pipeline_steps.study import reruns, snapshot
+PLAN = SimpleNamespace(put_in=["people.csv"], withdrawn=[])
+if workflow.is_main_process:
+    snapshot.write_listings(PLAN)
+    reruns.compare_contents(PLAN)
+rule read:
+    input: "people.csv"
+    output: "read.txt"
+    shell: "cp {input} {output}; test ! -e next.csv || mv next.csv {input}"
+"""
+
+
+def test_a_file_replaced_by_an_older_one_or_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    def run() -> str:
+        command = [Path(sys.executable).with_name("snakemake"), "--cores", "1"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    table, result = tmp_path / "people.csv", tmp_path / "read.txt"
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    table.write_text("first")
+    (tmp_path / "next.csv").write_text("second")
+    run()
+    assert (result.read_text(), table.read_text()) == ("first", "second")
+    run()
+    assert result.read_text() == "second"
+    assert "Nothing to be done" in run()
+    table.write_text("older")
+    os.utime(table, (1e9, 1e9))
+    run()
+    assert result.read_text() == "older"
+    assert "Nothing to be done" in run()
+    shutil.rmtree(tmp_path / ".snakemake")  # what was noted is gone: times decide
+    assert "Nothing to be done" in run()

@@ -119,6 +119,10 @@ def test_the_paper_presets_have_the_papers_values() -> None:
         ({"recogniser": "arcface"}, "recogniser: config/models.yaml has no entry 'arcface'"),
         ({"recogniser": "demo"}, "recogniser: 'demo' is for base_model, not recogniser"),
         ({"figures__recogniser": "arcface_r100"}, "is none of score.identity.recognisers"),
+        (
+            {"train_generator__embeddings": {"trains": "attention"}},
+            "trains: attention leaves the rest of a network untrained",
+        ),
         ({"score__pose__extractor": "posenet"}, "no entry 'posenet'"),
         ({"prepare__resolution": 32}, "prepare.resolution is 32, but base model 'demo' has 64"),
     ],

@@ -27,7 +27,7 @@ VARIANT = "{base_model}/{method}/{prompts}"
 GENERATED = "|".join(STUDY.variants)
 if workflow.is_main_process:
     clear_stale_locks(S)
-    compare_contents()
+    compare_contents(PLAN)
     tell_reasons(workflow, PLAN)
 ENVIRONMENT = workflow.source_path("../../envs/environment.yaml")
 

@@ -139,6 +139,7 @@ rule sample:
         embeddings=branch(
             lambda wildcards: PLAN.compared(wildcards.method), then=rules.embed.output
         ),
+        targets=[at("targets")] if STUDY.made_up else [],
     output:
         at("samples_of_share", variant=VARIANT, share="{share}-of-{shares}"),
     log:

@@ -28,7 +28,12 @@ from pipeline_steps.demo_world.pretraining.training import Run, Stage
 from pipeline_steps.diffusion.base_models.base import BaseModel
 from pipeline_steps.diffusion.face_fusion import FaceFusion, Hidden, Look
 from pipeline_steps.diffusion.guide import frozen_copy
-from pipeline_steps.diffusion.objectives import add_noise, predict_x0, prediction_target
+from pipeline_steps.diffusion.objectives import (
+    add_noise,
+    min_snr_weight,
+    predict_x0,
+    prediction_target,
+)
 from pipeline_steps.faces.detection import crop_and_resize
 from pipeline_steps.faces.recogniser import Recogniser
 from pipeline_steps.seeds import numpy_generator
@@ -233,10 +238,9 @@ def loss_of(
             keys = fusion.keys({k: h[references] for k, h in people.hidden.items()})
         fusion.look(Look(keys) if look is None else look(references, t, generator))
         output = base.unet(noisy, t, context, return_dict=False)[0].float()
-    snr = abar / (1 - abar)
     target = prediction_target(clean, noise[1], abar, base.prediction_type)
     error = (output - target).square().mean((1, 2, 3))
-    total = ((snr.clamp(max=SNR_CAP) / snr).float() * error).mean()
+    total = (min_snr_weight(abar, SNR_CAP, base.prediction_type).float() * error).mean()
     if identity_weight == 0:
         return total
     some = slice(0, (count + 1) // 2)  # decoding costs as much as denoising

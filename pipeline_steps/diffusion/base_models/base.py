@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -110,7 +110,12 @@ class BaseModel:
         """Conditioning of each prompt, None for an empty negative one; once for equal ones."""
         unique = sorted(set(prompts), key=lambda prompt: (prompt is not None, prompt or ""))
         rows = [unique.index(prompt) for prompt in prompts]
-        return self.encode(unique).take(rows)
+        encoded = self.encode(unique).take(rows)
+        if self.size is None or "time_ids" not in encoded.added:
+            return encoded
+        sizes = encoded.added["time_ids"].clone()  # original size, crop, target size
+        sizes[:, [0, 1]] = sizes[:, [4, 5]] = sizes.new_tensor(self.size)
+        return replace(encoded, added={**encoded.added, "time_ids": sizes})
 
     def predict(
         self,

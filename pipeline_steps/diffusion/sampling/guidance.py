@@ -107,17 +107,17 @@ class IdentityGuidance:
                 chunk=DECODE_CHUNK.get(base.device.type, 1),
             )
         # The loss is 1 - <y, phi>: its gradient is the likeness's with the other sign.
+        signal, noise = (part.to(noisy.dtype)[:, None, None, None] for part in (abar, 1 - abar))
         if through:
             [slope] = torch.autograd.grad(estimate, leaf, term.gradient)
-        else:  # what the network predicts is taken as given
-            like = abar.to(noisy.dtype)[:, None, None, None]
-            by_noisy = like.sqrt() if base.prediction_type == V_PREDICTION else like.rsqrt()
-            slope = by_noisy * term.gradient
-        signal, noise = (part.to(noisy.dtype)[:, None, None, None] for part in (abar, 1 - abar))
-        change = noise.sqrt() * slope
-        if base.prediction_type == V_PREDICTION:
-            change = change / signal.sqrt()
-        return output.detach() + change
+            if base.prediction_type == V_PREDICTION:
+                # Where x_t is noise alone no change of it is a change of the face.
+                slope = torch.where(signal > 0, slope / signal.sqrt(), 0.0)
+        else:  # what the network predicts is taken as given; v's factors cancel
+            slope = term.gradient
+            if base.prediction_type != V_PREDICTION:
+                slope = signal.rsqrt() * slope
+        return output.detach() + noise.sqrt() * slope
 
 
 def open_guidance(

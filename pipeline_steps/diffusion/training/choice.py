@@ -110,9 +110,10 @@ class Trials:
         self._tried: dict[str, dict[int, tuple[Trial, Tensor]]] = {}  # by identity and step
 
     def __call__(self, fleet: Fleet) -> None:
-        """Sample with a fleet's adapters if its step is one of those to be tried."""
+        """Sample with a fleet's adapters if its step is one of those to be tried and was not."""
         step, wanted = fleet.step_number, self._settings
-        if step not in (0, *wanted.steps):
+        made = all(step in self._tried.get(identity, {}) for identity in fleet.subjects)
+        if made or step not in (0, *wanted.steps):
             return
         requests = [
             self._request(fleet.base.name, identity, k, index)
@@ -121,8 +122,8 @@ class Trials:
         ]
         how = Sampling(wanted.sampling_steps, wanted.guidance, wanted.scheduler, BATCH)
         images: dict[str, list[Tensor]] = {identity: [] for identity in fleet.subjects}
-        for made, batch in sample(fleet.base, requests, how, bank=fleet.bank):
-            for request, image in zip(made, batch, strict=True):
+        for asked, batch in sample(fleet.base, requests, how, bank=fleet.bank):
+            for request, image in zip(asked, batch, strict=True):
                 images[request.identity].append(image)
         fleet.bank.activate(None)
         for k, identity in enumerate(fleet.subjects):

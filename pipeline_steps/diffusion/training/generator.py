@@ -24,6 +24,7 @@ from pipeline_steps.diffusion.base_models.base import BaseModel, to_signed
 from pipeline_steps.diffusion.face_fusion import FILE_NAME, FaceFusion, Look
 from pipeline_steps.diffusion.objectives import (
     add_noise,
+    min_snr_weight,
     noise_prediction_loss,
     prediction_target,
 )
@@ -141,8 +142,7 @@ class Training(WeightsTraining):
         target = prediction_target(clean, draws[1], abar, base.prediction_type)
         weights = torch.ones_like(abar)
         if settings.snr_cap is not None:
-            snr = abar / (1 - abar)
-            weights = snr.clamp(max=settings.snr_cap) / snr
+            weights = min_snr_weight(abar, settings.snr_cap, base.prediction_type)
         errors = noise_prediction_loss(output, target)
         return (weights.to(output.dtype) * errors).mean(), {"noise": errors.detach().mean()}
 

@@ -26,6 +26,7 @@ from pipeline_steps.diffusion.objectives import (
     add_noise,
     id_weight,
     likeness_loss,
+    min_snr_weight,
     noise_prediction_loss,
     predict_x0,
     prediction_target,
@@ -72,7 +73,7 @@ class Objective:
         reconstruction: r.
         likeness: k.
         looked_at: images of a batch, the first, whose estimates are decoded for the inner product.
-        snr_cap: weights the noise's error by min(SNR, cap) / SNR; None: all times alike.
+        snr_cap: see objectives.min_snr_weight; None: all times alike.
         nearest: least cosine of y with noise to y; 1: without noise.
         drop: share of embeddings that are left out, and of each attribute.
     """
@@ -128,8 +129,7 @@ class Objective:
         rebuilt = reconstruction_loss(batch.clean, estimate, abar)
         weights = torch.ones_like(errors)
         if self.snr_cap is not None:
-            snr = abar / (1 - abar)
-            weights = (snr.clamp(max=self.snr_cap) / snr).to(errors)
+            weights = min_snr_weight(abar, self.snr_cap, base.prediction_type).to(errors)
         total = (weights * errors + self.reconstruction * rebuilt).mean()
         terms = {"noise": errors.mean(), "reconstruction": rebuilt.mean()}
         if self.likeness and (n := min(self.looked_at, len(batch.clean))):
@@ -176,7 +176,8 @@ class Training(WeightsTraining):
             denoiser = base.unet
             if how.start == "nothing":
                 denoiser = type(base.unet).from_config(base.unet.config)
-        self._network = Id3(denoiser, condition, how.trains).to(base.device)
+        # What is trained is in single precision, whatever the base model's is.
+        self._network = Id3(denoiser, condition, how.trains).to(base.device, torch.float32)
         self._objective = Objective(
             reconstruction=how.reconstruction,
             likeness=how.likeness,
@@ -205,7 +206,9 @@ class Training(WeightsTraining):
             faces.attributes[list(at)].to(device),
             faces.boxes[list(at)].to(device),
         )
-        return self._objective.of(self.base, self._network, self._embed, batch, stream)
+        half = self.settings.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return self._objective.of(self.base, self._network, self._embed, batch, stream)
 
     def beside(self) -> dict[str, Tensor]:
         """Attributes of some training images, from which sampling draws."""

@@ -122,8 +122,8 @@ def run_fleet(
     identities = list(fleet.subjects)
     report = LossReport(method, identities, fleet.settings.steps)
     saved_at = time.monotonic()
-    if trials is not None and fleet.step_number == 0:
-        trials(fleet)
+    if trials is not None:
+        trials(fleet)  # of the first step, or of one at which the memory did not suffice
     while not fleet.finished:
         report(fleet, fleet.step())
         if trials is not None:

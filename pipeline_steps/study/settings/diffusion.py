@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipeline_steps.diffusion.methods import METHODS
 from pipeline_steps.study.settings.base import Section
@@ -211,6 +211,15 @@ class EmbeddingTrainingSettings(Section):
     )
     min_face_size: int = Field(default=20, ge=10, description="Smallest face looked for, pixels.")
 
+    @model_validator(mode="after")
+    def _what_is_frozen_is_trained(self) -> EmbeddingTrainingSettings:
+        if self.start == "nothing" and self.trains != "all":
+            raise ValueError(
+                f"trains: {self.trains} leaves the rest of a network untrained that starts from "
+                "nothing; start: base_model, or trains: all"
+            )
+        return self
+
 
 class GeneratorSettings(Section):
     """How weights that show anybody are trained, once for a base model."""
@@ -249,8 +258,8 @@ class GeneratorSettings(Section):
     snr_cap: float | None = Field(
         default=5.0,
         gt=0,
-        description="Weights each timestep by min(SNR, cap) / SNR (Hang et al., ICCV 2023); null: "
-        "all alike, as in the paper.",
+        description="Weights each timestep by min(SNR, cap) / SNR, of base models that predict v "
+        "by min(SNR, cap) / (SNR + 1) (Hang et al., ICCV 2023); null: all alike, as in the paper.",
     )
     average: float | None = Field(
         default=None,
