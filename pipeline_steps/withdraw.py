@@ -78,15 +78,21 @@ def run(
             )
     if not dry_run:
         claim_run(plan.results)
+    failed = []
     for name in leftovers(plan) if identity is None else [identity]:
-        withdraw(
-            plan,
-            name,
-            by=by or getpass.getuser(),
-            dry_run=dry_run,
-            reason=GONE if sweep else WITHDRAWN,
-        )
+        try:
+            withdraw(
+                plan,
+                name,
+                by=by or getpass.getuser(),
+                dry_run=dry_run,
+                reason=GONE if sweep else WITHDRAWN,
+            )
+        except StepError as error:  # the others' files go all the same
+            failed.append(str(error))
     release_run()
+    if failed:
+        raise StepError("; ".join(failed))
     return ExitStatus(0)
 
 

@@ -69,12 +69,13 @@ def people_of(path: Path) -> set[str]:
         return set(record.get("people", []))
     if path.suffix == ".parquet":
         frame = read_manifest(path)  # replicates are of all people, and of nobody in particular
-        return set(frame["identity"].dropna().astype(str)) if "identity" in frame else set()
+        named = set(frame["identity"].dropna().astype(str)) if "identity" in frame else set()
+        return named.union(*frame["people"]) if "people" in frame else named  # of joint images
     if path.suffix == ".safetensors":
         header = header_of(path)
         files = json.loads(header.get("files", "[]"))
-        named = json.loads(header.get("identities", "[]"))  # of a trained recogniser
-        return {identity_of(file) for file in files if "/" in file} | set(named)
+        trained_on = json.loads(header.get("identities", "[]"))  # of a recogniser
+        return {identity_of(file) for file in files if "/" in file} | set(trained_on)
     return set()
 
 

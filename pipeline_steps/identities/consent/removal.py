@@ -28,8 +28,12 @@ from pipeline_steps.io.tensors import load_features, save_features
 from pipeline_steps.naming import WILD
 from pipeline_steps.runtime.errors import StepError
 from pipeline_steps.study.artefacts import ARTEFACTS, People
+from pipeline_steps.study.record import people_of
 from pipeline_steps.study.store import twin
 
+# Folders that are made at once, by the number of their path's parts: an image of several people, or
+# a file of many images, does not tell whose they are, but what stands beside it does.
+WHOLE = {"together": 3, "export": 4}
 TEXTS = frozenset({".log", ".json", ".csv", ".md", ".txt", ".html", ".tsv", ".tex", ".svg", ""})
 
 
@@ -64,6 +68,11 @@ def plan_removal(
         hashes: that stand for the identity.
     """
     counted = is_counted(results, identity)
+    named = {
+        _whole(item)
+        for item in items
+        if item.people is People.ALL and _tells(results / item.path, identity, hashes)
+    } - {None}
     going: list[Removal] = []
     unknown: list[str] = []
     for item in items:
@@ -74,7 +83,7 @@ def plan_removal(
             if rows_kept(path, identity) is not None:
                 going.append(_removal(path, item.why, rewritten=True))
         elif item.people is People.ALL:
-            if counted or written_hashes(path) & hashes:
+            if counted or _whole(item) in named or _tells(path, identity, hashes):
                 going.append(_removal(path, item.why))
         elif item.people is None:
             if _names(path, identity) or written_hashes(path) & hashes:
@@ -82,6 +91,22 @@ def plan_removal(
             else:
                 unknown.append(path.as_posix())
     return going, unknown
+
+
+def _whole(item: Item) -> Path | None:
+    """The folder that goes as a whole with this item; None: it goes alone."""
+    parts = Path(item.path).parts
+    return Path(*parts[: WHOLE[parts[0]]]) if parts[0] in WHOLE else None
+
+
+def _tells(path: Path, identity: str, hashes: set[str]) -> bool:
+    """Whether a file of all people says that the identity is one of them."""
+    if written_hashes(path) & hashes or _names(path, identity):
+        return True
+    try:
+        return identity in people_of(path)
+    except (StepError, ValueError):  # a broken file may hold anything, and is made again
+        return True
 
 
 def plan_notes(results: Path, identity: str, hashes: set[str], root: Path) -> list[Removal]:
