@@ -61,7 +61,7 @@ class World:
             for index in range(5):
                 samples[f"{name}/{index}.png"] = in_the_wild(CONSENTED, number, index)
         strangers = {f"{i:05}.png": in_the_wild(HELD_OUT, i, 0) for i in range(16)}
-        self.stranger = [in_the_wild(HELD_OUT, 100, index) for index in range(10)]
+        self.stranger = [in_the_wild(HELD_OUT, 103, index) for index in range(10)]
         self.put("real", photographs)
         self.put("wild", strangers)
         self.put(VARIANT, samples)

@@ -69,10 +69,12 @@ def plan_removal(
     """
     counted = is_counted(results, identity)
     named = {
-        _whole(item)
+        folder
         for item in items
-        if item.people is People.ALL and _tells(results / item.path, identity, hashes)
-    } - {None}
+        if item.people is People.ALL
+        and (folder := _whole(item))
+        and _tells(results / item.path, True, identity, hashes)
+    }
     going: list[Removal] = []
     unknown: list[str] = []
     for item in items:
@@ -83,7 +85,7 @@ def plan_removal(
             if rows_kept(path, identity) is not None:
                 going.append(_removal(path, item.why, rewritten=True))
         elif item.people is People.ALL:
-            if counted or _whole(item) in named or _tells(path, identity, hashes):
+            if counted or _whole(item) in named or _tells(path, False, identity, hashes):
                 going.append(_removal(path, item.why))
         elif item.people is None:
             if _names(path, identity) or written_hashes(path) & hashes:
@@ -99,12 +101,17 @@ def _whole(item: Item) -> Path | None:
     return Path(*parts[: WHOLE[parts[0]]]) if parts[0] in WHOLE else None
 
 
-def _tells(path: Path, identity: str, hashes: set[str]) -> bool:
-    """Whether a file of all people says that the identity is one of them."""
-    if written_hashes(path) & hashes or _names(path, identity):
+def _tells(path: Path, whole: bool, identity: str, hashes: set[str]) -> bool:
+    """Whether a file of all people says that it holds something of the identity.
+
+    A manifest, a table or a log may also say that the identity is left out.
+    """
+    if written_hashes(path) & hashes:
+        return True
+    if whole and _names(path, identity):
         return True
     try:
-        return identity in people_of(path)
+        return (whole or path.suffix == ".safetensors") and identity in people_of(path)
     except (StepError, ValueError):  # a broken file may hold anything, and is made again
         return True
 
