@@ -53,19 +53,21 @@ def asked_of(prompt: str, what: str) -> str:
     return match.group(1) if match else "none"
 
 
-def read(weights: Weights, images: Sequence[NDArray[np.uint8]], what: str) -> list[str]:
-    """Places or expressions that the attribute network reads from images uint8 [64, 64, 3]."""
+def read(weights: Weights, images: Sequence[NDArray[np.uint8]]) -> dict[str, list[str]]:
+    """Places and expressions that the attribute network reads from images uint8 [64, 64, 3]."""
     import torch
 
     from pipeline_steps.faces.extractors import AttributeNet
     from pipeline_steps.faces.recogniser import load_network, to_input
 
     network = load_network(weights, AttributeNet.from_state_dict)
-    names, found = ASKED[what][0], []
+    found: dict[str, list[str]] = {what: [] for what in ASKED}
     with torch.inference_mode():
         for first in range(0, len(images), BATCH):
             x = to_input(torch.from_numpy(np.stack(images[first : first + BATCH])))
-            found += [names[int(k)] for k in network(x)[what].argmax(1)]
+            told = network(x)
+            for what, (names, _) in ASKED.items():
+                found[what] += [names[int(k)] for k in told[what].argmax(1)]
     return found
 
 
@@ -79,10 +81,10 @@ def prompts_followed(study: Path, weights: Weights) -> list[Row]:
         frame = read_manifest(path, ("file", "prompt", "kept"))
         frame = frame[frame["kept"]]
         images = [read_image(path.parent / file) for file in frame["file"]]
-        for what in ASKED:
-            wanted = [asked_of(prompt, what) for prompt in frame["prompt"]]
-            if set(wanted) != {"none"}:
-                rows.append(agreement(f"{what} read, {name}", read(weights, images, what), wanted))
+        wanted = {what: [asked_of(prompt, what) for prompt in frame["prompt"]] for what in ASKED}
+        asked = [what for what, of in wanted.items() if set(of) != {"none"}]
+        found = read(weights, images) if asked else {}
+        rows += [agreement(f"{what} read, {name}", found[what], wanted[what]) for what in asked]
     return rows
 
 
@@ -105,10 +107,11 @@ def skin(study: Path) -> list[Row]:
     the same person, which is what light alone makes. Intervals are over people.
     """
     known = skin_of(study / "aligned" / "real" / "manifest.parquet")
-    own = {}
-    for name, photographs in known.items():
-        n = len(photographs)
-        own[name] = (photographs - photographs.mean(0)) * n / (n - 1)
+    own = {
+        name: (photographs - photographs.mean(0)) * n / (n - 1)
+        for name, photographs in known.items()
+        if (n := len(photographs)) > 1
+    }
     rows = [difference("skin, photographs", own)]
     for name, path in variants(study, "aligned").items():
         shown = {k: v for k, v in skin_of(path).items() if k in known}

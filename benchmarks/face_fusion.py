@@ -173,7 +173,7 @@ class World:
             rows.append(mean(f"{name}, genuine", pairs.genuine.scores, np.random.default_rng(0)))
             rows.append(mean(f"{name}, impostor", pairs.impostor.scores, np.random.default_rng(0)))
         images, asked = [image for _, image in varied], [r.prompt for r, _ in varied]
-        places = read(entry("demo_attributes"), images, "place")
+        places = read(entry("demo_attributes"), images)["place"]
         wanted = [asked_of(prompt, "place") for prompt in asked]
         rows.append(agreement(f"{what}: place read", places, wanted))
         shown = load_reader(entry("demo_prompts")).score(np.stack(images), asked).ravel()

@@ -289,6 +289,13 @@ def test_a_mixed_training_set_and_template_sets_become_jobs(tmp_path: Path) -> N
     assert "recognition/real+demo-idbooth-base/seed1/templates.csv" in output
 
 
+def test_images_of_made_up_people_are_made_from_their_anchors(tmp_path: Path) -> None:
+    config = ROOT / "config" / "demo_made_up.yaml"
+    nodes = snakemake(tmp_path, "--configfile", config, "--filegraph").split("shape=none")
+    (sample,) = (node for node in nodes if '"18">sample<' in node)
+    assert "invented/targets.safetensors" in sample
+
+
 HOSTILE = "-a b'c\"d;touch x&&$(touch x)`touch x`|*?[e](f)~#%!\\\\<>e\u0301\U0001f600 "
 
 
