@@ -62,7 +62,7 @@ def run(
         sources: Files and folders that were put in.
         out: JSON file to write.
         names: Those in the paths of the study's jobs; notes of others, of methods or shares that it
-            has no longer, count as nothing. None: all jobs count.
+            has no longer, count as nothing. Empty: all jobs count.
 
     Returns:
         What was written.

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Protocol, get_args, get_origin
 from pipeline_steps.runtime.errors import Interrupted, StepError, outer_cause
 from pipeline_steps.runtime.lease import gpu_lease
 from pipeline_steps.runtime.logs import tell_machine, tell_usage
-from pipeline_steps.runtime.run_lock import join_run
+from pipeline_steps.runtime.run_lock import VARIABLE, join_run
 from pipeline_steps.study.settings.base import Frozen, load_frozen
 
 
@@ -79,6 +79,7 @@ def run_main(main: Callable[[], int]) -> int:
     :class:`Interrupted` becomes one line and status 75 (EX_TEMPFAIL of sysexits.h: try again). Any
     other exception keeps its traceback: it is a defect, not a user's mistake.
     """
+    in_workflow = VARIABLE in os.environ  # a command may begin a run of its own
     try:
         join_run()
         tell_machine()
@@ -96,7 +97,8 @@ def run_main(main: Callable[[], int]) -> int:
         _say("error", cause)
         return 2
     finally:
-        tell_usage()
+        if in_workflow:
+            tell_usage()
 
 
 def _say(kind: str, text: str) -> None:

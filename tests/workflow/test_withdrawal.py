@@ -123,7 +123,8 @@ def test_a_withdrawn_person_is_gone_and_nobody_else_is_made_again(study: Path) -
     assert not any("/ID_1/" in path for path in removed)
 
     # Again: nothing is left to do, and the search comes to the same.
-    assert "nothing of ID_2 is left" in withdraw(study, "--identity", IDENTITY).stderr
+    again = withdraw(study, "--identity", IDENTITY).stderr
+    assert "nothing of ID_2 is left" in again and "used: " not in again
     assert len(list(record.parent.iterdir())) == 2
     assert withdraw(study, "--verify", str(record)).returncode == 0
     face = next((study / RESULTS / "dataset/images/ID_1").iterdir())
